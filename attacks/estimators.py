@@ -1,0 +1,328 @@
+"""Gradient estimators: how an attack gets a gradient of a defense that hides it.
+
+Estimators are values that compose: ``eot(bpda("tanh"), samples=32)``. An optimiser takes any loss and any
+estimator. BPDA, BPDA-I, EOT and reparameterization, as the literature names them, are such compositions given a
+name in ``bench.yaml``, where they are written as nested mappings::
+
+    estimator: {eot: {samples: 32, of: {bpda: tanh}}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.losses import Goal
+from bench.attack import PrepareContext
+from bench.defense import Defense
+from bench.errors import InputError, did_you_mean
+from bench.target import Evaluation, Target
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """How to get a gradient. ``true_forward``: whether its logits are those of the defense itself."""
+
+    true_forward: bool
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
+        ...
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        """Train or measure whatever the estimator needs, once per defense; mostly nothing."""
+        ...
+
+
+class _Differentiable:
+    """An estimator defined by a differentiable path from x to logits."""
+
+    true_forward = True
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        return target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Exact(_Differentiable):
+    """Plain automatic differentiation through the defense as it is."""
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        return defense(x)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Exactly the first argument forward; the gradient goes to the second, untouched."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, grad
+
+
+def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
+    """A tensor with the value of ``value`` and the gradient of ``stand_in``, resized where g changes the size.
+
+    Raises:
+        InputError: when g changes the number of channels, where an identity gradient is not defined.
+    """
+    if stand_in.shape[1] != value.shape[1]:
+        raise InputError(
+            f"identity gradient: the transform maps {stand_in.shape[1]} channels to {value.shape[1]}; "
+            "declare an approximation instead"
+        )
+    if stand_in.shape[2:] != value.shape[2:]:
+        stand_in = F.interpolate(stand_in, value.shape[2:], mode="bilinear", align_corners=False)
+    return _StraightThrough.apply(value.detach(), stand_in)
+
+
+@dataclass(frozen=True)
+class Identity(_Differentiable):
+    """BPDA-I: the gradient of the classifier at g(x), applied to x (Athalye et al. 2018, section 4.1.1).
+
+    The point is g(x), never g(x) + x.
+    """
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = defense.transform(x)
+        return defense.classifier(straight_through(value, x))
+
+
+@dataclass(frozen=True)
+class BPDA(_Differentiable):
+    """Backward pass differentiable approximation: g forward, a declared stand-in backward (Athalye et al. 2018).
+
+    Args:
+        name: a key of ``defense.approximations()``; ``"first"`` takes the first one declared. A defense that
+            declares none is differentiated as it is: silence gains nothing, since the identity and
+            finite-difference estimators run as well.
+    """
+
+    name: str = "first"
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        declared = defense.approximations()
+        if not declared:
+            return defense(x)
+        name = next(iter(declared)) if self.name == "first" else self.name
+        if name not in declared:
+            name = next(iter(declared))
+            target.counts.notes.add(f"approximation {self.name!r} is not declared; {name!r} was used")
+        approximation = declared[name]
+        z = approximation.through(x)
+        if not approximation.exact_forward:
+            with torch.no_grad():
+                value = defense.transform(x)
+            z = straight_through(value, z)
+        return defense.classifier(z)
+
+
+@dataclass(frozen=True)
+class Reparameterized(_Differentiable):
+    """Attack through a network q trained to imitate g: gradients and forward passes of f(q(x)).
+
+    Xiao & Zheng 2020, eq. 6 and appendix A.2: q(x, δ0) is fully convolutional, sees the start noise δ0 as well
+    as the image, and is trained on ‖q(x, δ0) - g(x; δ0)‖². The network is trained once per defense.
+
+    Args:
+        epochs: passes over the training images.
+        width: channels of the hidden layers.
+    """
+
+    true_forward = False
+    epochs: int = 30
+    width: int = 32
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        from attacks.imitation import imitate
+
+        return defense.classifier(imitate(target, x, self.width))
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        from attacks.imitation import train_imitator
+
+        return train_imitator(context, epochs=self.epochs, width=self.width)
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """Antithetic finite differences along random orthogonal directions (Ilyas et al. 2018, NES; SPSA's cousin).
+
+    Needs nothing but logits, so no defense can hide from it by cutting its graph. With as many directions as
+    there are pixels it is exact on a linear model.
+
+    Args:
+        samples: number of directions per gradient; each costs two forward passes.
+        sigma: length of the probe in each pixel's typical size (root mean square), in pixel units.
+    """
+
+    true_forward = True
+    samples: int = 50
+    sigma: float = 0.03
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        dim = x[0].numel()
+        pairs = min(self.samples, dim)
+        gaussian = torch.randn(dim, pairs, generator=target.generator, dtype=torch.float64)
+        directions = torch.linalg.qr(gaussian).Q.T.to(x) * dim**0.5  # orthogonal, root mean square 1
+        grad = torch.zeros_like(x).flatten(1)
+        for some in directions.split(max(1, 4096 // len(x))):
+            probes = torch.cat([some, -some]) * self.sigma
+            rows = (x.flatten(1)[None] + probes[:, None]).reshape(-1, *x.shape[1:])
+            repeats = len(probes)
+            loss = goal.repeat(repeats)(target.logits(rows, index.repeat(repeats))).view(2, len(some), len(x))
+            loss = torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+            grad += ((loss[0] - loss[1]).T @ some) / (2 * self.sigma * pairs)
+        logits = target.logits(x, index)
+        return Evaluation(goal(logits), grad.view_as(x), logits)
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class EOT:
+    """Expectation over transformation: the mean over draws of the defense's randomness (Athalye et al. 2018).
+
+    The draws are stacked into one batch. A defense that is not randomised is evaluated once.
+
+    Args:
+        of: the estimator to average.
+        samples: draws per gradient.
+        average: ``"loss"`` averages gradients of the loss; ``"logits"`` takes the loss of the mean logits
+            (differentiable estimators only).
+    """
+
+    of: Estimator
+    samples: int = 16
+    average: str = "loss"
+
+    @property
+    def true_forward(self) -> bool:  # type: ignore[override]
+        return self.of.true_forward
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        m = self.samples if target.randomized else 1
+        if m == 1:
+            return self.of.evaluate(target, x, goal, index)
+        if self.average == "logits":
+            return self._of_mean_logits(target, x, goal, index, m)
+        rows = x.repeat(m, *[1] * (x.ndim - 1))
+        each = self.of.evaluate(target, rows, goal.repeat(m), index.repeat(m))
+        n = len(x)
+        return Evaluation(
+            each.loss.view(m, n).mean(0),
+            each.grad.view(m, *x.shape).mean(0),
+            each.logits.view(m, n, -1).mean(0),
+        )
+
+    def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:
+        inner = self.of
+        if not isinstance(inner, _Differentiable):
+            raise InputError(f"eot: average 'logits' needs a differentiable estimator, got {inner}")
+
+        def through(defense: Defense, x: Tensor) -> Tensor:
+            logits = inner.logits(target, defense, x.repeat(m, *[1] * (x.ndim - 1)))
+            return logits.view(m, len(x), -1).mean(0)
+
+        return target.evaluate(x, through, goal, index, cost=m)
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return self.of.prepare(context)
+
+
+def exact() -> Estimator:
+    """Plain automatic differentiation."""
+    return Exact()
+
+
+def identity() -> Estimator:
+    """BPDA with the identity as the backward pass of g."""
+    return Identity()
+
+
+def bpda(name: str = "first") -> Estimator:
+    """BPDA with the declared approximation ``name``."""
+    return BPDA(name)
+
+
+def finite_difference(samples: int = 50, sigma: float = 0.03) -> Estimator:
+    """Antithetic finite differences along ``samples`` random orthogonal directions."""
+    return FiniteDifference(samples, sigma)
+
+
+def reparameterized(epochs: int = 30, width: int = 32) -> Estimator:
+    """Gradients of f(q(x)), q a fully convolutional network trained to imitate g."""
+    return Reparameterized(epochs, width)
+
+
+def eot(of: Estimator, samples: int = 16, average: str = "loss") -> Estimator:
+    """The mean of ``of`` over ``samples`` draws of the defense's randomness."""
+    if samples < 1:
+        raise InputError(f"eot: samples {samples} must be at least 1")
+    if average not in ("loss", "logits"):
+        raise InputError(f"eot: average {average!r} is not 'loss' or 'logits'")
+    return EOT(of, samples, average)
+
+
+_MAKERS = {
+    "exact": exact,
+    "identity": identity,
+    "bpda": bpda,
+    "finite_difference": finite_difference,
+    "reparameterized": reparameterized,
+    "eot": eot,
+}
+
+
+def as_estimator(value: Any) -> Estimator:
+    """An estimator from its written form.
+
+    ``"identity"``; ``{bpda: tanh}``; ``{finite_difference: {samples: 64}}``; ``{eot: {samples: 16, of: bpda}}``.
+
+    Raises:
+        InputError: naming what is not an estimator or which setting is unknown.
+    """
+    if isinstance(value, Estimator) and not isinstance(value, type):
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InputError(f"estimator: expected a name or a mapping with one name, got {value!r}")
+    ((name, settings),) = value.items()
+    if name not in _MAKERS:
+        raise InputError(f"estimator {name!r} does not exist{did_you_mean(str(name), _MAKERS)}")
+    if not isinstance(settings, dict):
+        settings = {"name": settings}
+    settings = dict(settings)
+    if "of" in settings:
+        settings["of"] = as_estimator(settings["of"])
+    try:
+        return _MAKERS[name](**settings)  # type: ignore[operator]
+    except TypeError as error:
+        raise InputError(f"estimator {name}: {error}") from None
+
+
+#: Annotation for attack parameters: an :class:`Estimator` or its written form.
+EstimatorLike = Annotated[Any, pydantic.AfterValidator(as_estimator)]
+
+__all__ = [
+    "BPDA", "EOT", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity", "Reparameterized",
+    "as_estimator", "bpda", "eot", "exact", "finite_difference", "identity", "reparameterized",
+    "straight_through",
+]  # fmt: skip

@@ -1,0 +1,42 @@
+"""Keeping the best point of each example."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin
+from bench.target import Target
+
+
+def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) -> Tensor:
+    """How often ``x`` fools the defense over fresh ``draws``, ties broken by the mean margin; ``(M,)``.
+
+    On a randomised defense the loss seen while optimising is partly luck, so an attack compares its own
+    candidates on draws it has not optimised on. (The judge scores the winner on yet other draws.)
+    """
+    rows = x.repeat(draws, *[1] * (x.ndim - 1))
+    logits = target.logits(rows, index.repeat(draws))
+    labels = y.repeat(draws)
+    fooled = target.fooled(logits, rows, labels, index.repeat(draws)).to(x.dtype)
+    mean_margin = torch.nan_to_num(margin(logits, labels), nan=0.0).view(draws, len(x)).mean(0)
+    return fooled.view(draws, len(x)).mean(0) + 1e-3 * torch.tanh(mean_margin)
+
+
+class Best:
+    """The best point seen for each example, by a score to be maximised.
+
+    Args:
+        x: the points to start from, ``(N, …)``.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x.clone()
+        self.score = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+
+    def update(self, x: Tensor, score: Tensor, index: Tensor) -> None:
+        """Offer points ``x (M, …)`` with ``score (M,)`` for the examples ``index`` (each at most once)."""
+        better = score > self.score[index]
+        where = index[better]
+        self.x[where] = x[better]
+        self.score[where] = score[better]

@@ -1,0 +1,209 @@
+"""What is written to disk, field by field. Everything shown later is computed from these records.
+
+Layout below a results folder::
+
+    <suite>/suite.json                      SuiteRecord: data, examples, threat model, attacks with budgets
+    <suite>/<defense>/defense.json          DefenseRecord: what it is, what the probe found, timing
+    <suite>/<defense>/<attack>/000.json     ShardRecord: one row per example
+    <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv, float32 (N, C, H, W), key "x_adv"
+    <suite>/<defense>/gallery.safetensors   a few examples as images (see GalleryEntry)
+
+The attack named ``clean`` is the unattacked input; its shards hold the clean predictions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Raised when the meaning of a field changes. Readers refuse newer files and say so.
+SCHEMA_VERSION = 1
+
+#: The name under which clean predictions are stored beside the attacks.
+CLEAN = "clean"
+
+
+class Record(BaseModel):
+    """Base of all records: unknown fields are refused, so that a typo cannot hide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Provenance(Record):
+    """Where a file came from."""
+
+    command: str = Field(description="the command line that produced the file")
+    started: str = Field(description="start, ISO 8601, UTC")
+    ended: str = Field(description="end, ISO 8601, UTC")
+    git_commit: str | None = Field(description="commit of the code, None outside a git checkout")
+    git_dirty: bool | None = Field(description="whether tracked files differed from that commit")
+    versions: dict[str, str] = Field(description="python, torch, torchvision, numpy, worst-case-bench")
+    hardware: dict[str, str] = Field(description="cpu, cores, memory, accelerator, platform")
+
+
+class AttackRecord(Record):
+    """An attack as a suite runs it."""
+
+    name: str = Field(description="its name in the suite")
+    function: str = Field(description="the registered attack behind the name")
+    knowledge: str = Field(description="transfer, decision, score or gradient")
+    params: dict[str, Any] = Field(description="every parameter, defaults included: the budget")
+    eps: float = Field(description="radius it was given, in units of the [0, 1] pixel scale")
+    counted: bool = Field(description="False for sanity checks outside the threat model (eps differs)")
+    summary: str = Field(default="", description="one line")
+    paper: str = Field(default="", description="authors, year, title")
+    url: str = Field(default="", description="where to read the paper")
+
+
+class SuiteRecord(Record):
+    """The suite that the results below this folder belong to."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    description: str = ""
+    data: str = Field(description="reference of the data set, e.g. digits or folder:PATH")
+    split: str
+    shape: tuple[int, int, int] = Field(description="image shape (C, H, W)")
+    class_names: list[str]
+    ids: list[str] = Field(description="ids of the evaluated examples, in order")
+    norm: str
+    eps: float
+    seed: int
+    shard_size: int
+    draws_select: int = Field(description="draws per input on which the worst attack is chosen (randomised only)")
+    draws_report: int = Field(description="fresh draws per input on which it is scored (randomised only)")
+    false_positive_rate: float = Field(description="share of clean validation data a detector may reject")
+    reference: str = Field(description="the undefended model that timing is relative to")
+    attacks: list[AttackRecord]
+
+
+class ClaimRecord(Record):
+    """A number that a defense's paper claims."""
+
+    data: str
+    threat: str
+    standard: float | None = None
+    robust: float
+    attack: str = ""
+    source: str = ""
+
+
+class Probe(Record):
+    """What the harness found out about a defense before attacking it."""
+
+    randomized: bool = Field(description="declared, or two passes of one batch differed")
+    declared_randomized: bool
+    outputs_are_probabilities: bool = Field(description="all outputs in [0, 1] with rows that sum to 1")
+    gradient: Literal["ok", "zero", "missing", "nonfinite"] = Field(
+        description="the margin's gradient by plain autograd at random points of the ball"
+    )
+    zero_gradient_share: float = Field(description="share of probed examples whose gradient is exactly 0")
+    batch_dependent: bool = Field(description="logits change when the batch is permuted or split")
+    training_mode: list[str] = Field(description="submodules left in training mode (then set to evaluation mode)")
+    approximations: list[str] = Field(description="declared differentiable stand-ins for the transform")
+    transforms: bool = Field(description="whether the transform changes its input")
+    has_detector: bool
+    threshold: float | None = Field(description="detector threshold, fixed on clean validation data")
+    validation_examples: int = Field(description="clean examples the threshold was set on")
+
+
+class Timing(Record):
+    """Measured alone on the machine, in one run with the reference."""
+
+    training_seconds: float | None = Field(description="wall time of the shipped training run")
+    seconds_per_1000: float = Field(description="inference of 1000 examples, median of the repeats")
+    reference_seconds_per_1000: float = Field(description="the undefended model, same batches, alternating")
+    batch_size: int
+    repeats: int
+    device: str
+
+    @property
+    def ratio(self) -> float:
+        """Inference cost relative to the undefended model."""
+        return self.seconds_per_1000 / self.reference_seconds_per_1000
+
+
+class GalleryEntry(Record):
+    """One example of the gallery; images are rows of gallery.safetensors.
+
+    Keys there: ``x``, ``x_adv``, ``g_x``, ``g_x_adv``, each float32 (N, C, H', W') in entry order.
+    """
+
+    id: str
+    attack: str = Field(description="the attack whose x_adv is shown: the worst for this example")
+    label: int
+    clean_prediction: int
+    adversarial_prediction: int
+
+
+class DefenseRecord(Record):
+    """A defense as it was evaluated."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str = Field(description="hash of code, parameters and weights")
+    name: str
+    reference: str = Field(description="what was given to --defense")
+    params: dict[str, Any] = {}
+    title: str = ""
+    summary: str = ""
+    paper: str = ""
+    url: str = ""
+    family: str = "unspecified"
+    tags: list[str] = []
+    claims: list[ClaimRecord] = []
+    num_parameters: int
+    checkpoint_sha256: str | None = Field(default=None, description="of the safetensors file that was loaded")
+    training: dict[str, Any] = Field(default={}, description="the checkpoint's training record")
+    probe: Probe
+    timing: Timing | None = None
+    gallery: list[GalleryEntry] = []
+    provenance: Provenance
+
+
+class Row(Record):
+    """One example under one attack.
+
+    ``robust`` counts draws in which the attack did not get through: right, or rejected by the detector. For
+    ``clean`` a draw counts only when it is right *and* accepted. A deterministic defense has one draw.
+    """
+
+    id: str
+    label: int
+    prediction: int = Field(description="first reporting draw; -1 where the output was not finite")
+    select_robust: int = Field(description="draws survived, of draws_select: to choose the worst attack")
+    report_robust: int = Field(description="draws survived, of draws_report: to score it")
+    report_correct: int = Field(description="draws classified rightly whatever the detector says")
+    report_rejected: int = Field(description="draws rejected by the detector")
+    report_caught: int = Field(description="draws misclassified and rejected")
+    detector_score: float | None = Field(description="mean over the reporting draws")
+    linf: float
+    l2: float
+    l1: float
+    l0: int
+    forward: int = Field(description="forward passes of the defense spent on this example")
+    backward: int = Field(description="backward passes")
+    zero_gradient: int = Field(description="gradients that were exactly zero")
+    nonfinite_gradient: int = Field(description="gradients with NaN or infinite entries")
+    reason: str = Field(description="ok, or why the judge refused x_adv (then the row scores as the clean input)")
+
+
+class ShardRecord(Record):
+    """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str = Field(description="hash of everything that can change the rows")
+    suite: str
+    defense: str
+    attack: str
+    shard: int
+    status: Literal["ok", "failed", "timeout", "out-of-memory", "not-applicable"]
+    error: str = Field(default="", description="traceback or reason when status is not ok")
+    notes: list[str] = Field(default=[], description="what the target noticed, e.g. a cut graph")
+    draws_select: int
+    draws_report: int
+    seconds: float = Field(description="attack wall time of the shard, judging excluded")
+    prepare_seconds: float = Field(default=0.0, description="one-off preparation this attack needed")
+    x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")
+    provenance: Provenance
+    rows: list[Row]
