@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bench.data import Split
     from bench.defense import DataInfo, Defense
+    from bench.threat import ThreatModel
 
 Knowledge = Literal["transfer", "decision", "score", "gradient"]
 #: From least to most: each level may use what the levels before it may.
@@ -32,11 +33,12 @@ class PrepareContext:
     """What an attack may use to prepare itself once, before it meets the examples of any shard.
 
     ``defense`` is None for an attack whose preparation depends on the data alone; ``train`` is the training
-    split; ``device`` is where to work. Randomness is already seeded.
+    split; ``device`` is where to work. Global randomness is already seeded.
     """
 
     defense: Defense | None
     info: DataInfo
+    threat: ThreatModel
     train: Split
     device: torch.device
 
@@ -90,12 +92,15 @@ class AttackSpec:
         config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
         model = pydantic.create_model("Parameters", __config__=config, **fields)
         try:
-            model(**params)
+            values = model(**params)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             path = ".".join([where, *map(str, first["loc"])])
             raise InputError(f"{path}: {first['msg']}, got {first['input']!r}") from None
-        return {n: params.get(n, p.default) for n, p in known.items()}
+        plain = (bool, int, float, str)
+        checked = {n: getattr(values, n) for n in known}
+        # Written forms (an estimator's nested mapping) stay as written, so that they can be stored and hashed.
+        return {n: v if isinstance(v, plain) else params.get(n, known[n].default) for n, v in checked.items()}
 
 
 def attack(
