@@ -1,0 +1,250 @@
+"""HopSkipJump: a boundary walk that sees nothing but labels (Chen, Jordan & Wainwright 2020)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from attacks.projections import per_example, project_, steepest
+from bench.attack import attack
+from bench.target import Target
+
+#: Bisections of one search: float32 resolves no more.
+_MAX_BISECTIONS = 24
+#: Halvings of one step before the estimate is given up.
+_MAX_HALVINGS = 12
+#: Rows of one batch of probes. Fixed, so that random numbers do not depend on ``target.batch_size``.
+_ROWS = 8192
+#: Draws that confirm a point found on a randomised defense.
+_CONFIRM = 9
+
+
+@attack(
+    "hopskipjump",
+    knowledge="decision",
+    norms=("linf", "l2"),
+    paper="Chen, Jordan & Wainwright 2020, HopSkipJumpAttack: A Query-Efficient Decision-Based Attack",
+    url="https://arxiv.org/abs/1904.02144",
+)
+def hopskipjump(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    *,
+    queries: Annotated[int, Ge(1)] = 5000,
+    initial_probes: Annotated[int, Ge(1)] = 100,
+    max_probes: Annotated[int, Ge(1)] = 10000,
+    gamma: Annotated[float, Gt(0)] = 1.0,
+    init_tries: Annotated[int, Ge(1)] = 100,
+    draws: Annotated[int, Ge(1)] = 1,
+    stop_inside: bool = True,
+) -> Tensor:
+    """HopSkipJump: estimate the boundary's normal from labels, step along it, search back to the boundary.
+
+    The examples of a shard walk side by side: one probe batch, one step and one bisection serve all of them. The
+    walk shortens the distance to x; what is returned is its nearest point, moved onto the ball where it lies
+    outside. Directions are orthogonal within a block of as many as there are values, which makes the estimate
+    better than independent directions do when there are about as many probes as values.
+
+    Args:
+        target: decision knowledge.
+        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        queries: hard cap on the label queries of one example, every draw counted.
+        initial_probes: probes of the first estimate; the t-th uses √t times as many.
+        max_probes: upper limit of that.
+        gamma: the bisection stops at gamma/d^{3/2} (l2) or gamma/d² (linf) of the distance, and probes are
+            gamma/d of the distance long, d the number of values of an image (section V of the paper).
+        init_tries: noise images tried as a start; after them as many images of other classes in the shard.
+        draws: answers per query, of which the majority counts, on a randomised defense (1 on others).
+        stop_inside: an example is finished once its point is inside the ball; False spends all queries.
+
+    Returns:
+        x_adv, shaped like x; x itself where no start was found.
+    """
+    oracle = _Oracle(target, x, y, queries, draws if target.randomized else 1)
+    walk = _Walk(oracle, target, x, gamma)
+    active = walk.start(init_tries)
+    active = walk.search(walk.point[active], active)
+    step = 1
+    while len(active):
+        if stop_inside:
+            active = active[~walk.inside(active)]
+        active = active[oracle.left[active] > walk.reserve]
+        if not len(active):
+            break
+        probes = min(int(initial_probes * math.sqrt(step)), max_probes)
+        normal = walk.normal(active, probes)
+        walk.search(walk.step(normal, active, step), active)
+        step += 1
+    return walk.result()
+
+
+class _Oracle:
+    """Yes-or-no questions under a hard cap: is this point adversarial for that example?"""
+
+    def __init__(self, target: Target, x: Tensor, y: Tensor, queries: int, draws: int) -> None:
+        self.target, self.y, self.draws = target, y, draws
+        #: Questions each example may still ask, of ``draws`` passes each.
+        self.left = torch.full((len(x),), queries // draws, device=x.device)
+
+    def __call__(self, points: Tensor, rows: Tensor, draws: int = 1) -> Tensor:
+        """Bool ``(M,)`` for ``points (M, …)`` of the examples ``rows``; False where the cap does not allow it.
+
+        An example may occur more often than once only if the caller knows that its questions are within the cap.
+        """
+        allowed = self.left[rows] >= draws
+        answer = torch.zeros_like(allowed)
+        if allowed.any():
+            asked = rows[allowed]
+            self.left.index_add_(0, asked, torch.full_like(asked, -draws))
+            answer[allowed] = self.target.is_adversarial(
+                points[allowed], self.y[asked], asked, draws=draws * self.draws
+            )
+        return answer
+
+
+class _Walk:
+    """The state of all examples of a shard: where each stands on its boundary, and how far that is from x."""
+
+    def __init__(self, oracle: _Oracle, target: Target, x: Tensor, gamma: float) -> None:
+        self.oracle, self.target, self.x = oracle, target, x
+        self.linf = target.threat.norm == "linf"
+        dim = x[0].numel()
+        #: Length of a probe relative to the distance; grows for an example whose probes all agree.
+        self.delta = torch.full((len(x),), gamma / dim, dtype=x.dtype, device=x.device)
+        theta = gamma / dim ** (2.0 if self.linf else 1.5)
+        self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), _MAX_BISECTIONS))
+        #: Questions kept back from the probes for the step and the search that follow.
+        self.reserve = self.bisections + 4
+        self.point = x.clone()
+        self.best, self.shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+
+    def start(self, tries: int) -> Tensor:
+        """Find a misclassified image for every example; returns the examples that have to walk from one.
+
+        Uniform noise first, on ever coarser grids in turn (fine noise tends to fall into one and the same class),
+        then images of other classes in the shard, the nearest first.
+        """
+        x, target = self.x, self.target
+        rows = torch.arange(len(x), device=x.device)
+        already = self.oracle(x, rows)
+        self.shortest[already] = 0.0
+        rows, found = rows[~already], []
+        low, high = target.threat.low, target.threat.high
+        shape = x.shape
+        other = torch.cdist(x.flatten(1), x.flatten(1))
+        other[self.oracle.y[:, None] == self.oracle.y] = torch.inf
+        far, order = other.sort(1)
+        for attempt in range(tries + min(tries, len(x))):
+            if not len(rows):
+                break
+            if attempt < tries:
+                grid = [max(1, side >> attempt % 4) for side in shape[2:]]
+                noise = F.interpolate(target.rand(*shape[:2], *grid, like=x), shape[2:])
+                points, asked = (low + (high - low) * noise)[rows], rows
+            else:
+                asked = rows[far[rows, attempt - tries].isfinite()]
+                points = x[order[asked, attempt - tries]]
+            hit = self.oracle(points, asked)
+            self.point[asked[hit]] = points[hit]
+            found.append(asked[hit])
+            rows = rows[~torch.isin(rows, asked[hit])]
+        return torch.cat([*found, rows[:0]]).sort().values
+
+    def search(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Move from adversarial ``points`` towards x to the boundary, by bisection; returns ``rows``."""
+        x = self.x[rows]
+        length = self._length(points - x)
+        low, high = torch.zeros_like(length), torch.ones_like(length)
+        for _ in range(self.bisections):
+            middle = (low + high) / 2
+            hit = self.oracle(self._between(x, points, length, middle), rows)
+            high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
+        points = self._between(x, points, length, high)
+        distance = self._length(points - x)
+        self.point[rows] = points
+        better = distance < self.shortest[rows]
+        self.best[rows[better]], self.shortest[rows[better]] = points[better], distance[better]
+        return rows
+
+    def normal(self, rows: Tensor, probes: int) -> Tensor:
+        """Estimate the boundary's normal, pointing to the adversarial side, from ``probes`` labels each.
+
+        Mean of (φ - mean φ)·u over directions u with answers φ = ±1 (eq. 16 of the paper), u after clipping to
+        the box.
+        """
+        threat, start = self.target.threat, self.point[rows]
+        number = (self.oracle.left[rows] - self.reserve).clamp_max(probes)
+        delta = self.delta[rows] * self._length(start - self.x[rows]).clamp_min(1e-6)
+        phi_sum, u_sum, phi_u_sum = torch.zeros_like(delta), torch.zeros_like(start), torch.zeros_like(start)
+        directions = self._directions(int(number.max()))
+        first = 0
+        for some in directions.split(max(1, _ROWS // len(rows))):
+            points = start + per_example(delta, start) * some[:, None]
+            points.clamp_(threat.low, threat.high)
+            used = torch.arange(first, first + len(some), device=rows.device)[:, None] < number
+            phi = torch.zeros(used.shape, dtype=start.dtype, device=start.device)
+            index = rows.expand_as(used)[used]
+            phi[used] = 2.0 * self.oracle(points[used], index).to(phi.dtype) - 1.0
+            u = (points - start) / per_example(delta, start)
+            phi_sum += phi.sum(0)
+            u_sum += torch.einsum("bn,bn...->n...", used.to(u.dtype), u)
+            phi_u_sum += torch.einsum("bn,bn...->n...", phi, u)
+            first += len(some)
+        mean = phi_sum / number
+        agree = mean.abs() == 1
+        # Probes shorter than the search is exact, or than the defense resolves, say nothing: lengthen them.
+        self.delta[rows[agree]] *= 2
+        return torch.where(per_example(agree, start), phi_u_sum, phi_u_sum - per_example(mean, start) * u_sum)
+
+    def step(self, normal: Tensor, rows: Tensor, number: int) -> Tensor:
+        """Step along the normal, distance/√t first and halved until adversarial; returns the new points."""
+        threat, start = self.target.threat, self.point[rows]
+        direction = steepest(normal, threat.norm)
+        size = self._length(start - self.x[rows]) / math.sqrt(number)
+        points = start.clone()
+        pending = torch.arange(len(rows), device=rows.device)
+        for _ in range(_MAX_HALVINGS):
+            candidates = start[pending] + per_example(size[pending], start) * direction[pending]
+            candidates.clamp_(threat.low, threat.high)
+            hit = self.oracle(candidates, rows[pending])
+            points[pending[hit]] = candidates[hit]
+            pending = pending[~hit]
+            if not len(pending):
+                break
+            size[pending] /= 2
+        return points
+
+    def inside(self, rows: Tensor) -> Tensor:
+        """Bool: which examples have a point inside the ball that may be returned."""
+        return self.shortest[rows] <= self.target.threat.eps
+
+    def result(self) -> Tensor:
+        """The nearest point of every example, moved onto the ball."""
+        return project_(self.best.clone(), self.x, self.target.threat)
+
+    def _length(self, delta: Tensor) -> Tensor:
+        flat = delta.flatten(1)
+        return flat.abs().amax(1) if self.linf else flat.norm(dim=1)
+
+    def _between(self, x: Tensor, points: Tensor, length: Tensor, fraction: Tensor) -> Tensor:
+        """The point at ``fraction`` of the way: shrunk towards x (l2), or clipped to that radius (linf)."""
+        if self.linf:
+            radius = per_example(fraction * length, x)
+            return torch.clamp(points, x - radius, x + radius)
+        return x + per_example(fraction, x) * (points - x)
+
+    def _directions(self, number: int) -> Tensor:
+        """Random directions of length 1, ``(number, C, H, W)``, orthogonal in blocks; shared by all examples."""
+        x = self.x
+        dim = x[0].numel()
+        blocks = []
+        for first in range(0, number, dim):
+            gaussian = self.target.randn(dim, min(dim, number - first), like=x)
+            blocks.append(torch.linalg.qr(gaussian).Q.T)
+        return torch.cat(blocks).view(number, *x.shape[1:])
