@@ -50,6 +50,7 @@ class AttackRecord(Record):
     knowledge: str = Field(description="transfer, decision, score or gradient")
     params: dict[str, Any] = Field(description="every parameter, defaults included: the budget")
     eps: float = Field(description="radius it was given, in units of the [0, 1] pixel scale")
+    key: str = Field(description="hash of function, parameters and radius")
     counted: bool = Field(description="False for sanity checks outside the threat model (eps differs)")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
@@ -60,6 +61,7 @@ class SuiteRecord(Record):
     """The suite that the results below this folder belong to."""
 
     schema_version: int = SCHEMA_VERSION
+    key: str = Field(description="hash of examples, threat model, seed and draws: shards of another key are stale")
     name: str
     description: str = ""
     data: str = Field(description="reference of the data set, e.g. digits or folder:PATH")
@@ -100,7 +102,6 @@ class Probe(Record):
     )
     zero_gradient_share: float = Field(description="share of probed examples whose gradient is exactly 0")
     batch_dependent: bool = Field(description="logits change when the batch is permuted or split")
-    training_mode: list[str] = Field(description="submodules left in training mode (then set to evaluation mode)")
     approximations: list[str] = Field(description="declared differentiable stand-ins for the transform")
     transforms: bool = Field(description="whether the transform changes its input")
     has_detector: bool
@@ -171,6 +172,7 @@ class Row(Record):
     id: str
     label: int
     prediction: int = Field(description="first reporting draw; -1 where the output was not finite")
+    select_correct: int = Field(description="draws classified rightly, of draws_select")
     select_robust: int = Field(description="draws survived, of draws_select: to choose the worst attack")
     report_robust: int = Field(description="draws survived, of draws_report: to score it")
     report_correct: int = Field(description="draws classified rightly whatever the detector says")
@@ -193,6 +195,9 @@ class ShardRecord(Record):
 
     schema_version: int = SCHEMA_VERSION
     key: str = Field(description="hash of everything that can change the rows")
+    suite_key: str = Field(description="key of the suite it was run in")
+    defense_key: str = Field(description="key of the defense it was run against")
+    attack_key: str = Field(description="hash of the attack's parameters and radius")
     suite: str
     defense: str
     attack: str

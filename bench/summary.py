@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.records import AttackRecord, DefenseRecord, SuiteRecord
+import numpy as np
+
+from bench.errors import InputError
+from bench.metrics import Array, wilson, worst_case
+from bench.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
+from bench.store import Store, read_record, slug
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class AttackSummary:
     violations: dict[str, int]  # reason -> examples the judge refused
     errors: list[str]  # last line of each failed shard's traceback
     notes: list[str]
-    detection_rate: float | None  # share of successful attacks (ignoring the detector) that are rejected
+    detection_rate: float | None  # share of misclassified adversarial inputs that are rejected
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,220 @@ class SuiteSummary:
 
     record: SuiteRecord
     defenses: list[DefenseSummary]
-    warnings: list[str]  # files that could not be read
+    warnings: list[str]  # files that could not be read, defenses without clean results
+
+
+def estimate(values: Array) -> Estimate:
+    """Mean of per-example shares with its Wilson interval."""
+    value = float(values.mean()) if len(values) else 0.0
+    return Estimate(value, *wilson(value, len(values)), len(values))
+
+
+class Cell:
+    """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured)."""
+
+    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
+        self.shards, self.expected = shards, expected
+        position = {example: i for i, example in enumerate(suite.ids)}
+        self.rows: dict[int, Row] = {}
+        columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
+        self._values = {name: np.full(len(suite.ids), np.nan) for name in columns}
+        for shard in shards:
+            draws = {"select": shard.draws_select, "report": shard.draws_report}
+            for row in shard.rows:
+                i = position[row.id]
+                self.rows[i] = row
+                for name in columns:
+                    self._values[name][i] = getattr(row, name) / draws[name.partition("_")[0]]
+
+    def __getitem__(self, column: str) -> Array:
+        return self._values[column]
+
+    @property
+    def status(self) -> str:
+        good = sum(shard.status == "ok" for shard in self.shards)
+        if good == self.expected:
+            return "complete"
+        if any(shard.status == "not-applicable" for shard in self.shards):
+            return "not-applicable"
+        if good:
+            return "partial"
+        return "failed" if self.shards else "missing"
+
+
+def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
+    """The stored shards of a cell that belong to this suite, this defense and these parameters."""
+    name = CLEAN if attack is None else attack.name
+    expected = -(-len(suite.ids) // suite.shard_size)
+    shards = []
+    for number in range(expected):
+        shard = store.shard(defense.name, name, number)
+        if shard is None or shard.suite_key != suite.key or shard.defense_key != defense.key:
+            continue
+        if attack is None or shard.attack_key == attack.key:
+            shards.append(shard)
+    return Cell(suite, shards, expected)
+
+
+class DefenseResults:
+    """All cells of one defense, and the arrays every number is computed from."""
+
+    def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
+        self.suite, self.record = suite, record
+        self.clean = read_cell(store, suite, record, None)
+        self.attacks = {attack.name: attack for attack in suite.attacks}
+        self.cells = {name: read_cell(store, suite, record, attack) for name, attack in self.attacks.items()}
+        self.measured = ~np.isnan(self.clean["report_robust"])
+
+    def under(self, name: str, kind: str = "robust") -> Array:
+        """Survival of each example under one attack: the worse of x_adv and the clean input, which is in the ball.
+
+        ``kind``: ``robust`` (rejection counts as survival) or ``correct`` (the classifier alone).
+        """
+        return self.worst([name], kind)[0]
+
+    def worst(self, names: list[str], kind: str = "robust") -> tuple[Array, list[str]]:
+        """Survival of each measured example under the worst of the named attacks and the clean input.
+
+        Among attacks that are equally bad for an example, the one that is worse over all examples is named.
+        """
+        cells = [*(self.cells[name] for name in names), self.clean]
+        report = np.stack([cell[f"report_{kind}"] for cell in cells])[:, self.measured]
+        select = np.stack([cell[f"select_{kind}"] for cell in cells])[:, self.measured]
+        means = [np.nanmean(row) if not np.isnan(row).all() else np.inf for row in select[:-1]]
+        order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
+        values, chosen = worst_case(select, report, order)
+        labels = [*names, CLEAN]
+        return values, [labels[i] for i in chosen]
+
+    def names(self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None) -> list[str]:
+        """Attacks with at least one finished shard, by whether they count and by what they may know."""
+        return [
+            name
+            for name, attack in self.attacks.items()
+            if attack.counted == counted
+            and self.cells[name].rows
+            and (knowledge is None or attack.knowledge in knowledge)
+        ]
+
+
+def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> AttackSummary:
+    cell = results.cells[name]
+    rows = list(cell.rows.values())
+    backward = sum(row.backward for row in rows)
+    wrong = [row for row in rows if row.report_correct < _draws(cell)]
+    missed = sum(_draws(cell) - row.report_correct for row in wrong)
+    has_detector = results.record.probe.has_detector
+    seconds = sum(shard.seconds for shard in cell.shards if shard.status == "ok")
+    return AttackSummary(
+        record=results.attacks[name],
+        status=cell.status,
+        robust=estimate(results.under(name)) if rows else None,
+        mean_forward=sum(row.forward for row in rows) / len(rows) if rows else 0.0,
+        mean_backward=backward / len(rows) if rows else 0.0,
+        seconds_per_example=seconds / len(rows) if rows else 0.0,
+        prepare_seconds=max((shard.prepare_seconds for shard in cell.shards), default=0.0),
+        worst_for=worst_for,
+        zero_gradient_share=sum(row.zero_gradient for row in rows) / backward if backward else 0.0,
+        violations=dict(Counter(row.reason.partition(":")[0] for row in rows if row.reason != "ok")),
+        errors=[s.error.strip().splitlines()[-1] for s in cell.shards if s.status != "ok" and s.error.strip()],
+        notes=sorted({note for shard in cell.shards for note in shard.notes}),
+        detection_rate=sum(row.report_caught for row in wrong) / missed if has_detector and missed else None,
+    )
+
+
+def _draws(cell: Cell) -> int:
+    return next((shard.draws_report for shard in cell.shards if shard.status == "ok"), 1)
+
+
+def _detection(results: DefenseResults, names: list[str]) -> DetectionSummary | None:
+    probe = results.record.probe
+    if probe.threshold is None:
+        return None
+    rejected = results.clean["report_rejected"][results.measured]
+    missed = caught = 0
+    for name in names:
+        cell = results.cells[name]
+        for i, row in cell.rows.items():
+            if results.clean.rows[i].prediction == row.label:  # positives: of images that were right when clean
+                missed += _draws(cell) - row.report_correct
+                caught += row.report_caught
+    rate = caught / missed if missed else None
+    false_positives = estimate(rejected)
+    return DetectionSummary(
+        threshold=probe.threshold,
+        target_false_positive_rate=results.suite.false_positive_rate,
+        false_positive_rate=false_positives,
+        true_positive_rate=None if rate is None else Estimate(rate, *wilson(rate, missed), missed),
+        accuracy=None if rate is None else (rate + 1 - false_positives.value) / 2,
+        robust_with_rejection=estimate(results.worst(names)[0]),
+        robust_without_rejection=estimate(results.worst(names, "correct")[0]),
+    )
+
+
+def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -> DefenseSummary | None:
+    """Everything shown about one defense; None when it has no clean results. Its rank is still 0."""
+    from bench.flags import find_flags
+
+    results = DefenseResults(store, suite, record)
+    if not results.measured.any():
+        return None
+    names = results.names()
+    values, chosen = results.worst(names)
+    times_worst = Counter(chosen)
+    attacks = [_attack_summary(results, name, times_worst[name]) for name in results.attacks]
+    left = {attack.record.name: attack.robust.value for attack in attacks if attack.robust and attack.record.counted}
+    complete = results.clean.status == "complete" and all(
+        attack.status in ("complete", "not-applicable") for attack in attacks
+    )
+    return DefenseSummary(
+        record=record,
+        slug=slug(record.name),
+        rank=0,
+        complete=complete,
+        standard=estimate(results.clean["report_correct"][results.measured]),
+        worst_case=estimate(values),
+        worst_attack=min(left, key=lambda name: left[name]) if left else CLEAN,
+        attacks=attacks,
+        detection=_detection(results, names),
+        flags=find_flags(results, attacks, complete),
+        survival={name: results.under(name).tolist() for name in names},
+    )
 
 
 def summarise(results: Path, suite: str) -> SuiteSummary:
-    """Read everything stored for a suite and compute its summary."""
-    raise NotImplementedError
+    """Read everything stored for a suite and compute its summary.
+
+    Complete results come first, by worst-case robust accuracy, then standard accuracy; equal values of both
+    share a rank. Incomplete results follow: an attack that has not run cannot have lowered them.
+
+    Raises:
+        InputError: when the suite has no results or its record cannot be read.
+    """
+    store = Store(results, suite)
+    record = store.suite()
+    if record is None:
+        raise InputError(f"no results of suite {suite!r} in {results}; run: bench evaluate --suite {suite}")
+    found: list[DefenseSummary] = []
+    warnings: list[str] = []
+    for path in store.defenses():
+        try:
+            summary = summarise_defense(store, record, read_record(path, DefenseRecord))
+        except InputError as error:
+            warnings.append(str(error))
+            continue
+        if summary is None:
+            warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
+        else:
+            found.append(summary)
+    found.sort(key=lambda s: (not s.complete, -s.worst_case.value, -s.standard.value, s.record.name))
+    ranked: list[DefenseSummary] = []
+    for position, item in enumerate(found, 1):
+        before = ranked[-1] if ranked else None
+        tied = before is not None and _standing(before) == _standing(item)
+        ranked.append(replace(item, rank=before.rank if tied and before else position))
+    return SuiteSummary(record, ranked, warnings)
+
+
+def _standing(summary: DefenseSummary) -> tuple[bool, float, float]:
+    return summary.complete, summary.worst_case.value, summary.standard.value

@@ -1,0 +1,175 @@
+"""Engines run jobs somewhere and report how each ended. Same jobs, same rows, whichever engine runs them.
+
+The interface is :class:`Engine`: anything with ``run(jobs) -> iterator of outcomes`` will do (local processes
+here; a cluster scheduler can be added without touching the harness).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, Protocol
+
+Status = Literal["ok", "failed", "timeout", "out-of-memory"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picklable unit of work: ``function(*args)`` in a fresh environment.
+
+    ``timeout`` is in seconds; None waits for ever.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its return value, or the reason it has none."""
+
+    job: Job
+    status: Status
+    value: Any
+    error: str
+    seconds: float
+
+
+class Engine(Protocol):
+    """Runs jobs, in order of availability, and yields outcomes as they come."""
+
+    workers: int
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]: ...
+
+
+class LocalEngine:
+    """Worker processes on this machine.
+
+    Every worker computes with one CPU thread whatever their number, so that rows do not depend on it. A worker
+    that dies, hangs past its timeout or runs out of memory costs its job, not the run.
+
+    Args:
+        workers: number of processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        waiting = list(reversed(jobs))
+        crew: list[_Worker] = []
+        try:
+            while waiting or any(worker.job for worker in crew):
+                for worker in crew:
+                    if waiting and worker.job is None:
+                        worker.start(waiting.pop())
+                while waiting and len(crew) < self.workers:
+                    crew.append(_Worker())
+                    crew[-1].start(waiting.pop())
+                busy = [worker for worker in crew if worker.job]
+                wait([worker.pipe for worker in busy], timeout=_next_deadline(busy))
+                for worker in busy:
+                    outcome = worker.poll()
+                    if outcome is not None:
+                        if not worker.alive:
+                            crew.remove(worker)
+                        yield outcome
+        finally:
+            for worker in crew:
+                worker.stop()
+
+
+def _next_deadline(busy: list[_Worker]) -> float | None:
+    deadlines = [worker.deadline for worker in busy if worker.deadline is not None]
+    return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+
+class _Worker:
+    """One process and the job it is working on."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+        self.deadline: float | None = None
+        self.alive = True
+        self._since = 0.0
+
+    def start(self, job: Job) -> None:
+        self.job, self._since = job, time.monotonic()
+        self.deadline = None if job.timeout is None else self._since + job.timeout
+        with contextlib.suppress(BrokenPipeError):  # a worker that has died is noticed by poll
+            self.pipe.send((job.function, job.args))
+
+    def poll(self) -> Outcome | None:
+        """The outcome of the job if it has ended in any way, else None."""
+        assert self.job is not None
+        seconds = time.monotonic() - self._since
+        if self.pipe.poll():
+            try:
+                status, value, error = self.pipe.recv()
+            except EOFError:
+                self.process.join()
+                code = self.process.exitcode
+                status, value = "failed", None
+                error = f"worker process died (exit code {code})"
+                if code == -signal.SIGKILL:
+                    error = "worker process was killed (signal 9), most likely out of memory"
+                    status = "out-of-memory"
+                self.alive = False
+        elif self.deadline is not None and time.monotonic() >= self.deadline:
+            self.stop()
+            status, value, error = "timeout", None, f"stopped after {self.job.timeout:g} s"
+        else:
+            return None
+        outcome = Outcome(self.job, status, value, error, seconds)
+        self.job = self.deadline = None
+        return outcome
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        self.alive = False
+
+
+def _work(pipe: Connection, parent: int) -> None:
+    """The loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = ("ok", function(*args), "")
+        except (MemoryError, torch.OutOfMemoryError):
+            answer = ("out-of-memory", None, traceback.format_exc())
+        except Exception:
+            answer = ("failed", None, traceback.format_exc())
+        pipe.send(answer)
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent is gone (killed, so that it could not say goodbye)."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,323 @@
+"""`bench evaluate`: plan the shards of every cell, run what is missing, measure time, pick the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import provenance
+from bench.cell import (
+    Setting,
+    attack_key,
+    empty_record,
+    open_context,
+    prepare,
+    run_shard,
+    select_examples,
+    state_digest,
+)
+from bench.config import ResolvedAttack, Suite, resolve_attacks
+from bench.data import Data, data_digest, load_data
+from bench.defense import DefenseSpec, count_parameters
+from bench.digest import code_digest, digest
+from bench.engine import Engine, Job, Outcome
+from bench.errors import InputError, did_you_mean
+from bench.gallery import make_gallery
+from bench.judge import judge
+from bench.plugins import LoadedDefense, load_defense
+from bench.probe import probe, ready
+from bench.progress import Display, Tracker
+from bench.records import (
+    CLEAN,
+    SCHEMA_VERSION,
+    AttackRecord,
+    ClaimRecord,
+    DefenseRecord,
+    SuiteRecord,
+)
+from bench.store import Store, check_writable
+from bench.threat import ThreatModel
+from bench.timing import measure
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``bench evaluate`` was asked for."""
+
+    suite_name: str
+    suite: Suite
+    defenses: Sequence[DefenseSpec]
+    attacks: Sequence[str]  # empty: all
+    results: Path
+    device: str
+    data_root: Path | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The shards of one attack that have to be run, and its preparation if that is missing."""
+
+    attack: ResolvedAttack | None
+    shards: dict[int, str]  # shard number -> key
+    finished: int
+    prepared: Path | None
+
+    @property
+    def name(self) -> str:
+        return CLEAN if self.attack is None else self.attack.name
+
+
+def chosen_attacks(request: Request) -> list[ResolvedAttack]:
+    """The attacks asked for, in the suite's order. Raises :class:`InputError` for a name the suite lacks."""
+    entries = resolve_attacks(request.suite, request.suite_name)
+    names = [entry.name for entry in entries]
+    for name in request.attacks:
+        if name not in names:
+            raise InputError(f"attack {name!r} is not in suite {request.suite_name!r}{did_you_mean(name, names)}")
+    return [entry for entry in entries if not request.attacks or entry.name in request.attacks]
+
+
+def suite_record(request: Request, data: Data) -> SuiteRecord:
+    """The record of the suite with its examples and all its attacks."""
+    suite = request.suite
+    examples = select_examples(suite, data)
+    threat = ThreatModel(suite.threat_model.norm, suite.threat_model.eps)
+    fixed = {
+        "data": suite.data,
+        "split": suite.split,
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "seed": suite.seed,
+        "shard_size": suite.shard_size,
+        "draws_select": suite.draws.select,
+        "draws_report": suite.draws.report,
+        "false_positive_rate": suite.false_positive_rate,
+    }
+    attacks = [
+        AttackRecord(
+            name=entry.name,
+            key=attack_key(entry),
+            function=entry.spec.name,
+            knowledge=entry.knowledge,
+            params=entry.params,
+            eps=entry.threat.eps,
+            counted=entry.counted,
+            summary=entry.spec.summary,
+            paper=entry.spec.paper,
+            url=entry.spec.url,
+        )
+        for entry in resolve_attacks(suite, request.suite_name)
+    ]
+    return SuiteRecord(
+        key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
+        name=request.suite_name,
+        description=suite.description,
+        shape=data.info.shape,
+        class_names=data.class_names,
+        ids=examples.ids,
+        reference=suite.reference,
+        attacks=attacks,
+        **fixed,
+    )
+
+
+class Evaluation:
+    """One run of ``bench evaluate``.
+
+    Everything the user gave is checked in the constructor, before anything is written.
+    """
+
+    def __init__(self, request: Request, engine: Engine, display: Display) -> None:
+        self.request, self.engine, self.display = request, engine, display
+        check_writable(request.results)
+        self.attacks = chosen_attacks(request)
+        self.data = load_data(request.suite.data, request.data_root)
+        self.store = Store(request.results, request.suite_name)
+        self.suite = suite_record(request, self.data)
+        self.device = torch.device(request.device)
+        self.threat = ThreatModel(self.suite.norm, self.suite.eps)
+        self.settings = [self._open(spec) for spec in request.defenses]
+
+    # -- checking and recording -----------------------------------------------------------------------------
+
+    def _load(self, spec: DefenseSpec) -> LoadedDefense:
+        loaded = load_defense(spec, self.data.info, self.device)
+        ready(loaded.defense)
+        return loaded
+
+    def _open(self, spec: DefenseSpec) -> tuple[Setting, DefenseRecord]:
+        started = provenance.now()
+        suite, loaded = self.request.suite, self._load(spec)
+        defense = loaded.defense
+        found = probe(
+            defense,
+            self.data,
+            self.threat,
+            rate=suite.false_positive_rate,
+            seed=suite.seed,
+            batch_size=suite.batch_size,
+        )
+        key = digest(code_digest(type(defense)), code_digest(loaded.source), spec.params, state_digest(defense))
+        card = defense.card
+        before = self.store.defense(spec.name)
+        record = DefenseRecord(
+            key=key,
+            name=spec.name,
+            reference=provenance.shown(spec.reference),
+            params=spec.params,
+            title=card.title,
+            summary=card.summary,
+            paper=card.paper,
+            url=card.url,
+            family=card.family,
+            tags=list(card.tags),
+            claims=[ClaimRecord(**vars(claim)) for claim in card.claims],
+            num_parameters=count_parameters(defense),
+            checkpoint_sha256=loaded.sha256,
+            training=loaded.training,
+            probe=found,
+            timing=before.timing if before and before.key == key else None,
+            provenance=provenance.finish(started, self.request.command),
+        )
+        setting = Setting(
+            suite_name=self.request.suite_name,
+            suite=suite,
+            spec=spec,
+            device=self.request.device,
+            results=self.request.results,
+            data_root=self.request.data_root,
+            suite_key=self.suite.key,
+            defense_key=key,
+            randomized=found.randomized,
+            threshold=found.threshold,
+            command=self.request.command,
+        )
+        return setting, record
+
+    # -- planning -------------------------------------------------------------------------------------------
+
+    def plan(self, setting: Setting) -> list[Cell]:
+        """All cells of a defense; in each, the shards whose stored key differs from what would be run now."""
+        return [self._cell(setting, attack) for attack in (None, *self.attacks)]
+
+    def _cell(self, setting: Setting, attack: ResolvedAttack | None) -> Cell:
+        suite = self.request.suite
+        draws = setting.draws
+        parts = [
+            setting.suite_key,
+            setting.defense_key,
+            setting.spec.name,
+            code_digest(judge),
+            [draws.select, draws.report],
+            setting.threshold,
+            suite.batch_size if setting.randomized else None,
+            [str(torch.__version__), self.device.type],
+        ]
+        prepared = None
+        if attack is not None:
+            code = code_digest(attack.spec.function)
+            parts += [attack.name, attack_key(attack), code]
+            if attack.spec.prepare is not None:
+                of_data = attack.spec.prepare_scope == "data"
+                made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
+                about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, parts[-4])
+                prepared = self.store.artefact_path(digest("prepared", *about))
+        shards, finished = {}, 0
+        for shard in range(-(-len(self.suite.ids) // suite.shard_size)):
+            key = digest(shard, *parts)
+            stored = self.store.shard(setting.spec.name, CLEAN if attack is None else attack.name, shard)
+            if stored is not None and stored.key == key and stored.status in ("ok", "not-applicable"):
+                finished += 1
+            else:
+                shards[shard] = key
+        return Cell(attack, shards, finished, prepared)
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def run(self) -> list[str]:
+        """Run everything that is missing. Returns one line for every cell that is not complete afterwards."""
+        self.store.write_suite(self.suite)
+        failures: list[str] = []
+        for setting, record in self.settings:
+            self.store.write_defense(record)
+            failures += self._run_defense(setting, record)
+        return failures
+
+    def _run_defense(self, setting: Setting, record: DefenseRecord) -> list[str]:
+        name = setting.spec.name
+        cells = self.plan(setting)
+        unprepared = self._prepare(setting, cells)
+        jobs: list[Job] = []
+        owner: dict[str, tuple[Cell, int]] = {}
+        for shard in range(len(self.suite.ids)):  # first shards first: the ETA is made of measured times
+            for cell in cells:
+                if shard in cell.shards and cell.name not in unprepared:
+                    job = f"{cell.name}/{shard}"
+                    owner[job] = (cell, shard)
+                    args = (setting, cell.name, shard, cell.shards[shard], cell.prepared)
+                    jobs.append(Job(job, run_shard, args, self.request.suite.shard_timeout_s))
+        tracker = Tracker({job: cell.name for job, (cell, _) in owner.items()}, self.engine.workers)
+        failures: dict[str, str] = dict(unprepared)
+        with self.display.running(name, tracker.total):
+            for outcome in self.engine.run(jobs):
+                cell, shard = owner[outcome.job.name]
+                tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
+                self.display.show(tracker, name)
+                if outcome.status != "ok":
+                    failures[cell.name] = self._record_failure(setting, cell, shard, outcome)
+        self._finish(setting, record)
+        return [f"{name} × {cell}: {reason}" for cell, reason in failures.items()]
+
+    def _prepare(self, setting: Setting, cells: list[Cell]) -> dict[str, str]:
+        """Run missing preparations; returns cell name -> reason for those that failed."""
+        needed: dict[Path, list[Cell]] = {}
+        for cell in cells:
+            if cell.shards and cell.prepared is not None and not cell.prepared.exists():
+                needed.setdefault(cell.prepared, []).append(cell)
+        jobs = [
+            Job(f"prepare {group[0].name}", prepare, (setting, group[0].name, path))
+            for path, group in needed.items()
+        ]
+        groups = {job.name: group for job, group in zip(jobs, needed.values(), strict=True)}
+        tracker = Tracker({job.name: job.name for job in jobs}, self.engine.workers)
+        failed: dict[str, str] = {}
+        with self.display.running(f"{setting.spec.name}: preparing attacks", len(jobs)):
+            for outcome in self.engine.run(jobs):
+                tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
+                self.display.show(tracker, f"{setting.spec.name}: preparing attacks")
+                if outcome.status == "ok":
+                    continue
+                for cell in groups[outcome.job.name]:
+                    for shard in cell.shards:
+                        failed[cell.name] = self._record_failure(setting, cell, shard, outcome)
+        return failed
+
+    def _record_failure(self, setting: Setting, cell: Cell, shard: int, outcome: Outcome) -> str:
+        key = cell.shards[shard]
+        record = empty_record(setting, cell.attack, shard, key, status=outcome.status, error=outcome.error)
+        self.store.write_shard(record, None)
+        return f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
+
+    def _finish(self, setting: Setting, record: DefenseRecord) -> None:
+        """Measure time (alone on the machine, after the shards) and pick the gallery."""
+        context = open_context(setting)
+        timing = record.timing
+        if timing is None:
+            reference = self._load(DefenseSpec(self.request.suite.reference)).defense
+            timing = measure(
+                context.defense,
+                reference,
+                context.examples.x[:256].to(self.device),
+                training_seconds=record.training.get("seconds"),
+            )
+        entries, images = make_gallery(setting, context)
+        if images:
+            self.store.write_tensors(self.store.defense_folder(record.name) / "gallery.safetensors", images)
+        self.store.write_defense(record.model_copy(update={"timing": timing, "gallery": entries}))
+
+
+__all__ = ["Evaluation", "Request"]

@@ -1,0 +1,170 @@
+"""Results on disk: whole or absent, readable by a person, and never mixed with those of another setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import safetensors.torch
+from torch import Tensor
+
+from bench.errors import InputError
+from bench.records import SCHEMA_VERSION, DefenseRecord, Record, Row, ShardRecord, SuiteRecord
+
+R = TypeVar("R", bound=Record)
+
+
+def slug(name: str) -> str:
+    """A name as a file name: everything but letters, digits and ``._,=()-`` becomes ``-``."""
+    return re.sub(r"[^A-Za-z0-9_.,=()-]+", "-", name).strip("-.") or "unnamed"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`InputError` unless files can be created in ``folder`` (which need not exist yet)."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"results folder {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"results folder {folder}: {existing} is not writable")
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read one JSON record.
+
+    Raises:
+        InputError: when the file is of a newer schema, or is not such a record.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path}: has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
+            "upgrade worst-case-bench"
+        )
+    if "rows" in raw:
+        columns = raw.pop("columns", [])
+        raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]]
+    try:
+        return kind(**raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+
+
+def to_json(record: Record) -> str:
+    """Indented JSON; the rows of a shard are arrays under a list of ``columns``, one line each."""
+    raw: dict[str, Any] = record.model_dump(mode="json")
+    rows = raw.pop("rows", None)
+    text = json.dumps(raw, indent=1, ensure_ascii=False)
+    if rows is None:
+        return text + "\n"
+    columns = list(Row.model_fields)
+    lines = ",\n".join("  " + json.dumps([row[c] for c in columns], ensure_ascii=False) for row in rows)
+    return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+class Store:
+    """The results of one suite below a results folder (layout: ``bench.records``)."""
+
+    def __init__(self, root: Path, suite: str) -> None:
+        self.folder = root / slug(suite)
+
+    def defense_folder(self, defense: str) -> Path:
+        return self.folder / slug(defense)
+
+    def shard_path(self, defense: str, attack: str, shard: int) -> Path:
+        return self.defense_folder(defense) / slug(attack) / f"{shard:03d}.json"
+
+    def artefact_path(self, key: str) -> Path:
+        """Where an attack's preparation is kept; never published."""
+        return self.folder / ".prepared" / f"{key}.safetensors"
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def suite(self) -> SuiteRecord | None:
+        path = self.folder / "suite.json"
+        return read_record(path, SuiteRecord) if path.exists() else None
+
+    def defense(self, name: str) -> DefenseRecord | None:
+        path = self.defense_folder(name) / "defense.json"
+        return read_record(path, DefenseRecord) if path.exists() else None
+
+    def defenses(self) -> Iterator[Path]:
+        """The files ``defense.json`` of the suite, in name order."""
+        yield from sorted(self.folder.glob("*/defense.json"))
+
+    def shard(self, defense: str, attack: str, shard: int) -> ShardRecord | None:
+        path = self.shard_path(defense, attack, shard)
+        return read_record(path, ShardRecord) if path.exists() else None
+
+    def x_adv(self, record: ShardRecord) -> Tensor:
+        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``.
+
+        Raises:
+            InputError: when the file is missing or its SHA-256 differs from the record's.
+        """
+        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        if not path.exists():
+            raise InputError(f"{path}: is missing")
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != record.x_adv_sha256:
+            raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
+        return safetensors.torch.load(data)["x_adv"]
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def write_suite(self, record: SuiteRecord) -> None:
+        write_atomically(self.folder / "suite.json", to_json(record).encode())
+
+    def write_defense(self, record: DefenseRecord) -> None:
+        write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
+
+    def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
+        """Store a shard: the images first, then the record that vouches for them by SHA-256."""
+        path = self.shard_path(record.defense, record.attack, record.shard)
+        if x_adv is not None:
+            data = safetensors.torch.save({"x_adv": x_adv.detach().float().cpu().contiguous()})
+            write_atomically(path.with_suffix(".safetensors"), data)
+            record = record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
+        write_atomically(path, to_json(record).encode())
+
+    def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        write_atomically(path, safetensors.torch.save(contiguous, metadata))
+
+
+def suites(root: Path) -> list[str]:
+    """Folder names below ``root`` that hold a suite's results."""
+    return sorted(path.parent.name for path in root.glob("*/suite.json"))
