@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -118,7 +118,7 @@ class Suite(_Strict):
 
     description: str = Field(default="", description="one line about what the suite is for")
     data: str = Field(description="the data set: digits, cifar10, folder:PATH, …")
-    split: str = Field(default="test", description="the split that is attacked")
+    split: Literal["train", "validation", "test"] = Field(default="test", description="the split that is attacked")
     examples: int | None = Field(default=None, ge=1, description="how many of its examples; null for all")
     threat_model: ThreatModelConfig = Field(description="norm and radius of the ball around each input")
     seed: int = Field(default=0, ge=0, description="all randomness of a run is derived from it")
@@ -143,6 +143,14 @@ class Suite(_Strict):
     def threat(self) -> ThreatModel:
         """The threat model as the attacks and the judge use it."""
         return ThreatModel(self.threat_model.norm, self.threat_model.eps)
+
+    def with_data(self, reference: str | None) -> Suite:
+        """The same suite on other data, under a name of its own; itself when ``reference`` is None."""
+        if reference is None or reference == self.data:
+            return self
+        other = self.model_copy(update={"data": reference})
+        other._name = f"{self._name}@{Path(reference.rpartition(':')[2]).name}"
+        return other
 
 
 class Config(_Strict):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from bench.errors import InputError
@@ -132,7 +131,8 @@ class DefenseSpec:
         """The name in results: ``ours`` or ``ours(random_start=False)``; a path's stem for a plugin file."""
         base, _, member = self.reference.rpartition(":")
         if not base:
-            label = member
+            # A file or folder alone; its only defense is meant.
+            label = Path(member).stem if member.endswith(".py") or "/" in member else member
         elif Path(base).suffix == ".py" or "/" in base:
             label = f"{Path(base).stem}.{member}"
         else:
