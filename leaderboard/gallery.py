@@ -1,0 +1,113 @@
+"""Images of a defense's gallery: from ``gallery.safetensors`` to small PNG files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from bench.records import GalleryEntry
+
+Array = npt.NDArray[np.float32]
+
+#: Keys of gallery.safetensors and the captions below the images; the perturbation is computed from the first two.
+CAPTIONS = {
+    "x": "x, clean",
+    "x_adv": "x_adv",
+    "perturbation": "x_adv − x",
+    "g_x": "g(x)",
+    "g_x_adv": "g(x_adv)",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of an example: its key in ``CAPTIONS``, its path in the site and its size in pixels."""
+
+    key: str
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One gallery example with its images and the size of its perturbation."""
+
+    entry: GalleryEntry
+    pictures: list[Picture]
+    linf: float
+    l2: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All examples; ``factor`` is what the perturbation is multiplied by before it is shown around mid-grey."""
+
+    examples: list[Example]
+    factor: float
+    problem: str = ""
+
+
+def to_pixels(image: Array) -> npt.NDArray[np.uint8]:
+    """An image ``(C, H, W)`` as bytes ``(H, W)`` or ``(H, W, 3)``.
+
+    A transform may leave [0, 1] or produce NaN: values are clipped for display and NaN is shown as black. With two
+    channels, or more than three, only the first is shown.
+    """
+    pixels = np.clip(np.nan_to_num(image, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    rounded = np.rint(255 * pixels).astype(np.uint8)
+    return rounded.transpose(1, 2, 0) if len(rounded) == 3 else rounded[0]
+
+
+def amplification(delta: Array) -> float:
+    """The largest factor, whole where it exceeds 1, that keeps ``0.5 + factor · delta`` inside [0, 1]."""
+    largest = float(np.abs(delta).max(initial=0.0))
+    if largest == 0 or not np.isfinite(largest):
+        return 1.0
+    factor = 0.5 / largest
+    # float32 rounding must not turn the 16 of a full 8/255 perturbation into 15
+    return float(np.floor(factor + 1e-3)) if factor >= 1 else factor
+
+
+def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder: str) -> Gallery:
+    """Write the images of ``entries`` below ``root/folder`` and say where they are, relative to ``root``.
+
+    A gallery that cannot be read is no reason to withhold the page: the reason is returned as ``problem``.
+    """
+    if not entries:
+        return Gallery([], 1.0)
+    try:
+        arrays = load_file(source)
+    except (OSError, SafetensorError) as error:
+        return Gallery([], 1.0, f"{source.name} cannot be read: {str(error).splitlines()[0]}")
+    for key in ("x", "x_adv"):
+        if key not in arrays:
+            return Gallery([], 1.0, f"{source.name} lacks the array {key!r}")
+    for key, array in arrays.items():
+        if array.ndim != 4 or len(array) != len(entries):
+            found = f"{key!r} of shape {array.shape}"
+            return Gallery([], 1.0, f"{source.name} holds {found}, expected {len(entries)} images (N, C, H, W)")
+    delta = arrays["x_adv"] - arrays["x"]
+    factor = amplification(delta)
+    arrays["perturbation"] = 0.5 + factor * delta
+    (root / folder).mkdir(parents=True)
+    examples = []
+    for i, entry in enumerate(entries):
+        pictures = []
+        for key in CAPTIONS:
+            if key in arrays:
+                pixels = to_pixels(arrays[key][i])
+                path = f"{folder}/{i}-{key}.png"
+                Image.fromarray(pixels).save(root / path, optimize=True)
+                pictures.append(Picture(key, path, pixels.shape[1], pixels.shape[0]))
+        flat = delta[i].astype(np.float64).ravel()
+        examples.append(
+            Example(entry, pictures, float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat)))
+        )
+    return Gallery(examples, factor)

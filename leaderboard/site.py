@@ -1,0 +1,210 @@
+"""The static site: one page per suite, defense and attack, rendered from summaries.
+
+Every page is complete without JavaScript, every link is relative, and nothing is loaded from another host, so the
+folder can be opened from disk, archived, or served from anywhere.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bench.errors import InputError
+from bench.records import AttackRecord
+from bench.store import Store
+from bench.summary import DefenseSummary, SuiteSummary, summarise
+from leaderboard import formatting, tables, views
+from leaderboard.gallery import CAPTIONS, write_gallery
+
+#: A folder with this file was built here and may be replaced.
+MARKER = ".worst-case-bench-site"
+
+#: The suite shown first when there are several.
+PREFERRED_SUITE = "digits"
+
+
+def build(results: Path, out: Path) -> Path:
+    """Build the site of everything stored below ``results`` in the folder ``out``; returns its ``index.html``.
+
+    Raises:
+        InputError: when there are no results, or ``out`` is not a place to write a site to (see :func:`render`).
+    """
+    suites = sorted(path.parent.name for path in results.glob("*/suite.json"))
+    if not suites:
+        raise InputError(f"{results}: holds no results (no <suite>/suite.json; run `bench evaluate` first)")
+    return render([summarise(results, suite) for suite in suites], results, out)
+
+
+def render(summaries: list[SuiteSummary], results: Path, out: Path) -> Path:
+    """Render summaries as a site in the folder ``out``; returns its ``index.html``.
+
+    The site is written beside ``out`` and renamed, so an interrupted build leaves what was there before. A site
+    built earlier is replaced as a whole.
+
+    Args:
+        summaries: one per suite; suites without any defense are left out.
+        results: the results folder, read for the gallery images alone.
+        out: the folder of the site.
+
+    Raises:
+        InputError: when no suite has a defense; when ``out`` holds something other than a site, or cannot be
+            written.
+    """
+    shown = [suite for suite in summaries if suite.defenses]
+    if not shown:
+        raise InputError(f"{results}: holds no results of any defense (run `bench evaluate` first)")
+    shown.sort(key=lambda suite: (suite.record.name != PREFERRED_SUITE, suite.record.name))
+    with _replacing(out) as folder:
+        _write_assets(folder)
+        environment = _environment()
+        taken: set[str] = {"assets"}
+        pages = [
+            _SuitePages.of(suite, formatting.file_name(suite.record.name, taken), i == 0)
+            for i, suite in enumerate(shown)
+        ]
+        for one in pages:
+            _write_suite(environment, one, pages, results, folder)
+    return out / "index.html"
+
+
+@dataclass(frozen=True)
+class _SuitePages:
+    """A suite and the paths of its pages, relative to the root of the site."""
+
+    suite: SuiteSummary
+    index: str
+    base: str  # everything but the default suite's index lies below
+    attacks: list[AttackRecord]
+    attack_keys: dict[str, str]
+    defense_keys: dict[str, str]
+
+    @classmethod
+    def of(cls, suite: SuiteSummary, base: str, default: bool) -> _SuitePages:
+        attacks = views.attacks_of(suite)
+        taken: set[str] = set()
+        attack_keys = {attack.name: formatting.file_name(attack.name, taken) for attack in attacks}
+        taken = set()
+        defense_keys = {d.slug: formatting.file_name(d.slug, taken) for d in suite.defenses}
+        index = "index.html" if default else f"{base}/index.html"
+        return cls(suite, index, base, attacks, attack_keys, defense_keys)
+
+    def defense(self, defense: DefenseSummary) -> str:
+        return f"{self.base}/defenses/{self.defense_keys[defense.slug]}.html"
+
+    def attack(self, name: str) -> str:
+        return f"{self.base}/attacks/{self.attack_keys[name]}.html"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("leaderboard"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for write in (
+        formatting.percent,
+        formatting.interval,
+        formatting.with_interval,
+        formatting.points,
+        formatting.ratio,
+        formatting.count,
+        formatting.duration,
+        formatting.compact,
+        formatting.parameters,
+        formatting.day,
+        formatting.web_address,
+    ):
+        environment.filters[write.__name__] = write
+    environment.globals.update(
+        radius=formatting.radius, captions=CAPTIONS, groups=views.GROUPS, views=views, missing=formatting.MISSING
+    )
+    return environment
+
+
+def _write_suite(
+    environment: jinja2.Environment, pages: _SuitePages, switcher: list[_SuitePages], results: Path, root: Path
+) -> None:
+    suite = pages.suite
+
+    def page(template: str, path: str, **context: Any) -> None:
+        href = partial(posixpath.relpath, start=posixpath.dirname(path) or ".")
+        text = environment.get_template(template).render(
+            suite=suite, pages=pages, switcher=switcher, path=path, href=href, **context
+        )
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+    tables.write_table(root / pages.base / "leaderboard", tables.leaderboard_rows(suite))
+    every_cell = [(d, cell) for d in suite.defenses for cell in d.attacks]
+    tables.write_table(root / pages.base / "cells", [tables.cell_row(suite, *pair) for pair in every_cell])
+    page("index.html", pages.index)
+    for defense in suite.defenses:
+        key = pages.defense_keys[defense.slug]
+        own = [tables.cell_row(suite, defense, cell) for cell in defense.attacks]
+        tables.write_table(root / pages.base / "defenses" / key, own)
+        stored = Store(results, suite.record.name).defense_folder(defense.record.name) / "gallery.safetensors"
+        gallery = write_gallery(stored, defense.record.gallery, root, f"{pages.base}/images/{key}")
+        page("defense.html", pages.defense(defense), defense=defense, gallery=gallery)
+    for attack in pages.attacks:
+        own = [tables.cell_row(suite, d, cell) for d, cell in every_cell if cell.record.name == attack.name]
+        tables.write_table(root / pages.base / "attacks" / pages.attack_keys[attack.name], own)
+        page("attack.html", pages.attack(attack.name), attack=attack)
+
+
+def _write_assets(folder: Path) -> None:
+    (folder / "assets").mkdir()
+    for asset in files("leaderboard").joinpath("assets").iterdir():
+        (folder / "assets" / asset.name).write_bytes(asset.read_bytes())
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``out`` when the block ends well and vanishes when it does not."""
+    out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out {out}: is not a folder")
+    try:
+        if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+            raise InputError(f"out {out}: is not empty and not a site built before; choose another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
+    try:
+        staging.chmod(0o755)  # mkdtemp makes it private, and a web server has to read it
+        (staging / MARKER).write_text("Built from results files; the next build replaces this whole folder.\n")
+        yield staging
+        _swap(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Rename ``new`` to ``out``; what ``out`` was is deleted only once the new folder is in its place."""
+    if not out.exists():
+        new.rename(out)
+        return
+    old = new.with_suffix(".old")
+    try:
+        out.rename(old)
+    except OSError as error:
+        raise InputError(f"out {out}: cannot be replaced ({error.strerror})") from None
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)

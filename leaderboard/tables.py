@@ -1,0 +1,122 @@
+"""The downloads beside each table: the same rows as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
+
+Row = dict[str, Any]
+
+
+def _estimate(name: str, estimate: Estimate | None) -> Row:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": None}
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": estimate.n,
+    }
+
+
+def _setting(suite: SuiteSummary) -> Row:
+    record = suite.record
+    return {"suite": record.name, "data": record.data, "norm": record.norm, "eps": record.eps, "seed": record.seed}
+
+
+def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
+    """One row per defense: what the main table shows, shares in [0, 1], times in seconds."""
+    rows = []
+    for defense in suite.defenses:
+        record, timing, detection = defense.record, defense.record.timing, defense.detection
+        rows.append(
+            {
+                "rank": defense.rank,
+                "defense": record.name,
+                "title": record.title,
+                "family": record.family,
+                "tags": record.tags,
+                "complete": defense.complete,
+                **_estimate("standard_accuracy", defense.standard),
+                **_estimate("worst_case_robust_accuracy", defense.worst_case),
+                "worst_attack": defense.worst_attack,
+                "detection_accuracy": detection.accuracy if detection else None,
+                **_estimate("false_positive_rate", detection.false_positive_rate if detection else None),
+                **_estimate("true_positive_rate", detection.true_positive_rate if detection else None),
+                "inference_ratio": timing.ratio if timing else None,
+                "seconds_per_1000": timing.seconds_per_1000 if timing else None,
+                "training_seconds": timing.training_seconds if timing else None,
+                "flags": [flag.id for flag in defense.flags],
+                **_setting(suite),
+                "git_commit": record.provenance.git_commit,
+                "ended": record.provenance.ended,
+            }
+        )
+    return rows
+
+
+def cell_row(suite: SuiteSummary, defense: DefenseSummary, cell: AttackSummary) -> Row:
+    """One defense × attack cell with its budget, cost and status."""
+    return {
+        "defense": defense.record.name,
+        "attack": cell.record.name,
+        "function": cell.record.function,
+        "knowledge": cell.record.knowledge,
+        "counted": cell.record.counted,
+        "status": cell.status,
+        **_estimate("robust_accuracy", cell.robust),
+        "is_worst": cell.record.name == defense.worst_attack,
+        "worst_for": cell.worst_for,
+        "mean_forward": cell.mean_forward,
+        "mean_backward": cell.mean_backward,
+        "seconds_per_example": cell.seconds_per_example,
+        "prepare_seconds": cell.prepare_seconds,
+        "zero_gradient_share": cell.zero_gradient_share,
+        "detection_rate": cell.detection_rate,
+        "violations": cell.violations,
+        "errors": cell.errors,
+        "notes": cell.notes,
+        "attack_eps": cell.record.eps,
+        "params": cell.record.params,
+        **_setting(suite),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: both are missing values here."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _field(value: Any) -> Any:
+    """One CSV field. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    value = _plain(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = "; ".join(value)
+    elif isinstance(value, (list, dict)):
+        value = json.dumps(value, default=str)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def write_table(stem: Path, rows: list[Row]) -> None:
+    """Write ``stem.csv`` and ``stem.json``; an empty table is an empty list and a file without rows."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(rows), indent=1, allow_nan=False, default=str, ensure_ascii=False)
+    Path(f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    with Path(f"{stem}.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if rows:
+            writer.writerow(rows[0])
+        writer.writerows([_field(value) for value in row.values()] for row in rows)

@@ -1,0 +1,169 @@
+"""What the templates show that is not already a field of a summary."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from bench.flags import Flag
+from bench.records import AttackRecord
+from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
+
+#: Statuses in which a cell has nothing left to run.
+SETTLED = ("complete", "not-applicable")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A kind of attack, as the columns of the matrix are grouped."""
+
+    id: str
+    title: str
+    text: str
+
+
+GROUPS = (
+    Group("plain", "Plain autograd", "white-box gradients by automatic differentiation of the defense as it is"),
+    Group(
+        "adapted",
+        "Adapted gradients",
+        "white-box gradients that get round what the defense hides: BPDA, EOT, finite differences, "
+        "reparameterization",
+    ),
+    Group("score", "Scores", "sees logits only"),
+    Group("decision", "Labels", "sees predicted labels only"),
+    Group("transfer", "No access", "sees nothing of the defense"),
+    Group("sanity", "Not counted", "sanity checks outside the threat model; no part of the worst case"),
+)
+
+
+def group_of(attack: AttackRecord) -> str:
+    """The id of the group an attack belongs to.
+
+    A gradient attack is plain when its ``estimator`` is ``exact``, or when it has no such parameter.
+    """
+    if not attack.counted:
+        return "sanity"
+    if attack.knowledge != "gradient":
+        return attack.knowledge
+    estimator = attack.params.get("estimator", "exact")
+    return "plain" if estimator in ("exact", {"exact": {}}) else "adapted"
+
+
+def attacks_of(suite: SuiteSummary) -> list[AttackRecord]:
+    """The suite's attacks, then those that only a defense's results know, in the order of the groups."""
+    found = {attack.name: attack for attack in suite.record.attacks}
+    for defense in suite.defenses:
+        for cell in defense.attacks:
+            found.setdefault(cell.record.name, cell.record)
+    order = [group.id for group in GROUPS]
+    return sorted(found.values(), key=lambda attack: order.index(group_of(attack)))
+
+
+def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
+    """The cells of a defense by the name of the attack."""
+    return {cell.record.name: cell for cell in defense.attacks}
+
+
+def unfinished(defense: DefenseSummary) -> list[str]:
+    """What is missing of a defense's evaluation: ``pgd: failed``."""
+    return [f"{cell.record.name}: {cell.status}" for cell in defense.attacks if cell.status not in SETTLED]
+
+
+def weakest_of(defense: DefenseSummary, group: str) -> AttackSummary | None:
+    """The cell of a group that left the least accuracy, or None when the group has no result."""
+    measured = [c for c in defense.attacks if c.robust is not None and group_of(c.record) == group]
+    return min(measured, key=lambda c: c.robust.value if c.robust else math.inf, default=None)
+
+
+def autograd_gap(defense: DefenseSummary) -> float | None:
+    """By how much plain autograd alone would overstate the defense: its lowest accuracy minus the worst case."""
+    cell = weakest_of(defense, "plain")
+    return cell.robust.value - defense.worst_case.value if cell and cell.robust else None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of the survival plot; ``together`` is the accuracy under this and all attacks above it."""
+
+    name: str
+    group: str
+    robust: Estimate
+    together: float | None
+
+
+def survival_plot(defense: DefenseSummary) -> list[Bar]:
+    """The counted attacks of a defense, strongest first.
+
+    ``together`` is left out for a randomised defense: there, the minimum over attacks of shares of draws counts
+    luck as strength, which the worst case on fresh draws avoids.
+    """
+    measured = [(c.robust, c.record) for c in defense.attacks if c.record.counted and c.robust]
+    measured.sort(key=lambda pair: pair[0].value)
+    certain = all(share in (0, 1) for shares in defense.survival.values() for share in shares)
+    alive: list[float] = []
+    bars = []
+    for robust, record in measured:
+        shares = defense.survival.get(record.name)
+        if shares:
+            alive = [min(pair) for pair in zip(alive, shares, strict=True)] if alive else shares
+        together = sum(alive) / len(alive) if certain and shares else None
+        bars.append(Bar(record.name, group_of(record), robust, together))
+    return bars
+
+
+@dataclass(frozen=True)
+class RaisedFlag:
+    """A flag and the defenses that carry it; ``texts`` holds each wording once."""
+
+    flag: Flag
+    defenses: list[DefenseSummary]
+    texts: list[str]
+
+
+def flags_of(suite: SuiteSummary) -> list[RaisedFlag]:
+    """Every flag raised in a suite, most frequent first."""
+    raised: dict[str, RaisedFlag] = {}
+    for defense in suite.defenses:
+        for flag in defense.flags:
+            entry = raised.setdefault(flag.id, RaisedFlag(flag, [], []))
+            if defense not in entry.defenses:
+                entry.defenses.append(defense)
+            if flag.text not in entry.texts:
+                entry.texts.append(flag.text)
+    return sorted(raised.values(), key=lambda entry: -len(entry.defenses))
+
+
+def tied_ranks(suite: SuiteSummary) -> set[int]:
+    """Ranks that more than one defense holds."""
+    return {rank for rank, times in Counter(defense.rank for defense in suite.defenses).items() if times > 1}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of an attack's page."""
+
+    defense: DefenseSummary
+    cell: AttackSummary | None
+
+
+def results_of(suite: SuiteSummary, attack: str) -> list[Result]:
+    """What an attack left of each defense, most first; defenses without a number last."""
+
+    def key(result: Result) -> float:
+        return -result.cell.robust.value if result.cell and result.cell.robust else math.inf
+
+    return sorted((Result(defense, cells(defense).get(attack)) for defense in suite.defenses), key=key)
+
+
+def commits(suite: SuiteSummary) -> list[str]:
+    """The code versions the results come from, shortened, each once; ``+`` marks uncommitted changes."""
+    found = []
+    for defense in suite.defenses:
+        origin = defense.record.provenance
+        if origin.git_commit:
+            label = origin.git_commit[:10] + ("+" if origin.git_dirty else "")
+            if label not in found:
+                found.append(label)
+    return found
