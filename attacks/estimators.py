@@ -26,9 +26,14 @@ from bench.target import Evaluation, Target
 
 @runtime_checkable
 class Estimator(Protocol):
-    """How to get a gradient. ``true_forward``: whether its logits are those of the defense itself."""
+    """How to get a gradient.
+
+    ``true_forward``: whether its logits are those of the defense itself. ``prepares``: whether ``prepare`` does
+    anything.
+    """
 
     true_forward: bool
+    prepares: bool
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
         """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
@@ -43,6 +48,7 @@ class _Differentiable:
     """An estimator defined by a differentiable path from x to logits."""
 
     true_forward = True
+    prepares = False
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -145,6 +151,7 @@ class Reparameterized(_Differentiable):
     """
 
     true_forward = False
+    prepares = True
     epochs: int = 30
     width: int = 32
 
@@ -172,6 +179,7 @@ class FiniteDifference:
     """
 
     true_forward = True
+    prepares = False
     samples: int = 50
     sigma: float = 0.03
 
@@ -215,6 +223,10 @@ class EOT:
     @property
     def true_forward(self) -> bool:  # type: ignore[override]
         return self.of.true_forward
+
+    @property
+    def prepares(self) -> bool:  # type: ignore[override]
+        return self.of.prepares
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
         m = self.samples if target.randomized else 1

@@ -33,6 +33,11 @@ def prepare_estimator(context: PrepareContext, *, estimator: EstimatorLike, **_:
     return as_estimator(estimator).prepare(context)
 
 
+def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
+    """Whether the estimator has anything to learn."""
+    return as_estimator(estimator).prepares
+
+
 @attack(
     "pgd",
     knowledge="gradient",
@@ -40,6 +45,7 @@ def prepare_estimator(context: PrepareContext, *, estimator: EstimatorLike, **_:
     paper="Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks",
     url="https://arxiv.org/abs/1706.06083",
     prepare=prepare_estimator,
+    prepares=estimator_prepares,
 )
 def pgd(
     target: Target,

@@ -55,6 +55,7 @@ class AttackSpec:
         paper: authors, year, title; url: where to read it.
         prepare: ``(PrepareContext, **parameters) -> dict of tensors``, computed once per cell (or once per data
             set when ``prepare_scope`` is ``"data"``), stored, and given to the function as ``target.prepared``.
+        prepares: ``(**parameters) -> bool``: whether these parameters need the preparation at all.
     """
 
     name: str
@@ -65,6 +66,7 @@ class AttackSpec:
     url: str
     prepare: Callable[..., dict[str, Tensor]] | None = None
     prepare_scope: Literal["data", "defense"] = "defense"
+    prepares: Callable[..., bool] = lambda **_: True
 
     @property
     def summary(self) -> str:
@@ -112,13 +114,14 @@ def attack(
     url: str = "",
     prepare: Callable[..., dict[str, Tensor]] | None = None,
     prepare_scope: Literal["data", "defense"] = "defense",
+    prepares: Callable[..., bool] = lambda **_: True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
     if knowledge not in KNOWLEDGE:
         raise InputError(f"attack {name}: knowledge {knowledge!r} is not one of {', '.join(KNOWLEDGE)}")
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        spec = AttackSpec(name, function, knowledge, norms, paper, url, prepare, prepare_scope)
+        spec = AttackSpec(name, function, knowledge, norms, paper, url, prepare, prepare_scope, prepares)
         function.attack = spec  # type: ignore[attr-defined]
         return function
 

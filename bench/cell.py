@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from bench.attack import PrepareContext
 from bench.config import ResolvedAttack, Suite, resolve_attacks
 from bench.data import Data, Split, load_data
 from bench.defense import Defense, DefenseSpec
-from bench.digest import digest
+from bench.digest import digest, state_digest
 from bench.errors import InputError, NotApplicable
 from bench.judge import Draws, judge
 from bench.plugins import load_defense
@@ -26,14 +25,12 @@ from bench.records import CLEAN, ShardRecord
 from bench.seeding import generator, seeded
 from bench.store import Store
 from bench.target import Target
-from bench.threat import ThreatModel
 
 
 @dataclass(frozen=True)
 class Setting:
     """Everything a worker needs to set up one defense in one suite again."""
 
-    suite_name: str
     suite: Suite
     spec: DefenseSpec
     device: str
@@ -47,7 +44,7 @@ class Setting:
 
     @property
     def store(self) -> Store:
-        return Store(self.results, self.suite_name)
+        return Store(self.results, self.suite.name)
 
     @property
     def draws(self) -> Draws:
@@ -76,25 +73,15 @@ def select_examples(suite: Suite, data: Data) -> Split:
 
 def open_context(setting: Setting) -> Context:
     """Load data, defense and attacks once per process and setting."""
-    key = digest(setting.suite_name, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
+    key = digest(setting.suite.name, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
         data = load_data(setting.suite.data, setting.data_root)
         loaded = load_defense(setting.spec, data.info, torch.device(setting.device))
-        attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, setting.suite_name)}
+        attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}
         examples = select_examples(setting.suite, data)
         _contexts[key] = Context(data, examples, ready(loaded.defense), attacks)
     return _contexts[key]
-
-
-def state_digest(defense: Defense) -> str:
-    """SHA-256 over names and values of all parameters and buffers."""
-    sha = hashlib.sha256()
-    for name, value in sorted(defense.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(str(value.dtype).encode() + str(tuple(value.shape)).encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def prepare(setting: Setting, attack_name: str, path: Path) -> float:
@@ -129,13 +116,12 @@ def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float]:
 
 def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, key: str, **fields: Any) -> ShardRecord:
     """A shard record without rows; ``fields`` say how it ended."""
-    now = provenance.now()
     filled: dict[str, Any] = {
         "draws_select": setting.draws.select,
         "draws_report": setting.draws.report,
         "seconds": 0.0,
         "rows": [],
-        "provenance": provenance.finish(now, setting.command),
+        "provenance": provenance.finish(provenance.start(setting.command), setting.device),
         **fields,
     }
     return ShardRecord(
@@ -143,7 +129,7 @@ def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, ke
         suite_key=setting.suite_key,
         defense_key=setting.defense_key,
         attack_key=CLEAN if attack is None else attack_key(attack),
-        suite=setting.suite_name,
+        suite=setting.suite.name,
         defense=setting.spec.name,
         attack=CLEAN if attack is None else attack.name,
         shard=shard,
@@ -166,8 +152,8 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
     ids = context.examples.ids[rows]
     entry = None if attack_name == CLEAN else context.attacks[attack_name]
     stream = (suite.seed, setting.spec.name, attack_name, shard)
-    started = provenance.now()
-    threat = ThreatModel(suite.threat_model.norm, suite.threat_model.eps) if entry is None else entry.threat
+    clock = provenance.start(setting.command)
+    threat = suite.threat if entry is None else entry.threat
     tensors, prepare_seconds = read_prepared(prepared)
     target = Target(
         defense,
@@ -181,7 +167,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         batch_size=suite.batch_size,
     )
     before = state_digest(defense)
-    clock = time.perf_counter()
+    start = time.perf_counter()
     x_adv = x
     if entry is not None:
         try:
@@ -197,7 +183,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
             raise InputError(f"attack {entry.name}: returned {type(x_adv).__name__} instead of a tensor")
     if x.is_cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - clock
+    seconds = time.perf_counter() - start
     notes = sorted(target.counts.notes)
     if state_digest(defense) != before:
         notes.append("the attack changed parameters or buffers of the defense")
@@ -225,12 +211,8 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         notes=notes,
         seconds=seconds,
         prepare_seconds=prepare_seconds,
-        provenance=provenance.finish(started, setting.command),
+        provenance=provenance.finish(clock, setting.device),
         rows=judged,
     )
     setting.store.write_shard(record, None if entry is None else x_adv)
     return record.status
-
-
-__all__ = ["Context", "Setting", "open_context", "prepare", "run_shard", "select_examples", "state_digest"]
-

@@ -57,7 +57,8 @@ class LocalEngine:
     """Worker processes on this machine.
 
     Every worker computes with one CPU thread whatever their number, so that rows do not depend on it. A worker
-    that dies, hangs past its timeout or runs out of memory costs its job, not the run.
+    that dies, hangs past its timeout or runs out of memory costs its job, not the run. Use it as a context
+    manager: workers are kept from one ``run`` to the next, and ended at the end.
 
     Args:
         workers: number of processes.
@@ -65,29 +66,33 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._crew: list[_Worker] = []
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._crew:
+            worker.stop()
+        self._crew.clear()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         waiting = list(reversed(jobs))
-        crew: list[_Worker] = []
-        try:
-            while waiting or any(worker.job for worker in crew):
-                for worker in crew:
-                    if waiting and worker.job is None:
-                        worker.start(waiting.pop())
-                while waiting and len(crew) < self.workers:
-                    crew.append(_Worker())
-                    crew[-1].start(waiting.pop())
-                busy = [worker for worker in crew if worker.job]
-                wait([worker.pipe for worker in busy], timeout=_next_deadline(busy))
-                for worker in busy:
-                    outcome = worker.poll()
-                    if outcome is not None:
-                        if not worker.alive:
-                            crew.remove(worker)
-                        yield outcome
-        finally:
-            for worker in crew:
-                worker.stop()
+        while waiting or any(worker.job for worker in self._crew):
+            for worker in self._crew:
+                if waiting and worker.job is None:
+                    worker.start(waiting.pop())
+            while waiting and len(self._crew) < self.workers:
+                self._crew.append(_Worker())
+                self._crew[-1].start(waiting.pop())
+            busy = [worker for worker in self._crew if worker.job]
+            wait([worker.pipe for worker in busy], timeout=_next_deadline(busy))
+            for worker in busy:
+                outcome = worker.poll()
+                if outcome is not None:
+                    if not worker.alive:
+                        self._crew.remove(worker)
+                    yield outcome
 
 
 def _next_deadline(busy: list[_Worker]) -> float | None:

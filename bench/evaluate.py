@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,17 +18,15 @@ from bench.cell import (
     prepare,
     run_shard,
     select_examples,
-    state_digest,
 )
 from bench.config import ResolvedAttack, Suite, resolve_attacks
 from bench.data import Data, data_digest, load_data
-from bench.defense import DefenseSpec, count_parameters
-from bench.digest import code_digest, digest
+from bench.defense import DefenseSpec, count_parameters, freeze
+from bench.digest import code_digest, digest, state_digest
 from bench.engine import Engine, Job, Outcome
-from bench.errors import InputError, did_you_mean
 from bench.gallery import make_gallery
 from bench.judge import judge
-from bench.plugins import LoadedDefense, load_defense
+from bench.plugins import LoadedDefense, build_defense, load_defense
 from bench.probe import probe, ready
 from bench.progress import Display, Tracker
 from bench.records import (
@@ -39,7 +38,6 @@ from bench.records import (
     SuiteRecord,
 )
 from bench.store import Store, check_writable
-from bench.threat import ThreatModel
 from bench.timing import measure
 
 
@@ -47,7 +45,6 @@ from bench.timing import measure
 class Request:
     """What ``bench evaluate`` was asked for."""
 
-    suite_name: str
     suite: Suite
     defenses: Sequence[DefenseSpec]
     attacks: Sequence[str]  # empty: all
@@ -71,22 +68,12 @@ class Cell:
         return CLEAN if self.attack is None else self.attack.name
 
 
-def chosen_attacks(request: Request) -> list[ResolvedAttack]:
-    """The attacks asked for, in the suite's order. Raises :class:`InputError` for a name the suite lacks."""
-    entries = resolve_attacks(request.suite, request.suite_name)
-    names = [entry.name for entry in entries]
-    for name in request.attacks:
-        if name not in names:
-            raise InputError(f"attack {name!r} is not in suite {request.suite_name!r}{did_you_mean(name, names)}")
-    return [entry for entry in entries if not request.attacks or entry.name in request.attacks]
-
-
 def suite_record(request: Request, data: Data) -> SuiteRecord:
     """The record of the suite with its examples and all its attacks."""
     suite = request.suite
     examples = select_examples(suite, data)
-    threat = ThreatModel(suite.threat_model.norm, suite.threat_model.eps)
-    fixed = {
+    threat = suite.threat
+    fixed: dict[str, Any] = {
         "data": suite.data,
         "split": suite.split,
         "norm": threat.norm,
@@ -110,11 +97,11 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
             paper=entry.spec.paper,
             url=entry.spec.url,
         )
-        for entry in resolve_attacks(suite, request.suite_name)
+        for entry in resolve_attacks(suite, problems=[])
     ]
     return SuiteRecord(
         key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
-        name=request.suite_name,
+        name=suite.name,
         description=suite.description,
         shape=data.info.shape,
         class_names=data.class_names,
@@ -134,12 +121,13 @@ class Evaluation:
     def __init__(self, request: Request, engine: Engine, display: Display) -> None:
         self.request, self.engine, self.display = request, engine, display
         check_writable(request.results)
-        self.attacks = chosen_attacks(request)
+        self.warnings: list[str] = []
+        self.attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
-        self.store = Store(request.results, request.suite_name)
+        self.store = Store(request.results, request.suite.name)
         self.suite = suite_record(request, self.data)
         self.device = torch.device(request.device)
-        self.threat = ThreatModel(self.suite.norm, self.suite.eps)
+        self.threat = request.suite.threat
         self.settings = [self._open(spec) for spec in request.defenses]
 
     # -- checking and recording -----------------------------------------------------------------------------
@@ -150,7 +138,7 @@ class Evaluation:
         return loaded
 
     def _open(self, spec: DefenseSpec) -> tuple[Setting, DefenseRecord]:
-        started = provenance.now()
+        clock = provenance.start(self.request.command)
         suite, loaded = self.request.suite, self._load(spec)
         defense = loaded.defense
         found = probe(
@@ -161,13 +149,13 @@ class Evaluation:
             seed=suite.seed,
             batch_size=suite.batch_size,
         )
-        key = digest(code_digest(type(defense)), code_digest(loaded.source), spec.params, state_digest(defense))
+        key = digest(loaded.code, spec.params, state_digest(defense))
         card = defense.card
         before = self.store.defense(spec.name)
         record = DefenseRecord(
             key=key,
             name=spec.name,
-            reference=provenance.shown(spec.reference),
+            reference=provenance.shorten(spec.reference),
             params=spec.params,
             title=card.title,
             summary=card.summary,
@@ -181,10 +169,9 @@ class Evaluation:
             training=loaded.training,
             probe=found,
             timing=before.timing if before and before.key == key else None,
-            provenance=provenance.finish(started, self.request.command),
+            provenance=provenance.finish(clock, self.device),
         )
         setting = Setting(
-            suite_name=self.request.suite_name,
             suite=suite,
             spec=spec,
             device=self.request.device,
@@ -221,7 +208,7 @@ class Evaluation:
         if attack is not None:
             code = code_digest(attack.spec.function)
             parts += [attack.name, attack_key(attack), code]
-            if attack.spec.prepare is not None:
+            if attack.spec.prepare is not None and attack.spec.prepares(**attack.params):
                 of_data = attack.spec.prepare_scope == "data"
                 made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
                 about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, parts[-4])
@@ -307,10 +294,11 @@ class Evaluation:
         context = open_context(setting)
         timing = record.timing
         if timing is None:
-            reference = self._load(DefenseSpec(self.request.suite.reference)).defense
+            # Untrained: how long a network takes does not depend on its weights.
+            reference = build_defense(DefenseSpec(self.request.suite.reference), self.data.info)
             timing = measure(
                 context.defense,
-                reference,
+                freeze(reference).to(self.device),
                 context.examples.x[:256].to(self.device),
                 training_seconds=record.training.get("seconds"),
             )
@@ -318,6 +306,3 @@ class Evaluation:
         if images:
             self.store.write_tensors(self.store.defense_folder(record.name) / "gallery.safetensors", images)
         self.store.write_defense(record.model_copy(update={"timing": timing, "gallery": entries}))
-
-
-__all__ = ["Evaluation", "Request"]

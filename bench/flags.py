@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.threat import format_eps
 
 if TYPE_CHECKING:
-    from bench.summary import AttackSummary, DefenseResults, Flag
+    from bench.summary import AttackSummary, DefenseResults
 
 #: By how much one family of attacks must beat another before it is worth a warning (deterministic, randomised).
 #: 0.2 points is AutoAttack's own threshold for Square against the white-box attacks.
 BEATS, BEATS_RANDOMIZED = 0.002, 0.01
 #: How far above chance an unbounded attack may leave a defense.
 ABOVE_CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A warning beside a result. ``kind`` is ``info`` or ``warning``."""
+
+    id: str
+    title: str
+    text: str
+    kind: str = "warning"
 
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
@@ -23,18 +34,12 @@ def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: 
     return sorted(found, key=lambda flag: flag.kind != "warning")
 
 
-def _flag(id_: str, title: str, text: str, kind: str = "warning") -> Flag:
-    from bench.summary import Flag
-
-    return Flag(id_, title, text, kind)
-
-
 def _incomplete(attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     if complete:
         return []
     lacking = [f"{a.record.name} ({a.status})" for a in attacks if a.status not in ("complete", "not-applicable")]
     what = ", ".join(lacking) or "clean inputs"
-    return [_flag("incomplete", "incomplete", f"Not every attack has finished: {what}. The number can only fall.")]
+    return [Flag("incomplete", "incomplete", f"Not every attack has finished: {what}. The number can only fall.")]
 
 
 def _probe(results: DefenseResults) -> list[Flag]:
@@ -44,22 +49,22 @@ def _probe(results: DefenseResults) -> list[Flag]:
         text = f"Two passes of one input differ. Every number is a mean over {draws} that no attack has seen."
         if not probe.declared_randomized:
             text += " The defense does not declare it; the harness measured it."
-        flags.append(_flag("randomized", "randomised", text, "info"))
+        flags.append(Flag("randomized", "randomised", text, "info"))
     if probe.outputs_are_probabilities:
         text = "Outputs are probabilities, not logits: the gradient of a loss vanishes where they saturate."
-        flags.append(_flag("probabilities", "probabilities", text))
+        flags.append(Flag("probabilities", "probabilities", text))
     if probe.gradient == "missing":
         text = "No gradient reaches the input by plain automatic differentiation; PGD as it is cannot attack this."
-        flags.append(_flag("missing-gradient", "no gradient", text))
+        flags.append(Flag("missing-gradient", "no gradient", text))
     elif probe.gradient == "zero":
         share = f"{100 * probe.zero_gradient_share:.0f} %"
         text = f"The gradient is exactly zero on {share} of probed inputs: gradient attacks start blind there."
-        flags.append(_flag("zero-gradient", "zero gradient", text))
+        flags.append(Flag("zero-gradient", "zero gradient", text))
     elif probe.gradient == "nonfinite":
-        flags.append(_flag("nonfinite-gradient", "NaN gradient", "Gradients contain NaN or infinite entries."))
+        flags.append(Flag("nonfinite-gradient", "NaN gradient", "Gradients contain NaN or infinite entries."))
     if probe.batch_dependent:
         text = "The logits of an image change with the other images of its batch."
-        flags.append(_flag("batch-dependent", "batch-dependent", text))
+        flags.append(Flag("batch-dependent", "batch-dependent", text))
     return flags
 
 
@@ -81,7 +86,7 @@ def _orderings(results: DefenseResults) -> list[Flag]:
                 f"{', '.join(names)}, without gradients, lower the worst case by {100 * gain:.1f} points below what "
                 "the white-box attacks reach: those are obstructed, and a better one would lower it further."
             )
-            flags.append(_flag(id_, title, text))
+            flags.append(Flag(id_, title, text))
     return flags
 
 
@@ -97,7 +102,7 @@ def _unbounded(results: DefenseResults, attacks: list[AttackSummary]) -> list[Fl
                 f"{attack.record.name} with eps {format_eps(attack.record.eps)} may paint any image and still leaves "
                 f"{100 * attack.robust.value:.1f} % (chance is {100 * chance:.0f} %): its gradients are useless here."
             )
-            flags.append(_flag("unbounded-fails", "unbounded attack fails", text))
+            flags.append(Flag("unbounded-fails", "unbounded attack fails", text))
     return flags
 
 
@@ -106,4 +111,4 @@ def _refused(attacks: list[AttackSummary]) -> list[Flag]:
     if not refused:
         return []
     what = ", ".join(f"{name} ({count})" for name, count in refused.items())
-    return [_flag("violations", "inputs refused", f"The judge refused adversarial inputs outside the rules: {what}.")]
+    return [Flag("violations", "inputs refused", f"The judge refused adversarial inputs outside the rules: {what}.")]

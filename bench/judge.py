@@ -12,6 +12,7 @@ which the worst attack of an example is chosen later, and ``report``, on which i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def judge(
             return (outcome.correct - (outcome.rejected - outcome.caught)).tolist()
         return (outcome.correct + outcome.caught).tolist()
 
-    columns = {
+    columns: dict[str, list[Any]] = {
         "prediction": report.prediction.tolist(),
         "select_correct": select.correct.tolist(),
         "select_robust": survived(select),

@@ -21,14 +21,14 @@ def clock(seconds: float) -> str:
 class Tracker:
     """Counts shards and predicts the time left.
 
-    A shard not yet run is expected to take the mean of the finished shards of its own attack (of this run or,
-    through ``known``, of an earlier one), and failing that the mean of all finished ones.
+    A shard not yet run is expected to take the mean of the finished shards of its own attack, and failing that
+    the mean over all attacks with a finished shard.
     """
 
-    def __init__(self, jobs: dict[str, str], workers: int, known: dict[str, list[float]] | None = None) -> None:
+    def __init__(self, jobs: dict[str, str], workers: int) -> None:
         self._attack_of = dict(jobs)
         self._left = set(jobs)
-        self._seconds: dict[str, list[float]] = defaultdict(list, {k: list(v) for k, v in (known or {}).items()})
+        self._seconds: dict[str, list[float]] = defaultdict(list)
         self._workers = max(1, workers)
         self._start = time.monotonic()
         self.total = len(jobs)

@@ -161,8 +161,8 @@ class Store:
         write_atomically(path, to_json(record).encode())
 
     def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        write_atomically(path, safetensors.torch.save(contiguous, metadata))
+        owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}  # no shared memory
+        write_atomically(path, safetensors.torch.save(owned, metadata))
 
 
 def suites(root: Path) -> list[str]:

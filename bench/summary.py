@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import InputError
+from bench.flags import Flag, find_flags
 from bench.metrics import Array, wilson, worst_case
 from bench.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.store import Store, read_record, slug
@@ -58,16 +59,6 @@ class DetectionSummary:
     accuracy: float | None  # balanced: (TPR + TNR) / 2
     robust_with_rejection: Estimate  # clean accepted and right, adversarial right or rejected
     robust_without_rejection: Estimate  # the classifier alone
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A warning beside a result. ``kind`` is ``info`` or ``warning``."""
-
-    id: str
-    title: str
-    text: str
-    kind: str = "warning"
 
 
 @dataclass(frozen=True)
@@ -246,8 +237,6 @@ def _detection(results: DefenseResults, names: list[str]) -> DetectionSummary | 
 
 def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -> DefenseSummary | None:
     """Everything shown about one defense; None when it has no clean results. Its rank is still 0."""
-    from bench.flags import find_flags
-
     results = DefenseResults(store, suite, record)
     if not results.measured.any():
         return None

@@ -91,7 +91,8 @@ class Target:
         self.randomized = randomized
         self.prepared = prepared or {}
         self.batch_size = batch_size
-        self.counts = Counts(*(torch.zeros(n, dtype=torch.int64) for _ in range(4)))
+        zeros = torch.zeros(4, n, dtype=torch.int64)
+        self.counts = Counts(zeros[0], zeros[1], zeros[2], zeros[3])
         self._defense = defense
         self._threshold = threshold
 

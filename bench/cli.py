@@ -1,0 +1,300 @@
+"""The command line. Exit codes: 0 done, 1 some cells failed (named), 2 wrong input, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench.errors import InputError
+
+RESULTS = Path("runs")
+
+
+class _Group(click.Group):
+    """Turns the errors a user can meet into one line and exit code 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except InputError as error:
+            _stop(f"error: {error}", 2)
+        except click.ClickException as error:
+            _stop(f"error: {error.format_message()}", 2)
+        except (KeyboardInterrupt, click.Abort):
+            _stop("interrupted: finished shards are kept; run the same command again to go on", 130)
+        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(" ".join(message.split()), err=True)
+    sys.exit(code)
+
+
+def _example(*lines: str) -> str:
+    """The epilog of a help text."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    params = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair!r}: expected name=value")
+        params[name.replace("-", "_")] = value
+    return params
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available here (use auto or cpu)")
+    return name
+
+
+def _workers(asked: int | None, device: str) -> int:
+    if asked is not None:
+        return asked
+    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that meets a suite."""
+    options = [
+        click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
+        click.option("--config", type=click.Path(path_type=Path), help="Another bench.yaml."),
+        click.option("--data", "data_reference", help="Other data: digits, cifar10, fashion-mnist or folder:PATH."),
+        click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets are kept."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _suite(suite_name: str, config: Path | None, data_reference: str | None) -> Any:
+    from bench.config import load_config
+
+    return load_config(config).suite(suite_name).with_data(data_reference)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="worst-case-bench", prog_name="bench")
+def main() -> None:
+    """Attack every defense by the worst of all attacks adapted to it, and publish what is left."""
+
+
+@main.command("list", epilog=_example("bench list attacks"))
+@click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]))
+@click.option("--config", type=click.Path(path_type=Path), help="Another bench.yaml (for suites).")
+def list_(what: str, config: Path | None) -> None:
+    """List what is registered, and where it comes from."""
+    from bench.listing import listing
+
+    table, problems = listing(what, config)
+    Console().print(table)
+    for problem in problems:
+        click.echo(f"skipped: {problem}", err=True)
+
+
+@main.command(epilog=_example("bench check ours", "bench check path/to/mine.py:Mine --suite digits"))
+@click.argument("defense")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defense's checkpoints.")
+@_common
+def check(
+    defense: str,
+    settings: tuple[str, ...],
+    device: str,
+    checkpoints: Path | None,
+    suite_name: str,
+    config: Path | None,
+    data_reference: str | None,
+    data_root: Path | None,
+) -> int:
+    """Check the whole contract of DEFENSE in seconds, each rule a plain sentence."""
+    from bench.check import check_defense
+    from bench.data import load_data
+    from bench.defense import DefenseSpec
+
+    suite = _suite(suite_name, config, data_reference)
+    load_data(suite.data, data_root)
+    console, marks = Console(), {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+    verdicts = []
+    for finding in check_defense(DefenseSpec(defense, _settings(settings), checkpoints), suite, _device(device)):
+        verdicts.append(finding.verdict)
+        console.print(f"{marks[finding.verdict]} {finding.rule}", highlight=False, soft_wrap=True)
+        if finding.detail:
+            console.print(f"    {finding.detail}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    failed, warned = verdicts.count("fail"), verdicts.count("warn")
+    console.print(f"{len(verdicts)} rules: {failed} broken, {warned} with a warning.", highlight=False)
+    return 2 if failed else 0
+
+
+@main.command(epilog=_example("bench train --defense ours --suite digits"))
+@click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
+@click.option("--all", "every", is_flag=True, help="Every registered defense that has a training recipe.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder to write to [default: the defense's own].")
+@_common
+def train(
+    defenses: tuple[str, ...],
+    every: bool,
+    settings: tuple[str, ...],
+    device: str,
+    checkpoints: Path | None,
+    suite_name: str,
+    config: Path | None,
+    data_reference: str | None,
+    data_root: Path | None,
+) -> int:
+    """Train defenses on a suite's data. An interrupted training goes on where it stopped."""
+    from bench.training_run import train_all
+
+    suite = _suite(suite_name, config, data_reference)
+    specs = _specs(defenses, every, settings, checkpoints)
+    return train_all(specs, suite, _device(device), data_root, Console(stderr=True))
+
+
+def _specs(defenses: tuple[str, ...], every: bool, settings: tuple[str, ...], checkpoints: Path | None) -> list[Any]:
+    from bench.defense import DefenseSpec
+    from bench.registry import DEFENSES
+
+    names = list(defenses)
+    if every:
+        loaded, problems = DEFENSES.load_all()
+        for problem in problems:
+            click.echo(f"skipped: {problem}", err=True)
+        names += [name for name in loaded if name not in names]
+    if not names:
+        raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
+    return [DefenseSpec(name, _settings(settings), checkpoints) for name in names]
+
+
+@main.command(
+    epilog=_example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
+)
+@click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
+@click.option("--all", "every", is_flag=True, help="Every registered defense.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
+@click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defense's checkpoints.")
+@_common
+def evaluate(
+    defenses: tuple[str, ...],
+    every: bool,
+    settings: tuple[str, ...],
+    attacks: tuple[str, ...],
+    workers: int | None,
+    device: str,
+    results: Path,
+    checkpoints: Path | None,
+    suite_name: str,
+    config: Path | None,
+    data_reference: str | None,
+    data_root: Path | None,
+) -> int:
+    """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
+    import torch
+
+    from bench import provenance, report
+    from bench.engine import LocalEngine
+    from bench.evaluate import Evaluation, Request
+    from bench.progress import Display
+    from bench.summary import summarise
+
+    torch.set_num_threads(1)  # as in the workers: the probe and the timing must not depend on the machine's cores
+    suite = _suite(suite_name, config, data_reference)
+    device = _device(device)
+    request = Request(
+        suite=suite,
+        defenses=_specs(defenses, every, settings, checkpoints),
+        attacks=attacks,
+        results=results,
+        device=device,
+        data_root=data_root,
+        command=provenance.command_line(),
+    )
+    with LocalEngine(_workers(workers, device)) as engine:
+        evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
+        for warning in evaluation.warnings:
+            click.echo(f"skipped: {warning}", err=True)
+        failures = evaluation.run()
+    click.echo(report.render(summarise(results, suite.name), "table"))
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    return 1 if failures else 0
+
+
+@main.command(epilog=_example("bench report --suite digits --results results --format markdown"))
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table")
+@click.option("--suite", "suite_names", multiple=True, help="Only this suite [default: all with results].")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
+    """Print stored results."""
+    from bench import report as reports
+    from bench.store import suites
+    from bench.summary import summarise
+
+    names = suite_names or suites(results)
+    if not names:
+        raise InputError(f"no results in {results}; run: bench evaluate --defense ours")
+    click.echo("\n\n".join(reports.render(summarise(results, name), form) for name in names))
+
+
+@main.command(epilog=_example("bench leaderboard --results results --out site --serve"))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("site"), show_default=True, help="Site folder.")
+@click.option("--serve", is_flag=True, help="Serve it on this machine afterwards.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+def leaderboard(results: Path, out: Path, serve: bool, port: int) -> None:
+    """Build the static site from stored results."""
+    import leaderboard as site
+
+    index = site.build(results, out)
+    click.echo(f"The leaderboard is at {index}; open it in a browser ({index.resolve().as_uri()}).")
+    if serve:
+        site.serve(out, port)
+
+
+@main.group(epilog=_example("bench new defense my-defense"))
+def new() -> None:
+    """Write a working plugin folder to start from."""
+
+
+@new.command("defense", epilog=_example("bench new defense my-defense"))
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Parent folder [default: here].")
+def new_defense(name: str, out: Path) -> None:
+    """Write a working defense plugin named NAME."""
+    from bench import scaffold
+
+    click.echo(f"Written to {scaffold.new_defense(name, out)}; its README.md says what to run.")
+
+
+@new.command("attack", epilog=_example("bench new attack my-attack"))
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Parent folder [default: here].")
+def new_attack(name: str, out: Path) -> None:
+    """Write a working attack plugin named NAME."""
+    from bench import scaffold
+
+    click.echo(f"Written to {scaffold.new_attack(name, out)}; its README.md says what to run.")
+
+
