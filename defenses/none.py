@@ -1,0 +1,47 @@
+"""No defense: the classifier as it is. The reference that every other defense is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.defense import Card, Claim, DataInfo, Defense
+from defenses.nets import classifier_for
+from defenses.recipes import train_classifier
+
+if TYPE_CHECKING:
+    from bench.training import TrainingRun
+
+_SOURCE = "Xiao & Zheng 2020, tables 2 and 3"
+
+
+class Undefended(Defense):
+    """A naturally trained network.
+
+    Args:
+        data: decides the architecture.
+    """
+
+    card = Card(
+        title="Undefended",
+        summary=(
+            "An ordinary network trained on clean images. Nothing is done to the input. "
+            "It was never thought to be robust. A few gradient steps break it on almost every image. "
+            "It is here as the reference for accuracy and for inference time."
+        ),
+        family="undefended",
+        tags=("deterministic", "differentiable"),
+        claims=(
+            Claim("cifar10", "linf 0.031", 92.9, 0.0, "worst of all in the paper", _SOURCE),
+            Claim("cifar10", "linf 0.031", 92.9, 1.3, "transfer", _SOURCE),
+            Claim("cifar10", "linf 0.031", 92.9, 3.6, "HopSkipJump", _SOURCE),
+            Claim("cifar10", "linf 0.031", 92.9, 5.8, "GenAttack", _SOURCE),
+        ),
+    )
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__(data)
+        self.classifier = classifier_for(data)
+
+    def fit(self, run: TrainingRun) -> None:
+        """Cross-entropy on clean images."""
+        train_classifier(run, self)
