@@ -49,8 +49,10 @@ def check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"results folder {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"results folder {folder}: {existing} is not writable")
+    try:  # trying is the only test that also knows about read-only file systems
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
 
 
 def read_record(path: Path, kind: type[R]) -> R:

@@ -46,11 +46,11 @@ class ThreatModel:
 
 
 def format_eps(eps: float) -> str:
-    """``8/255`` where that is how the field writes it, otherwise up to four digits."""
+    """``0.2`` where a short decimal says it, ``8/255`` where that is how the field writes it, else four digits."""
+    if abs(eps - round(eps, 3)) < 1e-9:
+        return f"{eps:g}"
     scaled = eps * 255
-    if eps <= 64 / 255 and abs(scaled - round(scaled)) < 1e-6 and round(scaled) > 0:
-        return f"{round(scaled)}/255"
-    return f"{eps:.4g}"
+    return f"{round(scaled)}/255" if abs(scaled - round(scaled)) < 1e-6 else f"{eps:.4g}"
 
 
 def distances(x: Tensor, x_adv: Tensor) -> dict[str, Tensor]:
