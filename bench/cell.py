@@ -198,7 +198,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         threat,
         draws=setting.draws,
         threshold=setting.threshold,
-        batch_size=target.batch_size,
+        batch_size=suite.batch_size,
         stream=stream,
         clean=entry is None,
     )

@@ -258,6 +258,27 @@ def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
     click.echo("\n\n".join(reports.render(summarise(results, name), form) for name in names))
 
 
+@main.command(epilog=_example("bench verify --suite digits --results results --defense ours"))
+@click.option("--suite", "suite_name", default="demo", show_default=True, help="The suite whose results are checked.")
+@click.option("--defense", "defenses", multiple=True, help="Only this defense (repeat) [default: all stored].")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets are kept.")
+def verify(suite_name: str, defenses: tuple[str, ...], results: Path, device: str, data_root: Path | None) -> int:
+    """Judge stored adversarial inputs again and compare with the stored rows."""
+    import torch
+
+    from bench.verify import verify as judge_again
+
+    torch.set_num_threads(1)
+    wrong = 0
+    for verdict in judge_again(results, suite_name, defenses, _device(device), data_root):
+        problem = f" ({verdict.problem})" if verdict.problem else ""
+        click.echo(f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ{problem}")
+        wrong += bool(verdict.different) or (bool(verdict.problem) and not verdict.rows)
+    return 1 if wrong else 0
+
+
 @main.command(epilog=_example("bench leaderboard --results results --out site --serve"))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("site"), show_default=True, help="Site folder.")

@@ -80,6 +80,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         "eps": threat.eps,
         "seed": suite.seed,
         "shard_size": suite.shard_size,
+        "batch_size": suite.batch_size,
         "draws_select": suite.draws.select,
         "draws_report": suite.draws.report,
         "false_positive_rate": suite.false_positive_rate,
@@ -201,7 +202,6 @@ class Evaluation:
             code_digest(judge),
             [draws.select, draws.report],
             setting.threshold,
-            suite.batch_size if setting.randomized else None,
             [str(torch.__version__), self.device.type],
         ]
         prepared = None

@@ -73,6 +73,7 @@ class SuiteRecord(Record):
     eps: float
     seed: int
     shard_size: int
+    batch_size: int = Field(description="rows per judging pass; a randomised defense draws batch by batch")
     draws_select: int = Field(description="draws per input on which the worst attack is chosen (randomised only)")
     draws_report: int = Field(description="fresh draws per input on which it is scored (randomised only)")
     false_positive_rate: float = Field(description="share of clean validation data a detector may reject")
