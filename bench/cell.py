@@ -119,6 +119,7 @@ def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, ke
     filled: dict[str, Any] = {
         "draws_select": setting.draws.select,
         "draws_report": setting.draws.report,
+        "batch_size": setting.suite.batch_size,
         "seconds": 0.0,
         "rows": [],
         "provenance": provenance.finish(provenance.start(setting.command), setting.device),
@@ -198,7 +199,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         threat,
         draws=setting.draws,
         threshold=setting.threshold,
-        batch_size=suite.batch_size,
+        batch_size=target.batch_size,
         stream=stream,
         clean=entry is None,
     )
@@ -208,6 +209,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         shard,
         key,
         status="ok",
+        batch_size=target.batch_size,
         notes=notes,
         seconds=seconds,
         prepare_seconds=prepare_seconds,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from bench.errors import InputError
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def in_training_mode(module: nn.Module) -> list[str]:
     return [name for name, child in module.named_modules() if child.training]
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: M) -> M:
     """Put a module in evaluation mode with parameters that ask for no gradient; returns it."""
     return module.eval().requires_grad_(False)
 

@@ -80,7 +80,6 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         "eps": threat.eps,
         "seed": suite.seed,
         "shard_size": suite.shard_size,
-        "batch_size": suite.batch_size,
         "draws_select": suite.draws.select,
         "draws_report": suite.draws.report,
         "false_positive_rate": suite.false_positive_rate,
@@ -200,7 +199,7 @@ class Evaluation:
             setting.defense_key,
             setting.spec.name,
             code_digest(judge),
-            [draws.select, draws.report],
+            [draws.select, draws.report, suite.batch_size],
             setting.threshold,
             [str(torch.__version__), self.device.type],
         ]

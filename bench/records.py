@@ -73,7 +73,6 @@ class SuiteRecord(Record):
     eps: float
     seed: int
     shard_size: int
-    batch_size: int = Field(description="rows per judging pass; a randomised defense draws batch by batch")
     draws_select: int = Field(description="draws per input on which the worst attack is chosen (randomised only)")
     draws_report: int = Field(description="fresh draws per input on which it is scored (randomised only)")
     false_positive_rate: float = Field(description="share of clean validation data a detector may reject")
@@ -208,6 +207,7 @@ class ShardRecord(Record):
     notes: list[str] = Field(default=[], description="what the target noticed, e.g. a cut graph")
     draws_select: int
     draws_report: int
+    batch_size: int = Field(description="rows per judging pass; a randomised defense draws batch by batch")
     seconds: float = Field(description="attack wall time of the shard, judging excluded")
     prepare_seconds: float = Field(default=0.0, description="one-off preparation this attack needed")
     x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")

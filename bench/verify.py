@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def verify(results: Path, suite_name: str, names: tuple[str, ...], device: str, 
         for attack in (CLEAN, *(entry.name for entry in suite.attacks)):
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
-                yield verdict if verdict.problem else Verdict(record.name, attack, verdict.rows, verdict.different, note)
+                yield replace(verdict, problem=verdict.problem or note)
 
 
 def _cell(
@@ -111,7 +111,7 @@ def _judge(
         ThreatModel(suite.norm, eps),  # type: ignore[arg-type]
         draws=Draws(shard.draws_select, shard.draws_report),
         threshold=record.probe.threshold,
-        batch_size=suite.batch_size,
+        batch_size=shard.batch_size,
         stream=(suite.seed, record.name, shard.attack, shard.shard),
         clean=shard.attack == CLEAN,
     )
