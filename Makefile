@@ -1,0 +1,54 @@
+# Needs make, bash and Python 3.10 or newer with venv; everything else is installed into .venv.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What pip downloads and installs, one line each, without the rest of its output.
+PIP_LINES := awk '/^ *Downloading .*B\)$$/ || /^(Installing|Building|Successfully)/ { print "  " $$0; fflush() }'
+
+.PHONY: help demo leaderboard test check bench schema clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Evaluate one defense on a few digits, print the table and build its site
+	$(BIN)/bench evaluate --defense ours --suite demo --results runs
+	$(BIN)/bench leaderboard --results runs --out site
+
+leaderboard: $(VENV)/.installed ## Build the site from the published results
+	$(BIN)/bench leaderboard --results results --out site
+
+test: $(VENV)/.installed-test ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test ## Time the parts that an evaluation spends its time in
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/config.py
+	$(BIN)/python -m bench.config > bench.schema.json.part
+	mv bench.schema.json.part bench.schema.json
+
+clean: ## Remove what was installed and built here (results stay)
+	rm -rf $(VENV) build site *.egg-info
+
+# One stamp per set of requirements: a second call is quick, a changed pyproject.toml installs again.
+$(VENV)/.installed: EXTRA =
+$(VENV)/.installed-test: EXTRA = [test]
+$(VENV)/.installed-dev: EXTRA = [dev]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (the first time PyTorch is downloaded, which takes some minutes) ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.$(EXTRA)' | $(PIP_LINES)
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: $(PYTHON) is older than 3.10; set PYTHON=path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
