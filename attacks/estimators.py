@@ -110,6 +110,16 @@ class Identity(_Differentiable):
 
 
 @dataclass(frozen=True)
+class Classifier(_Differentiable):
+    """The classifier at x itself, as if there were no transform: white-box transfer (Xiao & Zheng 2020, 4.2)."""
+
+    true_forward = False
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        return defense.classifier(x)
+
+
+@dataclass(frozen=True)
 class BPDA(_Differentiable):
     """Backward pass differentiable approximation: g forward, a declared stand-in backward (Athalye et al. 2018).
 
@@ -268,6 +278,11 @@ def identity() -> Estimator:
     return Identity()
 
 
+def classifier() -> Estimator:
+    """The classifier alone, without the transform."""
+    return Classifier()
+
+
 def bpda(name: str = "first") -> Estimator:
     """BPDA with the declared approximation ``name``."""
     return BPDA(name)
@@ -295,6 +310,7 @@ def eot(of: Estimator, samples: int = 16, average: str = "loss") -> Estimator:
 _MAKERS = {
     "exact": exact,
     "identity": identity,
+    "classifier": classifier,
     "bpda": bpda,
     "finite_difference": finite_difference,
     "reparameterized": reparameterized,
@@ -334,7 +350,7 @@ def as_estimator(value: Any) -> Estimator:
 EstimatorLike = Annotated[Any, pydantic.AfterValidator(as_estimator)]
 
 __all__ = [
-    "BPDA", "EOT", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity", "Reparameterized",
-    "as_estimator", "bpda", "eot", "exact", "finite_difference", "identity", "reparameterized",
+    "BPDA", "Classifier", "EOT", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity", "Reparameterized",
+    "as_estimator", "bpda", "classifier", "eot", "exact", "finite_difference", "identity", "reparameterized",
     "straight_through",
 ]  # fmt: skip
