@@ -21,8 +21,8 @@ def _absent(value: float | None) -> bool:
 
 
 def percent(share: float | None) -> str:
-    """A share in [0, 1] as ``46.2 %``."""
-    return MISSING if share is None or _absent(share) else f"{100 * share:.1f} %"
+    """A share in [0, 1] as ``46.2 %``, with a space that does not break."""
+    return MISSING if share is None or _absent(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def interval(estimate: Estimate | None) -> str:
@@ -36,8 +36,11 @@ def with_interval(estimate: Estimate | None) -> str:
 
 
 def points(difference: float | None) -> str:
-    """A difference of two shares in percentage points, always signed: ``+12.5``."""
-    return MISSING if difference is None or _absent(difference) else f"{100 * difference:+.1f}"
+    """A difference of two shares in percentage points, signed: ``+12.5``."""
+    if difference is None or _absent(difference):
+        return MISSING
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def ratio(value: float | None) -> str:
@@ -114,7 +117,7 @@ def file_name(text: str, taken: set[str]) -> str:
     two names never meet, not even where case is ignored.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:80]
-    if name != text:
+    if not name or name != text:
         name = f"{name or 'name'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     while name.casefold() in taken:
         name += "_"

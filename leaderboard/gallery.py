@@ -71,7 +71,7 @@ def amplification(delta: Array) -> float:
     if largest == 0 or not np.isfinite(largest):
         return 1.0
     factor = 0.5 / largest
-    # float32 rounding must not turn the 16 of a full 8/255 perturbation into 15
+    # float32 rounding of the images must not turn a whole factor into the one below it
     return float(np.floor(factor + 1e-3)) if factor >= 1 else factor
 
 
@@ -82,10 +82,12 @@ def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder:
     """
     if not entries:
         return Gallery([], 1.0)
+    if not source.is_file():
+        return Gallery([], 1.0, f"{source.name} is missing")
     try:
         arrays = load_file(source)
-    except (OSError, SafetensorError) as error:
-        return Gallery([], 1.0, f"{source.name} cannot be read: {str(error).splitlines()[0]}")
+    except (OSError, SafetensorError):
+        return Gallery([], 1.0, f"{source.name} cannot be read")
     for key in ("x", "x_adv"):
         if key not in arrays:
             return Gallery([], 1.0, f"{source.name} lacks the array {key!r}")
@@ -107,7 +109,5 @@ def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder:
                 Image.fromarray(pixels).save(root / path, optimize=True)
                 pictures.append(Picture(key, path, pixels.shape[1], pixels.shape[0]))
         flat = delta[i].astype(np.float64).ravel()
-        examples.append(
-            Example(entry, pictures, float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat)))
-        )
+        examples.append(Example(entry, pictures, float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat))))
     return Gallery(examples, factor)

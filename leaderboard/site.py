@@ -84,19 +84,23 @@ class _SuitePages:
     suite: SuiteSummary
     index: str
     base: str  # everything but the default suite's index lies below
-    attacks: list[AttackRecord]
+    groups: list[tuple[views.Group, list[AttackRecord]]]
     attack_keys: dict[str, str]
     defense_keys: dict[str, str]
 
     @classmethod
     def of(cls, suite: SuiteSummary, base: str, default: bool) -> _SuitePages:
-        attacks = views.attacks_of(suite)
+        groups = views.attacks_of(suite)
         taken: set[str] = set()
-        attack_keys = {attack.name: formatting.file_name(attack.name, taken) for attack in attacks}
+        attack_keys = {a.name: formatting.file_name(a.name, taken) for _, attacks in groups for a in attacks}
         taken = set()
         defense_keys = {d.slug: formatting.file_name(d.slug, taken) for d in suite.defenses}
         index = "index.html" if default else f"{base}/index.html"
-        return cls(suite, index, base, attacks, attack_keys, defense_keys)
+        return cls(suite, index, base, groups, attack_keys, defense_keys)
+
+    @property
+    def attacks(self) -> list[AttackRecord]:
+        return [attack for _, attacks in self.groups for attack in attacks]
 
     def defense(self, defense: DefenseSummary) -> str:
         return f"{self.base}/defenses/{self.defense_keys[defense.slug]}.html"
@@ -127,9 +131,7 @@ def _environment() -> jinja2.Environment:
         formatting.web_address,
     ):
         environment.filters[write.__name__] = write
-    environment.globals.update(
-        radius=formatting.radius, captions=CAPTIONS, groups=views.GROUPS, views=views, missing=formatting.MISSING
-    )
+    environment.globals.update(radius=formatting.radius, captions=CAPTIONS, views=views, missing=formatting.MISSING)
     return environment
 
 

@@ -28,8 +28,7 @@ GROUPS = (
     Group(
         "adapted",
         "Adapted gradients",
-        "white-box gradients that get round what the defense hides: BPDA, EOT, finite differences, "
-        "reparameterization",
+        "white-box gradients that get round what the defense hides: BPDA, EOT, finite differences, reparameterization",
     ),
     Group("score", "Scores", "sees logits only"),
     Group("decision", "Labels", "sees predicted labels only"),
@@ -38,27 +37,30 @@ GROUPS = (
 )
 
 
-def group_of(attack: AttackRecord) -> str:
-    """The id of the group an attack belongs to.
+_GROUP = {group.id: group for group in GROUPS}
+
+
+def group_of(attack: AttackRecord) -> Group:
+    """The group an attack belongs to.
 
     A gradient attack is plain when its ``estimator`` is ``exact``, or when it has no such parameter.
     """
     if not attack.counted:
-        return "sanity"
+        return _GROUP["sanity"]
     if attack.knowledge != "gradient":
-        return attack.knowledge
+        return _GROUP[attack.knowledge]
     estimator = attack.params.get("estimator", "exact")
-    return "plain" if estimator in ("exact", {"exact": {}}) else "adapted"
+    return _GROUP["plain" if estimator in ("exact", {"exact": {}}) else "adapted"]
 
 
-def attacks_of(suite: SuiteSummary) -> list[AttackRecord]:
-    """The suite's attacks, then those that only a defense's results know, in the order of the groups."""
+def attacks_of(suite: SuiteSummary) -> list[tuple[Group, list[AttackRecord]]]:
+    """The suite's attacks, and those that only a defense's results know, by group; groups without any are left out."""
     found = {attack.name: attack for attack in suite.record.attacks}
     for defense in suite.defenses:
         for cell in defense.attacks:
             found.setdefault(cell.record.name, cell.record)
-    order = [group.id for group in GROUPS]
-    return sorted(found.values(), key=lambda attack: order.index(group_of(attack)))
+    members = [(group, [a for a in found.values() if group_of(a) == group]) for group in GROUPS]
+    return [(group, attacks) for group, attacks in members if attacks]
 
 
 def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
@@ -73,7 +75,7 @@ def unfinished(defense: DefenseSummary) -> list[str]:
 
 def weakest_of(defense: DefenseSummary, group: str) -> AttackSummary | None:
     """The cell of a group that left the least accuracy, or None when the group has no result."""
-    measured = [c for c in defense.attacks if c.robust is not None and group_of(c.record) == group]
+    measured = [c for c in defense.attacks if c.robust is not None and group_of(c.record).id == group]
     return min(measured, key=lambda c: c.robust.value if c.robust else math.inf, default=None)
 
 
@@ -109,7 +111,7 @@ def survival_plot(defense: DefenseSummary) -> list[Bar]:
         if shares:
             alive = [min(pair) for pair in zip(alive, shares, strict=True)] if alive else shares
         together = sum(alive) / len(alive) if certain and shares else None
-        bars.append(Bar(record.name, group_of(record), robust, together))
+        bars.append(Bar(record.name, group_of(record).id, robust, together))
     return bars
 
 

@@ -1,0 +1,258 @@
+"""The pages as files: complete, linked, escaped, and loading nothing from elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from html_page import Page
+from PIL import Image
+from synthetic_site import ATTACKS, N, attack_record, cell, defense, estimate, suite
+
+from bench.flags import Flag
+from bench.summary import SuiteSummary
+from leaderboard import render
+from leaderboard.formatting import percent, with_interval
+
+HOSTILE = "<script>alert('x')</script>\"'&../../evil"
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def pages(site: Path) -> list[Page]:
+    found = [Page(path) for path in sorted(site.rglob("*.html"))]
+    assert found
+    return found
+
+
+def test_every_suite_defense_and_attack_has_a_page(site: Path, digits: SuiteSummary) -> None:
+    expected = {"index.html", "cifar10/index.html", "cifar10/defenses/madry.html"}
+    expected |= {f"digits/defenses/{d.slug}.html" for d in digits.defenses}
+    expected |= {f"{name}/attacks/{a.name}.html" for name in ("digits", "cifar10") for a in ATTACKS}
+    assert {path.relative_to(site).as_posix() for path in site.rglob("*.html")} == expected
+
+
+def test_links_lead_to_files_and_anchors_that_exist(site: Path) -> None:
+    for page in pages(site):
+        for link in page.links + page.resources:
+            parts = urlsplit(link)
+            if parts.scheme in ("http", "https", "data"):
+                continue
+            target = (page.path.parent / parts.path).resolve() if parts.path else page.path
+            assert target.is_file(), f"{page.path}: {link}"
+            assert target.is_relative_to(site.resolve())
+            if parts.fragment:
+                ids = {attributes.get("id") for _, attributes in Page(target).tags}
+                assert parts.fragment in ids, f"{page.path}: {link}"
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    for page in pages(site):
+        for resource in page.resources:
+            assert urlsplit(resource).scheme in ("", "data"), f"{page.path}: {resource}"
+    for asset in (site / "assets").iterdir():
+        assert not re.search(r"https?://|@import|url\(", asset.read_text(encoding="utf-8")), asset
+
+
+def test_the_index_shows_every_number(site: Path, digits: SuiteSummary) -> None:
+    text = Page(site / "index.html").text
+    for item in digits.defenses:
+        assert plain(with_interval(item.standard)) in text
+        assert plain(with_interval(item.worst_case)) in text
+        for one in item.attacks:
+            if one.robust:
+                assert f"{100 * one.robust.value:.1f}" in text
+    for value in ("14.2×", "4.0×", "8.5 min", "60.5 s", "76.0 %", "5=", "+64.5"):
+        assert value in text, value
+    for word in ("digits, test split", "ℓ∞, ε = 8/255", "upper bound on robustness", "2026-03-01", "0123456789+"):
+        assert word in text, word
+
+
+def test_failed_partial_and_missing_cells_are_visible(site: Path) -> None:
+    index = Page(site / "index.html")
+    classes = [attributes.get("class", "") for _, attributes in index.tags]
+    for status in ("failed", "missing", "not-applicable"):
+        assert any(status in name.split() and "empty" in name for name in classes), status
+    assert "incomplete: 3 of 9 attacks" in index.text
+    assert "genattack: partial; hopskipjump: missing; transfer: failed" in Page(site / "digits/defenses/jpeg.html").text
+
+
+def test_the_worst_cell_of_each_defense_is_emphasised(site: Path, digits: SuiteSummary) -> None:
+    cells = Page(site / "index.html").elements("td")
+    worst = [attributes["title"] for attributes in cells if "worst" in attributes.get("class", "").split()]
+    assert [title.split(":")[0] for title in worst] == [
+        f"{item.record.name} under {item.worst_attack}" for item in digits.defenses
+    ]
+
+
+def test_columns_are_grouped_by_what_the_attack_may_use(site: Path) -> None:
+    groups = [a for a in Page(site / "index.html").elements("th") if a.get("scope") == "colgroup"]
+    assert [int(group["colspan"]) for group in groups] == [3, 1, 3, 1, 1, 2, 1]
+
+
+def test_a_defense_page_shows_the_whole_evaluation(site: Path, digits: SuiteSummary) -> None:
+    text = Page(site / "digits/defenses/jpeg.html").text
+    for one in digits.defenses[3].attacks:
+        assert plain(with_interval(one.robust)) in text
+        for name in one.record.params:
+            assert name in text
+    for words in (
+        "estimator eot(samples 16, of identity)",
+        "RuntimeError: out of luck",
+        "6 refused: outside the ball",
+        "37.0 % of gradients exactly zero",
+        "the graph is cut",
+        "150 of 200 examples",
+        "1,234",
+        "42.1 ms",
+        "bench evaluate --suite digits --all-defenses",
+        "with uncommitted changes",
+        "torch 2.6.0",
+        "ab" * 32,
+        "defense-key-4",
+        "by 64.5 percentage points",
+    ):
+        assert words in text, words
+
+
+def test_claims_stand_beside_the_measurement(site: Path) -> None:
+    text = Page(site / "digits/defenses/madry.html").text
+    assert "claimed: Table 2 CIFAR-10 linf 8/255 PGD-20 87.3 % 45.8 %" in text
+    assert "measured here digits ℓ∞, ε = 8/255 worst case of 8 85.5 %" in text
+
+
+def test_detection_is_shown_with_and_without_rejection(site: Path, digits: SuiteSummary) -> None:
+    text = Page(site / "digits/defenses/feature-squeezing.html").text
+    detection = digits.defenses[2].detection
+    assert detection is not None
+    for value in (
+        detection.false_positive_rate,
+        detection.true_positive_rate,
+        detection.robust_with_rejection,
+        detection.robust_without_rejection,
+    ):
+        assert plain(with_interval(value)) in text
+    assert plain(percent(detection.accuracy)) in text
+    assert "0.731" in text
+    assert "41.8 %" in text  # share of one attack's successes that is caught
+
+
+def test_an_attack_page_ranks_what_it_left(site: Path, digits: SuiteSummary) -> None:
+    page = Page(site / "digits/attacks/pgd.html")
+    left = [d.attacks[1].robust.value for d in digits.defenses if d.attacks[1].robust]
+    bars = [attributes["aria-label"] for attributes in page.elements("svg")]
+    assert [float(label.split()[0]) for label in bars] == [100 * value for value in sorted(left, reverse=True)]
+    for words in ("What pgd does.", "Plain autograd", "step_size", "restarts"):
+        assert words in page.text
+
+
+def test_the_plot_shows_running_worst_case_only_where_it_is_exact(site: Path, digits: SuiteSummary) -> None:
+    def diamonds(name: str) -> int:
+        classes = [a.get("class") for a in Page(site / f"digits/defenses/{name}.html").elements("path")]
+        return classes.count("together")
+
+    assert diamonds("madry") == 8
+    assert diamonds("ours") == 0  # randomised
+
+
+def test_gallery_images_are_written_and_clipped(site: Path) -> None:
+    page = Page(site / "digits/defenses/ours.html")
+    images = page.elements("img")
+    assert len(images) == 3 * 5
+    for attributes in images:
+        with Image.open(page.path.parent / attributes["src"]) as image:
+            assert (str(image.width), str(image.height)) == (attributes["width"], attributes["height"])
+        assert attributes["alt"]
+    assert images[3]["width"] == "12"  # g(x) has a size of its own
+    assert "multiplied by 15" in page.text
+    assert "label zero; predicted zero before and three after" in page.text
+
+
+def test_a_missing_gallery_is_said_and_the_page_is_there(site: Path) -> None:
+    page = Page(site / "digits/defenses/jpeg.html")
+    assert "No images: gallery.safetensors is missing" in page.text
+    assert not page.elements("img")
+
+
+def test_tables_are_accessible(site: Path) -> None:
+    for page in pages(site):
+        assert {"main", "h1"} <= {tag for tag, _ in page.tags}
+        assert len(page.elements("table")) == len(page.elements("caption"))
+        assert all("scope" in attributes for attributes in page.elements("th"))
+        assert page.links[0] == "#main"
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids)), page.path
+
+
+def test_the_downloads_hold_the_numbers_of_the_table(site: Path, digits: SuiteSummary) -> None:
+    with (site / "digits/leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["defense"] for row in rows] == [d.record.name for d in digits.defenses]
+    assert [float(row["worst_case_robust_accuracy"]) for row in rows] == [d.worst_case.value for d in digits.defenses]
+    cells = json.loads((site / "digits/cells.json").read_text(encoding="utf-8"))
+    assert len(cells) == sum(len(d.attacks) for d in digits.defenses)
+    failed = next(c for c in cells if c["defense"] == "jpeg" and c["attack"] == "transfer")
+    assert failed["status"] == "failed"
+    assert failed["robust_accuracy"] is None
+    own = json.loads((site / "digits/defenses/jpeg.json").read_text(encoding="utf-8"))
+    assert own == [c for c in cells if c["defense"] == "jpeg"]
+
+
+def test_json_holds_no_nan_and_csv_no_formula(tmp_path: Path) -> None:
+    item = defense("=1+1", 1, 10, 5, [6] * len(ATTACKS), changes={"pgd": {"mean_forward": float("nan")}})
+    out = render([suite("digits", [item])], tmp_path, tmp_path / "site").parent
+    cells = json.loads((out / "digits/cells.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert cells[1]["mean_forward"] is None
+    with (out / "digits/leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["defense"] == "'=1+1"
+
+
+def test_hostile_text_stays_text_and_inside_the_site(tmp_path: Path) -> None:
+    attack = attack_record(HOSTILE, loss=HOSTILE).model_copy(
+        update={"summary": HOSTILE, "paper": HOSTILE, "url": "javascript:alert(1)"}
+    )
+    item = defense(
+        HOSTILE, 1, 10, 5, [6], attacks=[attack], title=HOSTILE, summary=HOSTILE, family=HOSTILE, tags=[HOSTILE],
+        paper=HOSTILE, url="javascript:alert(1)",
+    )  # fmt: skip
+    item = replace(
+        item,
+        slug="../../evil",
+        flags=[Flag(HOSTILE, HOSTILE, HOSTILE)],
+        attacks=[cell(attack, 6, errors=[HOSTILE], notes=[HOSTILE], violations={HOSTILE: 2})],
+    )
+    hostile = suite("../" + HOSTILE, [item], [attack])
+    out = render([replace(hostile, warnings=[HOSTILE])], tmp_path / "results", tmp_path / "deep" / "site").parent
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")} == {"deep"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["site"]
+    for page in pages(out):
+        assert HOSTILE in page.text
+        scripts = [a.get("src") for a in page.elements("script")]
+        assert len(scripts) == 2
+        assert not any(link.startswith("javascript") for link in page.links)
+        for _, attributes in page.tags:
+            assert not any(name.startswith("on") for name in attributes)
+    row = next(a for a in Page(out / "index.html").elements("tr") if "data-flags" in a)
+    assert json.loads(row["data-flags"]) == [HOSTILE]
+
+
+def test_two_suites_link_to_each_other_and_digits_comes_first(site: Path) -> None:
+    assert "Robustness leaderboard: digits" in Page(site / "index.html").text
+    assert "cifar10/index.html" in Page(site / "index.html").links
+    assert "../index.html" in Page(site / "cifar10/index.html").links
+
+
+def test_a_suite_with_one_unmeasured_attack_renders(tmp_path: Path) -> None:
+    item = replace(defense("none", 1, 10, 10, [None, 10], attacks=ATTACKS[:2]), worst_attack="clean")
+    out = render([suite("tiny", [item], ATTACKS[:3])], tmp_path, tmp_path / "site")
+    page = Page(out)
+    assert page.text.count("missing") >= 2  # one that failed to run, one that no file mentions
+    assert f"{N} examples" in page.text
+    assert plain(with_interval(estimate(10))) in page.text
