@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What pip downloads and installs, one line each, without the rest of its output.
-PIP_LINES := awk '/^ *Downloading .*B\)$$/ || /^(Installing|Building|Successfully)/ { print "  " $$0; fflush() }'
+PIP_LINES := awk '/^ *Downloading .* MB\)$$/ || /^(Installing|Building|Successfully)/ { print "  " $$0; fflush() }'
 
 .PHONY: help demo leaderboard test check bench schema clean
 
