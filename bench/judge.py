@@ -47,7 +47,7 @@ class Tally:
 def violations(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> list[str]:
     """Why each row of ``x_adv`` is not allowed; ``"ok"`` where it is."""
     if x_adv.shape != x.shape:
-        return [f"shape {tuple(x_adv.shape[1:])} instead of {tuple(x.shape[1:])}"] * len(x)
+        return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"] * len(x)
     reasons = ["ok"] * len(x)
     finite = torch.isfinite(x_adv).flatten(1).all(1)
     distance = distances(x, torch.where(torch.isfinite(x_adv), x_adv, x))[threat.norm]

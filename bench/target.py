@@ -213,7 +213,7 @@ class Target:
         labels = self._forward(x, index).argmax(1)
         if self._threshold is not None:
             # Deployed, a detector answers in the same query; its passes are part of it.
-            labels[self._scores(x) > self._threshold] = REJECTED
+            labels[~(self._scores(x) <= self._threshold)] = REJECTED  # a NaN score rejects, as for the judge
         return labels
 
     def _forward(self, x: Tensor, index: Tensor | None) -> Tensor:
