@@ -350,7 +350,7 @@ def as_estimator(value: Any) -> Estimator:
 EstimatorLike = Annotated[Any, pydantic.AfterValidator(as_estimator)]
 
 __all__ = [
-    "BPDA", "Classifier", "EOT", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity", "Reparameterized",
-    "as_estimator", "bpda", "classifier", "eot", "exact", "finite_difference", "identity", "reparameterized",
-    "straight_through",
+    "BPDA", "EOT", "Classifier", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity",
+    "Reparameterized", "as_estimator", "bpda", "classifier", "eot", "exact", "finite_difference", "identity",
+    "reparameterized", "straight_through",
 ]  # fmt: skip

@@ -20,6 +20,9 @@ _MAX_BISECTIONS = 24
 _MAX_HALVINGS = 12
 #: Rows of one batch of probes. Fixed, so that random numbers do not depend on ``target.batch_size``.
 _ROWS = 8192
+#: A probe's length in units of the perturbation's l2 length over √d. The paper's length (the l_p length over d) is
+#: at the bisection's own tolerance and, measured on small robust models, clearly weaker.
+_PROBE = 3.0
 #: Draws that confirm a point found on a randomised defense.
 _CONFIRM = 9
 
@@ -116,7 +119,7 @@ class _Walk:
         self.linf = target.threat.norm == "linf"
         dim = x[0].numel()
         #: Length of a probe relative to the distance; grows for an example whose probes all agree.
-        self.delta = torch.full((len(x),), gamma / dim, dtype=x.dtype, device=x.device)
+        self.delta = torch.full((len(x),), _PROBE * gamma / math.sqrt(dim), dtype=x.dtype, device=x.device)
         theta = gamma / dim ** (2.0 if self.linf else 1.5)
         self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), _MAX_BISECTIONS))
         #: Questions kept back from the probes for the step and the search that follow.
@@ -180,7 +183,7 @@ class _Walk:
         """
         threat, start = self.target.threat, self.point[rows]
         number = (self.oracle.left[rows] - self.reserve).clamp_max(probes)
-        delta = self.delta[rows] * self._length(start - self.x[rows]).clamp_min(1e-6)
+        delta = self.delta[rows] * (start - self.x[rows]).flatten(1).norm(dim=1).clamp_min(1e-6)
         phi_sum, u_sum, phi_u_sum = torch.zeros_like(delta), torch.zeros_like(start), torch.zeros_like(start)
         directions = self._directions(int(number.max()))
         first = 0
