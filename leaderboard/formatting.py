@@ -44,8 +44,10 @@ def points(difference: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """``3.2×``."""
-    return MISSING if value is None or _absent(value) else f"{value:.1f}×"
+    """``3.2×``; below 1 with two significant digits, so that nothing reads as ``0.0×``."""
+    if value is None or _absent(value):
+        return MISSING
+    return f"{value:.1f}×" if value >= 1 else f"{value:.2g}×"
 
 
 def count(value: float | None) -> str:

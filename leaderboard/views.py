@@ -28,7 +28,7 @@ GROUPS = (
     Group(
         "adapted",
         "Adapted gradients",
-        "white-box gradients that get round what the defense hides: BPDA, EOT, finite differences, reparameterization",
+        "white-box gradients that get round what the defense hides, for example BPDA, EOT or reparameterization",
     ),
     Group("score", "Scores", "sees logits only"),
     Group("decision", "Labels", "sees predicted labels only"),

@@ -29,6 +29,11 @@ def test_durations_take_the_unit_that_reads_best(seconds, text) -> None:
     assert formatting.duration(seconds) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(14.25, "14.2×"), (1.0, "1.0×"), (0.0044, "0.0044×")])
+def test_a_ratio_never_reads_as_nothing(value, text) -> None:
+    assert formatting.ratio(value) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.125, "+12.5"), (-0.02, "-2.0"), (0.0, "0.0"), (-1e-6, "0.0")])
 def test_differences_are_signed_points(value, text) -> None:
     assert formatting.points(value) == text
