@@ -32,8 +32,11 @@ class Estimator(Protocol):
     anything.
     """
 
-    true_forward: bool
-    prepares: bool
+    @property
+    def true_forward(self) -> bool: ...
+
+    @property
+    def prepares(self) -> bool: ...
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
         """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
@@ -76,7 +79,7 @@ class _StraightThrough(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad
 
 
@@ -231,11 +234,11 @@ class EOT:
     average: str = "loss"
 
     @property
-    def true_forward(self) -> bool:  # type: ignore[override]
+    def true_forward(self) -> bool:
         return self.of.true_forward
 
     @property
-    def prepares(self) -> bool:  # type: ignore[override]
+    def prepares(self) -> bool:
         return self.of.prepares
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:

@@ -1,0 +1,122 @@
+"""Any attack on any model, without the harness: ``attacks.run("pgd", model, x, y, norm="linf", eps=8/255)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.attack import AttackSpec
+from bench.defense import BareModel, DataInfo, Defense, in_training_mode
+from bench.errors import InputError, NotApplicable
+from bench.judge import violations
+from bench.plugins import get_attack
+from bench.seeding import seeded
+from bench.target import Target
+from bench.threat import ThreatModel, check_images, check_labels
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an attack achieved.
+
+    Attributes:
+        x_adv: shaped like x, inside the ball and the box wherever ``success``.
+        success: bool ``(N,)``: misclassified in one fresh pass, finite and inside the threat model.
+        forward: forward passes of the model per example, int64 ``(N,)``; backward: likewise.
+        notes: what was noticed about the gradients.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    forward: Tensor
+    backward: Tensor
+    notes: tuple[str, ...]
+
+
+def run(
+    name: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "linf",
+    eps: float,
+    seed: int = 0,
+    randomized: bool | None = None,
+    batch_size: int = 512,
+    **params: Any,
+) -> Result:
+    """Run one attack on one batch.
+
+    Args:
+        name: a registered attack, ``file.py:function`` or ``module:function``.
+        model: maps images in [0, 1] to logits ``(N, K)``, in evaluation mode; a :class:`Defense` is attacked as
+            what it declares itself to be.
+        x: floating-point ``(N, C, H, W)`` in [0, 1], in the model's dtype and on its device; y: int64 ``(N,)``.
+        norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale.
+        seed: decides every random number; global random states are left as they were.
+        randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
+        batch_size: rows per pass; changes nothing but float noise for a deterministic model.
+        **params: parameters of the attack (``bench list attacks``).
+
+    Raises:
+        InputError: for images outside [0, 1], labels of the wrong type or range, a model in training mode, logits
+            of the wrong shape or not finite, an unknown attack or parameter.
+        NotApplicable: when the attack lacks the norm.
+    """
+    spec = get_attack(name)
+    threat = ThreatModel(norm, eps)  # type: ignore[arg-type]
+    check_images(x, "x")
+    defense = _as_defense(model, x)
+    check_labels(y, defense.data.num_classes, "y")
+    if len(y) != len(x):
+        raise InputError(f"y: {len(y)} labels for {len(x)} images")
+    checked = _checked(spec, threat, params)
+    random = defense.randomized if randomized is None else randomized
+    generator = torch.Generator().manual_seed(seed)
+    target = Target(
+        defense,
+        threat,
+        len(x),
+        knowledge=spec.knowledge,
+        generator=generator,
+        randomized=random,
+        batch_size=batch_size,
+    )
+    x = x.detach().contiguous()
+    with seeded(seed, "optimise"):
+        x_adv = spec.function(target, x, y, **checked).detach()
+    allowed = torch.tensor([reason == "ok" for reason in violations(x, x_adv, threat)], device=x.device)
+    with seeded(seed, "report"), torch.no_grad():
+        logits = torch.cat([defense(part) for part in x_adv.split(batch_size)])
+    success = allowed & (logits.argmax(1) != y)
+    counts = target.counts
+    return Result(x_adv, success, counts.forward, counts.backward, tuple(sorted(counts.notes)))
+
+
+def _as_defense(model: nn.Module, x: Tensor) -> Defense:
+    if in_training_mode(model):
+        raise InputError(f"model {type(model).__name__}: is in training mode; call .eval() first")
+    with torch.no_grad(), seeded("shape"):
+        logits = model(x[:1])
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.is_floating_point():
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model {type(model).__name__}: expected floating-point logits of shape (1, K), got {shape}")
+    if not torch.isfinite(logits).all():
+        raise InputError(f"model {type(model).__name__}: logits of clean images contain NaN or infinity")
+    if isinstance(model, Defense):
+        return model
+    channels, height, width = x.shape[1:]
+    return BareModel(model, DataInfo("given", (channels, height, width), logits.shape[1])).eval()
+
+
+def _checked(spec: AttackSpec, threat: ThreatModel, params: dict[str, Any]) -> dict[str, Any]:
+    if threat.norm not in spec.norms:
+        raise NotApplicable(f"{spec.name} has no {threat.norm} version ({', '.join(spec.norms)})")
+    checked = spec.check(params, spec.name)
+    if spec.prepare is not None and spec.prepares(**checked):
+        raise NotApplicable(f"{spec.name}: has to be trained on data first; use bench evaluate")
+    return checked
