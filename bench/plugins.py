@@ -23,7 +23,7 @@ from torch import nn
 
 from bench.attack import AttackSpec
 from bench.defense import BareModel, DataInfo, Defense, DefenseSpec
-from bench.digest import code_digest, digest
+from bench.digest import PACKAGES, code_digest, digest
 from bench.errors import InputError, did_you_mean
 from bench.registry import ATTACKS, DEFENSES, Registry, import_failed
 
@@ -148,6 +148,8 @@ def _import_uniquely(file: Path) -> ModuleType:
 
 def _let_siblings_be_imported(folder: Path) -> None:
     """Put a plugin's folder on the path, and forget other plugins' modules that share a name with one in it."""
+    for package in PACKAGES:
+        importlib.import_module(package)  # before a folder of the same name beside the plugin could be taken for it
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if "." in name or file is None or name.startswith("bench_plugin_"):

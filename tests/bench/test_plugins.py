@@ -81,6 +81,18 @@ def test_a_package_folder_may_use_relative_imports_whatever_part_of_it_is_named(
     assert resolve(f"{inside}/deep/leaf.py:Mine") is resolve(f"{inside}/parts.py:Mine")
 
 
+def test_a_folder_named_like_one_of_our_packages_does_not_hide_it(tmp_path: Path) -> None:
+    write(tmp_path, mine=DEFENSE)
+    write(tmp_path / "attacks", __init__="")
+    code = (
+        "import bench; from bench.plugins import resolve\n"
+        f"resolve({str(tmp_path / 'mine.py')!r})\n"
+        "import attacks; print(attacks.__file__.replace('attacks', 'bench') == bench.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
 @pytest.mark.parametrize(("reference", "message"), [
     ("{folder}/mien.py", r"mien.py: no such file \(did you mean 'mine.py'\?\)"),
     ("{folder}/mine.py:Mnie", r"mine.py: defines no 'Mnie' \(did you mean 'Mine'\?\)"),
