@@ -7,8 +7,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What pip downloads and installs, one line each, without the rest of its output.
-PIP_LINES := awk '/^ *Downloading .* MB\)$$/ || /^(Installing|Building|Successfully)/ { print "  " $$0; fflush() }'
+# What pip does, in a few lines.
+PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
+	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
 .PHONY: help demo leaderboard test check bench schema clean
 
