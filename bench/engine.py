@@ -127,7 +127,7 @@ class _Worker:
         if self.pipe.poll():
             try:
                 status, value, error = self.pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):  # reset: it died before it had read its job
                 self.process.join()
                 code = self.process.exitcode
                 status, value = "failed", None

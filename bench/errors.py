@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Something the user gave is wrong. The command line prints the message and exits with code 2."""
 
 
+class NewerSchemaError(InputError):
+    """A results file was written by a newer version of the harness."""
+
+
 class KnowledgeError(RuntimeError):
     """An attack asked its target for something that its declared knowledge does not include."""
 

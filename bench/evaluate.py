@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ from bench.data import Data, data_digest, load_data
 from bench.defense import DefenseSpec, count_parameters, freeze
 from bench.digest import code_digest, digest, state_digest
 from bench.engine import Engine, Job, Outcome
+from bench.errors import InputError, NewerSchemaError
 from bench.gallery import make_gallery
 from bench.judge import judge
 from bench.plugins import LoadedDefense, build_defense, load_defense
@@ -39,6 +41,8 @@ from bench.records import (
 )
 from bench.store import Store, check_writable
 from bench.timing import measure
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,16 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
     )
 
 
+def _unless_broken(read: Callable[[], T | None]) -> T | None:
+    """A stored record, or None where it cannot be read: it is then made again. A newer version's is not replaced."""
+    try:
+        return read()
+    except NewerSchemaError:
+        raise
+    except InputError:
+        return None
+
+
 class Evaluation:
     """One run of ``bench evaluate``.
 
@@ -128,7 +142,9 @@ class Evaluation:
         self.suite = suite_record(request, self.data)
         self.device = torch.device(request.device)
         self.threat = request.suite.threat
-        self.settings = [self._open(spec) for spec in request.defenses]
+        _unless_broken(self.store.suite)
+        self.opened = [self._open(spec) for spec in request.defenses]
+        self.cells = [self.plan(setting) for setting, _ in self.opened]
 
     # -- checking and recording -----------------------------------------------------------------------------
 
@@ -151,7 +167,7 @@ class Evaluation:
         )
         key = digest(loaded.code, spec.params, state_digest(defense))
         card = defense.card
-        before = self.store.defense(spec.name)
+        before = _unless_broken(partial(self.store.defense, spec.name))
         record = DefenseRecord(
             key=key,
             name=spec.name,
@@ -215,7 +231,8 @@ class Evaluation:
         shards, finished = {}, 0
         for shard in range(-(-len(self.suite.ids) // suite.shard_size)):
             key = digest(shard, *parts)
-            stored = self.store.shard(setting.spec.name, CLEAN if attack is None else attack.name, shard)
+            name = CLEAN if attack is None else attack.name
+            stored = _unless_broken(partial(self.store.shard, setting.spec.name, name, shard))
             if stored is not None and stored.key == key and stored.status in ("ok", "not-applicable"):
                 finished += 1
             else:
@@ -228,14 +245,13 @@ class Evaluation:
         """Run everything that is missing. Returns one line for every cell that is not complete afterwards."""
         self.store.write_suite(self.suite)
         failures: list[str] = []
-        for setting, record in self.settings:
+        for (setting, record), cells in zip(self.opened, self.cells, strict=True):
             self.store.write_defense(record)
-            failures += self._run_defense(setting, record)
+            failures += self._run_defense(setting, record, cells)
         return failures
 
-    def _run_defense(self, setting: Setting, record: DefenseRecord) -> list[str]:
+    def _run_defense(self, setting: Setting, record: DefenseRecord, cells: list[Cell]) -> list[str]:
         name = setting.spec.name
-        cells = self.plan(setting)
         unprepared = self._prepare(setting, cells)
         jobs: list[Job] = []
         owner: dict[str, tuple[Cell, int]] = {}

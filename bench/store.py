@@ -15,7 +15,7 @@ import pydantic
 import safetensors.torch
 from torch import Tensor
 
-from bench.errors import InputError
+from bench.errors import InputError, NewerSchemaError
 from bench.records import SCHEMA_VERSION, DefenseRecord, Record, Row, ShardRecord, SuiteRecord
 
 R = TypeVar("R", bound=Record)
@@ -59,7 +59,8 @@ def read_record(path: Path, kind: type[R]) -> R:
     """Read one JSON record.
 
     Raises:
-        InputError: when the file is of a newer schema, or is not such a record.
+        NewerSchemaError: when the file is of a newer schema.
+        InputError: when it is not such a record.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +70,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     if not isinstance(version, int):
         raise InputError(f"{path}: has no schema_version")
     if version > SCHEMA_VERSION:
-        raise InputError(
+        raise NewerSchemaError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
             "upgrade worst-case-bench"
         )

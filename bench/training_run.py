@@ -45,7 +45,8 @@ class _Display:
 
     def __init__(self, console: Console, name: str, every: float = 10.0) -> None:
         self._console, self._name, self._every, self._last = console, name, every, 0.0
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn())
+        line = TextColumn("{task.fields[line]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), line, TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._tasks: dict[str, int] = {}
 
