@@ -143,7 +143,8 @@ class Evaluation:
         self.device = torch.device(request.device)
         self.threat = request.suite.threat
         _unless_broken(self.store.suite)
-        self.opened = [self._open(spec) for spec in request.defenses]
+        self.skipped: list[str] = []
+        self.opened = self._open_all()
         self.cells = [self.plan(setting) for setting, _ in self.opened]
 
     # -- checking and recording -----------------------------------------------------------------------------
@@ -152,6 +153,20 @@ class Evaluation:
         loaded = load_defense(spec, self.data.info, self.device)
         ready(loaded.defense)
         return loaded
+
+    def _open_all(self) -> list[tuple[Setting, DefenseRecord]]:
+        """Every defense asked for; of several, those that cannot be evaluated are noted and skipped."""
+        opened = []
+        for spec in self.request.defenses:
+            try:
+                opened.append(self._open(spec))
+            except InputError as error:
+                if len(self.request.defenses) == 1:
+                    raise
+                self.skipped.append(f"{spec.name}: {error}")
+        if not opened:
+            raise InputError(self.skipped[0])
+        return opened
 
     def _open(self, spec: DefenseSpec) -> tuple[Setting, DefenseRecord]:
         clock = provenance.start(self.request.command)
@@ -244,7 +259,7 @@ class Evaluation:
     def run(self) -> list[str]:
         """Run everything that is missing. Returns one line for every cell that is not complete afterwards."""
         self.store.write_suite(self.suite)
-        failures: list[str] = []
+        failures = list(self.skipped)
         for (setting, record), cells in zip(self.opened, self.cells, strict=True):
             self.store.write_defense(record)
             failures += self._run_defense(setting, record, cells)
