@@ -309,8 +309,7 @@ def shards(results: Path, suite: str = "tiny") -> dict[str, ShardRecord]:
 
     folder = Store(results, suite).folder
     return {
-        str(path.relative_to(folder)): read_record(path, ShardRecord)
-        for path in sorted(folder.glob("*/*/[0-9]*.json"))
+        str(path.relative_to(folder)): read_record(path, ShardRecord) for path in sorted(folder.glob("*/*/[0-9]*.json"))
     }
 
 

@@ -103,8 +103,10 @@ def test_the_box_has_no_tolerance() -> None:
 
 @pytest.mark.parametrize(
     ("norm", "eps", "allowed"),
-    [("linf", 0.3, True), ("linf", 0.2, False), ("l2", 0.5, True), ("l2", 0.4, False)]
-    + [("l1", 0.75, True), ("l1", 0.7, False), ("l0", 3, True), ("l0", 2, False)],
+    [
+        *[("linf", 0.3, True), ("linf", 0.2, False), ("l2", 0.5, True), ("l2", 0.4, False)],
+        *[("l1", 0.75, True), ("l1", 0.7, False), ("l0", 3, True), ("l0", 2, False)],
+    ],
 )
 def test_each_norm_measures_its_own_distance(norm: str, eps: float, allowed: bool) -> None:
     x = torch.zeros(1, 1, 2, 2)
