@@ -76,6 +76,8 @@ def read_record(path: Path, kind: type[R]) -> R:
         )
     if "rows" in raw:
         columns = raw.pop("columns", [])
+        if any(len(row) != len(columns) for row in raw["rows"]):
+            raise InputError(f"{path}: rows: a row has not the {len(columns)} values that columns names")
         raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]]
     try:
         return kind(**raw)
