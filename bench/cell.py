@@ -125,6 +125,7 @@ def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, ke
         "provenance": provenance.finish(provenance.start(setting.command), setting.device),
         **fields,
     }
+    filled["error"] = provenance.without_folders(filled.get("error", ""))
     return ShardRecord(
         key=key,
         suite_key=setting.suite_key,
