@@ -28,7 +28,7 @@ def genattack(
     generations: Annotated[int, Ge(1)] = 500,
     population: Annotated[int, Ge(2)] = 6,
     mutation_rate: Annotated[float, Gt(0), Le(1)] = 0.05,
-    alpha: Annotated[float, Gt(0)] = 0.25,
+    alpha: Annotated[float, Gt(0)] = 1.0,
     temperature: Annotated[float, Gt(0)] = 0.1,
     adaptive: bool = True,
     targeted: bool = False,
@@ -49,10 +49,12 @@ def genattack(
             being scored again in each generation on a randomised defense.
         population: candidates per example.
         mutation_rate: ρ; with ``adaptive`` its lowest value.
-        alpha: mutation range a as a fraction of eps; with ``adaptive`` its lowest value.
+        alpha: mutation range a as a fraction of eps (published: 0.25 on CIFAR-10); with ``adaptive`` its lowest
+            value. Larger ones reach the corners of the ball, where linf optima lie, in fewer generations.
         temperature: of the selection.
-        adaptive: start from coarse mutations, ρ = 0.5 and a = 0.4, and shrink both by 0.9 at every plateau, a
-            run of generations (a twentieth of the budget) in which the best fitness has not risen.
+        adaptive: start from coarse mutations, ρ = 0.2 and a = 2 (the width of the ball), and shrink both by 0.9 at
+            every plateau, a hundredth of the generations (at least 3) in which the best fitness has not risen. The
+            authors' schedule, from ρ = 1 and with plateaus of 100 generations, is made for their far larger budgets.
         targeted: push towards one class, drawn for each example, instead of away from y.
         draws: forward passes per candidate, their logits averaged, on a randomised defense (1 on others).
 
@@ -61,7 +63,7 @@ def genattack(
     """
     draws = draws if target.randomized else 1
     goal = _draw_targets(target, y) if targeted else y
-    mutation = _Mutation(len(x), x, mutation_rate, alpha, adaptive, patience=max(1, generations // 20))
+    mutation = _Mutation(len(x), x, mutation_rate, alpha, adaptive, patience=max(3, generations // 100))
     x_adv = x.clone()
     active = torch.arange(len(x), device=x.device)
     members = torch.stack([start_in_ball(target, x) for _ in range(population)], 1)
@@ -136,9 +138,7 @@ def _crossover(target: Target, members: Tensor, log_weight: Tensor) -> Tensor:
 class _Mutation:
     """Mutation rate and range of every example, shrinking at plateaus if adaptive."""
 
-    def __init__(
-        self, n: int, like: Tensor, rate: float, span: float, adaptive: bool, patience: int
-    ) -> None:
+    def __init__(self, n: int, like: Tensor, rate: float, span: float, adaptive: bool, patience: int) -> None:
         self.floor = (rate, span)
         self.adaptive, self.patience = adaptive, patience
         self.best = torch.full((n,), -torch.inf, dtype=like.dtype, device=like.device)
@@ -159,7 +159,7 @@ class _Mutation:
         rate, span = (torch.full((len(index),), low).to(children) for low in self.floor)
         if self.adaptive:
             shrunk = 0.9 ** self.plateaus[index]
-            rate, span = torch.maximum(rate, 0.5 * shrunk), torch.maximum(span, 0.4 * shrunk)
+            rate, span = torch.maximum(rate, 0.2 * shrunk), torch.maximum(span, 2.0 * shrunk)
         shape = children.shape[1:]
         where = target.rand(*shape, like=children) < per_example(rate, children)
         return where * per_example(span, children) * (2 * target.rand(*shape, like=children) - 1)

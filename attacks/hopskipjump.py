@@ -23,8 +23,8 @@ _ROWS = 8192
 #: A probe's length in units of the perturbation's l2 length over √d. The paper's length (the l_p length over d) is
 #: at the bisection's own tolerance and, measured on small robust models, clearly weaker.
 _PROBE = 3.0
-#: Draws that confirm a point found on a randomised defense.
-_CONFIRM = 9
+#: Questions that confirm a point on a randomised defense, and how many must be answered with yes to stop there.
+_CONFIRM, _ENOUGH = 9, 8
 
 
 @attack(
@@ -51,18 +51,20 @@ def hopskipjump(
 
     The examples of a shard walk side by side: one probe batch, one step and one bisection serve all of them. The
     walk shortens the distance to x; what is returned is its nearest point, moved onto the ball where it lies
-    outside. Directions are orthogonal within a block of as many as there are values, which makes the estimate
+    outside. A point inside is stretched to the surface of the ball, away from the boundary, if that fools as well;
+    with a randomised defense an example stays until its stretched point fools nearly always. Directions are orthogonal within a block of as many as there are values, which makes the estimate
     better than independent directions do when there are about as many probes as values.
 
     Args:
         target: decision knowledge.
         x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
         queries: hard cap on the label queries of one example, every draw counted.
-        initial_probes: probes of the first estimate; the t-th uses √t times as many.
+        initial_probes: probes of the first estimate, at most half as many as an image has values (small images
+            need more steps rather than better ones); the t-th estimate uses √t times as many.
         max_probes: upper limit of that.
-        gamma: the bisection stops at gamma/d^{3/2} (l2) or gamma/d² (linf) of the distance, and probes are
-            gamma/d of the distance long, d the number of values of an image (section V of the paper).
-        init_tries: noise images tried as a start; after them as many images of other classes in the shard.
+        gamma: the bisection stops at gamma/d^{3/2} (l2) or gamma/d² (linf) of the distance, d the number of values
+            of an image; probes are 3·gamma/√d of the perturbation's l2 length long.
+        init_tries: noise images tried as a start; after them at most as many images of other classes in the shard.
         draws: answers per query, of which the majority counts, on a randomised defense (1 on others).
         stop_inside: an example is finished once its point is inside the ball; False spends all queries.
 
@@ -73,14 +75,15 @@ def hopskipjump(
     walk = _Walk(oracle, target, x, gamma)
     active = walk.start(init_tries)
     active = walk.search(walk.point[active], active)
+    few = min(initial_probes, max(1, x[0].numel() // 2))
     step = 1
     while len(active):
         if stop_inside:
-            active = active[~walk.inside(active)]
+            active = active[~walk.finish(active)]
         active = active[oracle.left[active] > walk.reserve]
         if not len(active):
             break
-        probes = min(int(initial_probes * math.sqrt(step)), max_probes)
+        probes = min(math.ceil(few * math.sqrt(step)), max_probes)
         normal = walk.normal(active, probes)
         walk.search(walk.step(normal, active, step), active)
         step += 1
@@ -123,9 +126,11 @@ class _Walk:
         theta = gamma / dim ** (2.0 if self.linf else 1.5)
         self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), _MAX_BISECTIONS))
         #: Questions kept back from the probes for the step and the search that follow.
-        self.reserve = self.bisections + 4
+        self.confirmations = _CONFIRM if target.randomized else 1
+        self.reserve = self.bisections + self.confirmations + 4
         self.point = x.clone()
         self.best, self.shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        self.kept, self.hits = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def start(self, tries: int) -> Tensor:
         """Find a misclassified image for every example; returns the examples that have to walk from one.
@@ -135,7 +140,7 @@ class _Walk:
         """
         x, target = self.x, self.target
         rows = torch.arange(len(x), device=x.device)
-        already = self.oracle(x, rows)
+        already = self.oracle(x, rows, draws=self.confirmations)
         self.shortest[already] = 0.0
         rows, found = rows[~already], []
         low, high = target.threat.low, target.threat.high
@@ -223,13 +228,31 @@ class _Walk:
             size[pending] /= 2
         return points
 
-    def inside(self, rows: Tensor) -> Tensor:
-        """Bool: which examples have a point inside the ball that may be returned."""
-        return self.shortest[rows] <= self.target.threat.eps
+    def finish(self, rows: Tensor) -> Tensor:
+        """Bool: which examples need not walk on, having a point inside the ball that holds.
+
+        A point on the boundary fools half of the time at best, or not at all once rounded differently. So the
+        perturbation is stretched to the full radius, and kept as what fools most often.
+        """
+        near = (self.shortest[rows] <= self.target.threat.eps).nonzero().squeeze(1)
+        done = torch.zeros_like(rows, dtype=torch.bool)
+        if not len(near):
+            return done
+        inside = rows[near]
+        x = self.x[inside]
+        scale = self.target.threat.eps / self.shortest[inside].clamp_min(1e-12)
+        stretched = project_(x + per_example(scale, x) * (self.best[inside] - x), x, self.target.threat)
+        hits = sum(self.oracle(stretched, inside).long() for _ in range(self.confirmations))
+        assert isinstance(hits, Tensor)
+        better = hits > self.hits[inside]
+        self.kept[inside[better]], self.hits[inside[better]] = stretched[better], hits[better]
+        done[near] = hits >= _ENOUGH if self.target.randomized else True
+        return done
 
     def result(self) -> Tensor:
-        """The nearest point of every example, moved onto the ball."""
-        return project_(self.best.clone(), self.x, self.target.threat)
+        """The point to return for every example: the confirmed one, or the nearest, moved onto the ball."""
+        nearest = project_(self.best.clone(), self.x, self.target.threat)
+        return torch.where(per_example(self.hits > 0, nearest), self.kept, nearest)
 
     def _length(self, delta: Tensor) -> Tensor:
         flat = delta.flatten(1)
