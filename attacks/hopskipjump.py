@@ -52,8 +52,9 @@ def hopskipjump(
     The examples of a shard walk side by side: one probe batch, one step and one bisection serve all of them. The
     walk shortens the distance to x; what is returned is its nearest point, moved onto the ball where it lies
     outside. A point inside is stretched to the surface of the ball, away from the boundary, if that fools as well;
-    with a randomised defense an example stays until its stretched point fools nearly always. Directions are orthogonal within a block of as many as there are values, which makes the estimate
-    better than independent directions do when there are about as many probes as values.
+    with a randomised defense an example stays until its stretched point fools nearly always. Directions are
+    orthogonal within a block of as many as there are values, which makes the estimate better than independent
+    directions do when there are about as many probes as values.
 
     Args:
         target: decision knowledge.

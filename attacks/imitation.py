@@ -52,8 +52,8 @@ class Imitator(nn.Module):
             layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
             channels = width
         last = nn.Conv2d(width, c_out, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # training starts from the identity
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)  # training starts from the identity
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
@@ -110,7 +110,8 @@ def imitate(target: Target, x: Tensor, width: int) -> Tensor:
     with_start = weights["layers.0.weight"].shape[1] > channels
     net = Imitator(channels, len(weights[_LAST_BIAS]), (rows, columns), width, with_start)
     net.load_state_dict(weights)
-    start = target.defense.sample_start(x.detach()) if with_start else None
+    sample_start = getattr(target.defense, "sample_start", None)
+    start = sample_start(x.detach()) if with_start and sample_start is not None else None
     return freeze(net).to(x)(x, start)
 
 

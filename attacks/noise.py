@@ -20,9 +20,7 @@ from bench.target import Target
     paper="Carlini et al. 2019, On Evaluating Adversarial Robustness, section 4 (random-noise control)",
     url="https://arxiv.org/abs/1902.06705",
 )
-def noise(
-    target: Target, x: Tensor, y: Tensor, *, draws: Annotated[int, Ge(1)] = 100, corners: bool = False
-) -> Tensor:
+def noise(target: Target, x: Tensor, y: Tensor, *, draws: Annotated[int, Ge(1)] = 100, corners: bool = False) -> Tensor:
     """Random points of the ball, keeping the first one that fools the defense.
 
     Args:

@@ -151,8 +151,11 @@ class _Ascent:
         if stop_early:
             self._record(best, target, target.logits(x_k, index[rows]), x_k, goal, index, rows)
         elif not target.randomized:
-            best.x = last  # the path was scored by a stand-in for the defense: its end is its best point
-            best.score.zero_()
+            # The path was scored by a stand-in for the defense. Its end is its best point; what the defense makes
+            # of that is asked once, so that restarts can be compared.
+            best = Best(start)
+            everyone = torch.arange(len(x), device=x.device)
+            self._record(best, target, target.logits(last, index), last, goal, index, everyone)
         return best, last
 
     @staticmethod
