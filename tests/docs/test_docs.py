@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -333,7 +334,7 @@ def test_the_target_asks_for_the_knowledge_that_the_table_says() -> None:
                 assert hasattr(Target, name) or f"self.{name} =" in target_source, name
                 continue
             attribute = inspect.getattr_static(Target, name)
-            function = attribute.fget if isinstance(attribute, property) else attribute
+            function: Any = attribute.fget if isinstance(attribute, property) else attribute
             assert f'self._require("{code(level)[0]}")' in inspect.getsource(function), name
 
 
