@@ -15,8 +15,8 @@ from bench import provenance
 from bench.attack import PrepareContext
 from bench.config import ResolvedAttack, Suite, resolve_attacks
 from bench.data import Data, Split, load_data
-from bench.defense import Defense, DefenseSpec
-from bench.digest import digest, state_digest
+from bench.defense import Defense, DefenseSpec, freeze
+from bench.digest import digest
 from bench.errors import InputError, NotApplicable
 from bench.judge import Draws, judge
 from bench.plugins import load_defense
@@ -73,7 +73,8 @@ def select_examples(suite: Suite, data: Data) -> Split:
 
 def open_context(setting: Setting) -> Context:
     """Load data, defense and attacks once per process and setting."""
-    key = digest(setting.suite.name, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
+    suite = setting.suite.model_dump(mode="json")  # with the attacks, which suite_key leaves out
+    key = digest(suite, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
         data = load_data(setting.suite.data, setting.data_root)
@@ -144,6 +145,16 @@ def attack_key(attack: ResolvedAttack) -> str:
     return digest(attack.spec.name, attack.knowledge, attack.params, attack.threat.norm, attack.threat.eps)
 
 
+def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
+    """Undo what an attack did to a defense: its mode, parameters and buffers. Returns whether the latter differed."""
+    freeze(defense)
+    now = defense.state_dict()
+    changed = now.keys() != state.keys() or any(not torch.equal(now[name], state[name]) for name in state)
+    if changed:
+        defense.load_state_dict(state)
+    return changed
+
+
 def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared: Path | None) -> str:
     """Attack one shard, judge it and store it. Returns the status of the stored record."""
     context = open_context(setting)
@@ -168,9 +179,9 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         prepared={name: value.to(setting.device) for name, value in tensors.items()},
         batch_size=suite.batch_size,
     )
-    before = state_digest(defense)
+    state = {name: value.clone() for name, value in defense.state_dict().items()}
     start = time.perf_counter()
-    x_adv = x
+    x_adv, changed = x, False
     if entry is not None:
         try:
             if threat.norm not in entry.spec.norms:
@@ -181,15 +192,16 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
             record = empty_record(setting, entry, shard, key, status="not-applicable", error=str(reason))
             setting.store.write_shard(record, None)
             return record.status
+        finally:
+            changed = restore_(defense, state)
         if not isinstance(x_adv, Tensor):
             raise InputError(f"attack {entry.name}: returned {type(x_adv).__name__} instead of a tensor")
     if x.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     notes = sorted(target.counts.notes)
-    if state_digest(defense) != before:
+    if changed:
         notes.append("the attack changed parameters or buffers of the defense")
-        _contexts.clear()
     judged = judge(
         defense,
         x,
