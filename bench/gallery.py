@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.cell import Context, Setting
+from bench.cell import Context, Setting, attack_key
 from bench.errors import InputError
-from bench.records import CLEAN, GalleryEntry, Row
+from bench.records import CLEAN, GalleryEntry, Row, ShardRecord
 from bench.seeding import seeded
 
 #: Examples shown per defense.
@@ -27,15 +27,16 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
     for shard in range(-(-len(context.examples.ids) // size)):
         records = {attack: store.shard(name, attack, shard) for attack in (CLEAN, *counted)}
         clean = records.pop(CLEAN)
-        done = {a: r for a, r in records.items() if r and r.status == "ok" and r.defense_key == setting.defense_key}
-        if clean is None or not clean.rows or not done:
+        done = {a: r for a, r in records.items() if r and r.status == "ok" and _is_current(r, setting, context)}
+        if clean is None or not clean.rows:
             continue
         for i, row in enumerate(clean.rows):
+            allowed = [attack for attack, record in done.items() if record.rows[i].reason == "ok"]
             if len(entries) == SIZE:
                 break
-            if row.prediction != row.label:
+            if row.prediction != row.label or not allowed:
                 continue
-            worst = min(done, key=lambda attack: _survival(done[attack].rows[i]))
+            worst = min(allowed, key=lambda attack: _survival(done[attack].rows[i]))
             record = done[worst]
             try:
                 x_adv = store.x_adv(record)[i]
@@ -59,6 +60,12 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
         for key in ("x", "x_adv"):
             images[f"g_{key}"] = context.defense.transform(images[key].to(setting.device)).float().cpu()
     return entries, images
+
+
+def _is_current(record: ShardRecord, setting: Setting, context: Context) -> bool:
+    """Whether a stored shard is of this suite, this defense and the parameters that the attack has now."""
+    keys = (setting.suite_key, setting.defense_key, attack_key(context.attacks[record.attack]))
+    return (record.suite_key, record.defense_key, record.attack_key) == keys
 
 
 def _survival(row: Row) -> tuple[float, float]:
