@@ -178,10 +178,10 @@ def _specs(defenses: tuple[str, ...], every: bool, settings: tuple[str, ...], ch
         loaded, problems = DEFENSES.load_all()
         for problem in problems:
             click.echo(f"skipped: {problem}", err=True)
-        names += [name for name in loaded if name not in names]
+        names += loaded
     if not names:
         raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
-    return [DefenseSpec(name, _settings(settings), checkpoints) for name in names]
+    return [DefenseSpec(name, _settings(settings), checkpoints) for name in dict.fromkeys(names)]
 
 
 @main.command(
