@@ -40,6 +40,7 @@ from bench.records import (
     SuiteRecord,
 )
 from bench.store import Store, check_writable
+from bench.threat import check_images, check_labels
 from bench.timing import measure
 
 T = TypeVar("T")
@@ -72,6 +73,37 @@ class Cell:
         return CLEAN if self.attack is None else self.attack.name
 
 
+def attack_record(entry: ResolvedAttack) -> AttackRecord:
+    """The record of an attack with its budget."""
+    return AttackRecord(
+        name=entry.name,
+        key=attack_key(entry),
+        function=entry.spec.name,
+        knowledge=entry.knowledge,
+        params=entry.params,
+        eps=entry.threat.eps,
+        counted=entry.counted,
+        summary=entry.spec.summary,
+        paper=entry.spec.paper,
+        url=entry.spec.url,
+    )
+
+
+def missing_record(suite: Suite, name: str) -> AttackRecord:
+    """The record of an attack that cannot be imported: it stays in the suite, so that results show it as missing."""
+    entry = suite.attacks[name]
+    return AttackRecord(
+        name=name,
+        key="",
+        function=provenance.shorten(entry.attack) if entry.attack else name,
+        knowledge=entry.knowledge or "gradient",
+        params=entry.params,
+        eps=entry.eps or suite.threat.eps,
+        counted=entry.eps is None,
+        summary="Its plugin could not be imported.",
+    )
+
+
 def suite_record(request: Request, data: Data) -> SuiteRecord:
     """The record of the suite with its examples and all its attacks."""
     suite = request.suite
@@ -88,20 +120,9 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         "draws_report": suite.draws.report,
         "false_positive_rate": suite.false_positive_rate,
     }
+    resolved = {entry.name: entry for entry in resolve_attacks(suite, problems=[])}
     attacks = [
-        AttackRecord(
-            name=entry.name,
-            key=attack_key(entry),
-            function=entry.spec.name,
-            knowledge=entry.knowledge,
-            params=entry.params,
-            eps=entry.threat.eps,
-            counted=entry.counted,
-            summary=entry.spec.summary,
-            paper=entry.spec.paper,
-            url=entry.spec.url,
-        )
-        for entry in resolve_attacks(suite, problems=[])
+        attack_record(resolved[name]) if name in resolved else missing_record(suite, name) for name in suite.attacks
     ]
     return SuiteRecord(
         key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
@@ -139,6 +160,9 @@ class Evaluation:
         self.attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
         self.store = Store(request.results, request.suite.name)
+        for split in (select_examples(request.suite, self.data), self.data.validation):
+            check_images(split.x, f"images of {request.suite.data}")
+            check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
         self.suite = suite_record(request, self.data)
         self.device = torch.device(request.device)
         self.threat = request.suite.threat
