@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -30,9 +31,11 @@ class Warn(Exception):
     """Raised by a rule that is broken without making an evaluation impossible; the message says how."""
 
 
-def check_defense(spec: DefenseSpec, suite: Suite, device: str = "cpu") -> Iterator[Finding]:
+def check_defense(
+    spec: DefenseSpec, suite: Suite, device: str = "cpu", root: Path | None = None
+) -> Iterator[Finding]:
     """Check one defense on the suite's data, rule by rule; stops where going on makes no sense."""
-    data = load_data(suite.data)
+    data = load_data(suite.data, root)
     try:
         loaded = load_defense(spec, data.info, torch.device(device))
     except InputError as error:
@@ -121,7 +124,9 @@ class _Rules:
         self.random = is_random(self.defense, self.x)
         if self.random and not self.defense.randomized:
             raise Warn("two passes differ although randomized is False; it will be treated as randomised")
-        return "randomised" if self.defense.randomized else "deterministic"
+        if self.defense.randomized and not self.random:
+            raise Warn("randomized is True although passes do not differ; every number will cost many draws")
+        return "randomised" if self.random else "deterministic"
 
     def batch_independence(self) -> None:
         """The logits of an image do not depend on the other images of its batch."""

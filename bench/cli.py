@@ -126,14 +126,13 @@ def check(
 ) -> int:
     """Check the whole contract of DEFENSE in seconds, each rule a plain sentence."""
     from bench.check import check_defense
-    from bench.data import load_data
     from bench.defense import DefenseSpec
 
     suite = _suite(suite_name, config, data_reference)
-    load_data(suite.data, data_root)
     console, marks = Console(), {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     verdicts = []
-    for finding in check_defense(DefenseSpec(defense, _settings(settings), checkpoints), suite, _device(device)):
+    spec = DefenseSpec(defense, _settings(settings), checkpoints)
+    for finding in check_defense(spec, suite, _device(device), data_root):
         verdicts.append(finding.verdict)
         console.print(f"{marks[finding.verdict]} {finding.rule}", highlight=False, soft_wrap=True)
         if finding.detail:
@@ -263,20 +262,33 @@ def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
 @click.option("--defense", "defenses", multiple=True, help="Only this defense (repeat) [default: all stored].")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--data", "data_reference", help="Where the images are here, if the recorded folder is not.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets are kept.")
-def verify(suite_name: str, defenses: tuple[str, ...], results: Path, device: str, data_root: Path | None) -> int:
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defenses' checkpoints.")
+def verify(
+    suite_name: str,
+    defenses: tuple[str, ...],
+    results: Path,
+    device: str,
+    data_reference: str | None,
+    data_root: Path | None,
+    checkpoints: Path | None,
+) -> int:
     """Judge stored adversarial inputs again and compare with the stored rows."""
     import torch
 
+    from bench.verify import Places
     from bench.verify import verify as judge_again
 
     torch.set_num_threads(1)
-    wrong = 0
-    for verdict in judge_again(results, suite_name, defenses, _device(device), data_root):
-        problem = f" ({verdict.problem})" if verdict.problem else ""
-        click.echo(f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ{problem}")
-        wrong += bool(verdict.different) or (bool(verdict.problem) and not verdict.rows)
-    return 1 if wrong else 0
+    where = Places(data_reference, data_root, checkpoints)
+    confirmed = True
+    for verdict in judge_again(results, suite_name, defenses, _device(device), where):
+        remark = "; ".join(text for text in (verdict.problem, verdict.note) if text)
+        line = f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ"
+        click.echo(f"{line} ({remark})" if remark else line)
+        confirmed &= verdict.confirmed
+    return 0 if confirmed else 1
 
 
 @main.command(epilog=_example("bench leaderboard --results results --out site --serve"))

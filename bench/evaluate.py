@@ -110,7 +110,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
     examples = select_examples(suite, data)
     threat = suite.threat
     fixed: dict[str, Any] = {
-        "data": suite.data,
+        "data": provenance.shorten_reference(suite.data),
         "split": suite.split,
         "norm": threat.norm,
         "eps": threat.eps,

@@ -84,6 +84,11 @@ def shorten(path: str) -> str:
     return full.name
 
 
+def shorten_reference(reference: str) -> str:
+    """A data reference as it can be published: the path in ``folder:PATH`` shortened."""
+    return _publishable(reference)
+
+
 def without_folders(text: str) -> str:
     """Text (a traceback, say) in which absolute paths are replaced by what :func:`shorten` makes of them."""
     quoted = re.sub(r'(?<=")/[^"\n]+(?=")', lambda match: shorten(match[0]), text)

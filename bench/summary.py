@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import InputError
 from bench.flags import Flag, find_flags
@@ -170,6 +171,10 @@ class DefenseResults:
         labels = [*names, CLEAN]
         return values, [labels[i] for i in chosen]
 
+    def reached(self, name: str) -> NDArray[np.bool_]:
+        """Which of the measured examples an attack has finished with."""
+        return ~np.isnan(self.cells[name]["report_robust"])[self.measured]
+
     def names(self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None) -> list[str]:
         """Attacks with at least one finished shard, by whether they count and by what they may know."""
         return [
@@ -192,7 +197,7 @@ def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> Attac
     return AttackSummary(
         record=results.attacks[name],
         status=cell.status,
-        robust=estimate(results.under(name)) if rows else None,
+        robust=estimate(results.under(name)[results.reached(name)]) if rows else None,
         mean_forward=sum(row.forward for row in rows) / len(rows) if rows else 0.0,
         mean_backward=backward / len(rows) if rows else 0.0,
         seconds_per_example=seconds / len(rows) if rows else 0.0,
@@ -219,7 +224,8 @@ def _detection(results: DefenseResults, names: list[str]) -> DetectionSummary | 
     for name in names:
         cell = results.cells[name]
         for i, row in cell.rows.items():
-            if results.clean.rows[i].prediction == row.label:  # positives: of images that were right when clean
+            clean = results.clean.rows.get(i)
+            if clean is not None and clean.prediction == row.label:  # positives: of images that were right when clean
                 missed += _draws(cell) - row.report_correct
                 caught += row.report_caught
     rate = caught / missed if missed else None

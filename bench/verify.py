@@ -25,21 +25,54 @@ JUDGED = ("prediction", "select_robust", "report_robust", "report_correct", "rep
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where things are on this machine, where that is not what was recorded.
+
+    Attributes:
+        data: reference of the data set; root: where downloaded data sets are kept.
+        checkpoints: folder of the defenses' checkpoints.
+    """
+
+    data: str | None = None
+    root: Path | None = None
+    checkpoints: Path | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """One cell judged again: rows compared, rows that came out differently, and what kept it from being judged."""
+    """One cell judged again.
+
+    Attributes:
+        rows: compared; different: of these, how many came out differently.
+        problem: what kept it from being judged again as a whole.
+        note: what may explain a difference.
+    """
 
     defense: str
     attack: str
     rows: int
     different: int
     problem: str = ""
+    note: str = ""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether every stored row could be judged again and came out the same."""
+        return not self.different and not self.problem
 
 
-def verify(results: Path, suite_name: str, names: tuple[str, ...], device: str, root: Path | None) -> Iterator[Verdict]:
+def verify(
+    results: Path,
+    suite_name: str,
+    names: tuple[str, ...],
+    device: str,
+    places: Places,
+) -> Iterator[Verdict]:
     """Judge every stored shard of a suite again, on the same random streams.
 
     Args:
         names: only these defenses; all stored ones when empty.
+        places: where data and weights are on this machine.
 
     Raises:
         InputError: when the suite has no results, or its examples are not those of the data set found here.
@@ -48,13 +81,14 @@ def verify(results: Path, suite_name: str, names: tuple[str, ...], device: str, 
     suite = store.suite()
     if suite is None:
         raise InputError(f"no results of suite {suite_name!r} in {results}")
-    data = load_data(suite.data, root)
+    data = load_data(places.data or suite.data, places.root)
     for path in store.defenses():
         record = read_record(path, DefenseRecord)
         if names and record.name not in names:
             continue
         try:
-            loaded = load_defense(DefenseSpec(record.reference, record.params), data.info, torch.device(device))
+            spec = DefenseSpec(record.reference, record.params, places.checkpoints)
+            loaded = load_defense(spec, data.info, torch.device(device))
             ready(loaded.defense)
         except InputError as error:
             yield Verdict(record.name, "–", 0, 0, str(error))
@@ -64,7 +98,7 @@ def verify(results: Path, suite_name: str, names: tuple[str, ...], device: str, 
         for attack in (CLEAN, *(entry.name for entry in suite.attacks)):
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
-                yield replace(verdict, problem=verdict.problem or note)
+                yield replace(verdict, note=note)
 
 
 def _cell(
@@ -77,6 +111,8 @@ def _cell(
         shard = store.shard(record.name, attack, number)
         if shard is None or shard.status != "ok":
             continue
+        if shard.suite_key != suite.key or shard.defense_key != record.key:
+            return Verdict(record.name, attack, rows, different, f"shard {number} is of another suite or defense")
         try:
             where = [position[row.id] for row in shard.rows]
             x, y = split.x[where].to(device), split.y[where].to(device)
