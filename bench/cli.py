@@ -24,6 +24,9 @@ class _Group(click.Group):
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except InputError as error:
             _stop(f"error: {error}", 2)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
         except click.ClickException as error:
             _stop(f"error: {error.format_message()}", 2)
         except (KeyboardInterrupt, click.Abort):
