@@ -78,6 +78,7 @@ class TrainingRun:
         identity: whatever must be equal for saved state to be continued; other state is started over.
         progress: called after every epoch.
         stages: those finished so far.
+        epoch: of the stage that is running, from 0, for schedules of a recipe's own.
     """
 
     train: Split
@@ -90,6 +91,7 @@ class TrainingRun:
     identity: str = ""
     progress: Callable[[Progress], None] | None = None
     stages: list[Stage] = field(default_factory=list)
+    epoch: int = 0
 
     def minimise(
         self,
@@ -132,6 +134,7 @@ class TrainingRun:
         saved = _SavedStage(self.state / f"{slug(stage)}.safetensors", self.identity, module, descent)
         done, seconds, loss = saved.load_()
         for epoch in range(done, epochs):
+            self.epoch = epoch
             for group in descent.param_groups:
                 group["lr"] = lr * DECAY ** sum(epoch >= milestone for milestone in milestones)
             started = time.perf_counter()

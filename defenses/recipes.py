@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,16 +37,19 @@ class Schedule:
 def schedule_for(info: DataInfo) -> Schedule:
     """A schedule that reaches the usual accuracy on images of this size."""
     if min(info.shape[1:]) < 16:
-        return Schedule(40, 32, 0.05, 5e-4, (28, 36))
+        return Schedule(40, 32, 0.02, 5e-4, (28, 36))
     if min(info.shape[1:]) < 32:
         return Schedule(20, 128, 0.05, 5e-4, (12, 17))
     return Schedule(80, 128, 0.1, 5e-4, (50, 70))
 
 
-def augmentation_for(info: DataInfo) -> Callable[[Tensor], Tensor]:
-    """Random crops after zero padding; left-right flips too for colour images, whose classes they keep."""
-    pad = max(1, min(info.shape[1:]) // 8)
-    return random_crop_and_flip(pad, flip=info.shape[0] == 3)
+def augmentation_for(info: DataInfo) -> Callable[[Tensor], Tensor] | None:
+    """Random crops after zero padding; left-right flips too for colour images, whose classes they keep.
+
+    None below 16 pixels, where a shift by one pixel is a large change.
+    """
+    size = min(info.shape[1:])
+    return random_crop_and_flip(size // 8, flip=info.shape[0] == 3) if size >= 16 else None
 
 
 def random_crop_and_flip(pad: int, flip: bool) -> Callable[[Tensor], Tensor]:
@@ -98,6 +101,9 @@ def adversarial_training(
 ) -> None:
     """PGD adversarial training (Madry et al. 2018, eq. 2.1): cross-entropy at the worst point PGD finds.
 
+    The radius grows linearly over the first half of the epochs: from scratch at a large eps, a small network
+    with dropout would settle on a constant.
+
     Args:
         run: its threat model (linf or l2) is the ball of the inner maximisation.
         module: the network, trained in place.
@@ -110,10 +116,14 @@ def adversarial_training(
     if run.threat.norm not in ("linf", "l2"):
         raise InputError(f"adversarial training: norm {run.threat.norm} is not available (linf, l2)")
 
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(module(pgd_examples(module, x, y, run.threat, steps)), y)
+    schedule = schedule_for(run.info)
 
-    settings = schedule_for(run.info).settings()
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        share = min(1.0, 2 * (run.epoch + 1) / schedule.epochs)
+        threat = replace(run.threat, eps=share * run.threat.eps)
+        return F.cross_entropy(module(pgd_examples(module, x, y, threat, steps)), y)
+
+    settings = schedule.settings()
     run.minimise(stage, module, loss, augment=augmentation_for(run.info), **settings)
 
 
