@@ -97,9 +97,7 @@ def _read_record(defense: Defense, path: Path) -> dict[str, Any]:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return {"sha256": str(record["sha256"]), "training": dict(record["training"])}
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"checkpoint {path}: its record {record_path(path).name} is missing or damaged"
-        ) from None
+        raise InputError(f"checkpoint {path}: its record {record_path(path).name} is missing or damaged") from None
 
 
 def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
