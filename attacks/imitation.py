@@ -21,19 +21,18 @@ from bench.attack import PrepareContext
 from bench.defense import Defense, freeze
 from bench.target import Target
 
-_BATCH = 128
-_PEAK_RATE = 2e-3
+_BATCH = 64
+_PEAK_RATE = 4e-3
 #: One training image in this many is held out to measure the imitation.
 _HELD_OUT = 10
 #: Keys of what the training reports beside the network's weights.
 TRAIN_MSE, TEST_MSE = "train_mse", "test_mse"
 _SIZE = "size"
 _DILATIONS = (1, 1, 2, 2, 1)
-_LAST_BIAS = f"layers.{2 * len(_DILATIONS)}.bias"
 
 
 class Imitator(nn.Module):
-    """h of q(x, start) = x + h(x, start): ``(N, C, H, W)``, twice, to ``(N, C', H', W')``.
+    """q(x, start) = x + h(x, start): ``(N, C, H, W)``, twice, to ``(N, C', H', W')``. h has a linear path too.
 
     Args:
         c_in: channels of x.
@@ -51,14 +50,14 @@ class Imitator(nn.Module):
         for dilation in _DILATIONS:
             layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
             channels = width
-        last = nn.Conv2d(width, c_out, 1)
-        for parameter in last.parameters():
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, c_out, 1))
+        self.skip = nn.Conv2d(2 * c_in if with_start else c_in, c_out, 1, bias=False)
+        for parameter in [*self.layers[-1].parameters(), *self.skip.parameters()]:
             nn.init.zeros_(parameter)  # training starts from the identity
-        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         inputs = x if start is None else torch.cat([x, start], 1)
-        h = self.layers(inputs)
+        h = self.layers(inputs) + self.skip(inputs)
         if h.shape[2:] != self.size:
             h = F.interpolate(h, self.size, mode="bilinear", align_corners=False)
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
@@ -107,8 +106,9 @@ def imitate(target: Target, x: Tensor, width: int) -> Tensor:
     if not weights:
         return x
     channels, (rows, columns) = x.shape[1], target.prepared[_SIZE].tolist()
-    with_start = weights["layers.0.weight"].shape[1] > channels
-    net = Imitator(channels, len(weights[_LAST_BIAS]), (rows, columns), width, with_start)
+    c_out, inputs, *_ = weights["skip.weight"].shape
+    with_start = inputs > channels
+    net = Imitator(channels, c_out, (rows, columns), width, with_start)
     net.load_state_dict(weights)
     sample_start = getattr(target.defense, "sample_start", None)
     start = sample_start(x.detach()) if with_start and sample_start is not None else None
