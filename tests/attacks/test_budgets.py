@@ -1,0 +1,199 @@
+"""Passes are counted per example, exactly; caps hold; no attack sees more than its knowledge allows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lab import Linear, linear_case, make_target
+from torch import Tensor, nn
+
+from attacks.genattack import genattack
+from attacks.hopskipjump import hopskipjump
+from attacks.noise import noise
+from attacks.pgd import pgd
+from attacks.transfer import transfer
+from bench.defense import BareModel, DataInfo, Defense
+from bench.errors import KnowledgeError, NotApplicable
+
+INFO = DataInfo("toy", (1, 8, 8), 2)
+
+
+class CoinFlip(Defense):
+    """Labels are heads or tails, whatever the image: an oracle that contradicts itself."""
+
+    randomized = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn(len(x), 2)
+
+
+class Constant(Defense):
+    """Always class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+
+
+class Broken(Defense):
+    """NaN for every image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 2), torch.nan)
+
+
+def _bright(n: int) -> tuple[Defense, Tensor, Tensor]:
+    """A model that calls an image bright (1) when its mean is above 1/2; images of growing distance to that."""
+    weight = torch.stack([-torch.ones(64), torch.ones(64)])
+    defense = BareModel(Linear(weight, torch.zeros(2)), INFO)
+    x = (0.48 - 0.1 * torch.arange(n) / n)[:, None, None, None].expand(n, 1, 8, 8).clone()
+    return defense, x, torch.zeros(n, dtype=torch.int64)
+
+
+def test_pgd_counts_every_pass_of_every_example() -> None:
+    # Distances .02, .045, .07, .095; steps of .02 from x, so the k-th step first reaches .02 k (> strictly).
+    defense, x, y = _bright(4)
+    target = make_target(defense, 4, "gradient", eps=0.08)
+    pgd(target, x, y, steps=6, step_size=0.25, schedule="constant", random_start=False)
+    # Looked at before each step: found on the 2nd..5th look or, for the last example, never: 6 steps and 1 look.
+    assert target.counts.forward.tolist() == [3, 4, 5, 7]
+    assert target.counts.backward.tolist() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_pgd_spends_its_whole_budget_where_nothing_helps(restarts) -> None:
+    target = make_target(Constant(INFO), 2, "gradient")
+    pgd(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), steps=5, restarts=restarts)
+    assert target.counts.forward.tolist() == [6 * restarts] * 2
+    assert target.counts.backward.tolist() == [5 * restarts] * 2
+    assert target.counts.zero_gradient.tolist() == [5 * restarts] * 2
+    assert "no gradient reaches the input" in target.counts.notes
+
+
+def test_pgd_with_eot_counts_every_draw() -> None:
+    target = make_target(CoinFlip(INFO), 2, "gradient", randomized=True)
+    estimator = {"eot": {"samples": 4, "of": "exact"}}
+    pgd(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), steps=5, estimator=estimator, rescore=3)
+    # 5 gradients of 4 draws, then 2 candidates on 3 draws each.
+    assert target.counts.forward.tolist() == [5 * 4 + 2 * 3] * 2
+    assert target.counts.backward.tolist() == [5 * 4] * 2
+
+
+def test_pgd_by_finite_differences_counts_every_probe() -> None:
+    target = make_target(Constant(INFO), 2, "score")
+    estimator = {"finite_difference": {"samples": 7}}
+    pgd(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), steps=5, estimator=estimator)
+    assert target.counts.forward.tolist() == [5 * (2 * 7 + 1) + 1] * 2
+    assert target.counts.backward.tolist() == [0, 0]
+
+
+def test_restarts_by_a_stand_in_are_compared_on_the_defense() -> None:
+    case = linear_case(3, (1, 8, 8), "linf")
+    target = case.target(0.5, "gradient")
+    pgd(target, case.x, case.y, steps=5, restarts=2, estimator="classifier")
+    assert target.counts.forward.tolist() == [12] * 3
+    assert target.counts.backward.tolist() == [10] * 3
+
+
+@pytest.mark.parametrize("queries", [1, 2, 30, 77, 500])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hopskipjump_never_exceeds_its_queries(queries, norm) -> None:
+    case = linear_case(5, (1, 8, 8), norm)
+    target = case.target(0.5, "decision")
+    hopskipjump(target, case.x, case.y, queries=queries)
+    assert target.counts.forward.max() <= queries
+    if queries == 500:
+        assert target.counts.forward.min() > 400
+
+
+@pytest.mark.parametrize("queries", [1, 8, 60, 400])
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("stop_inside", [True, False])
+def test_hopskipjump_ends_on_an_oracle_that_contradicts_itself(queries, draws, stop_inside) -> None:
+    target = make_target(CoinFlip(INFO), 6, "decision", randomized=True)
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 2
+    x_adv = hopskipjump(target, x, y, queries=queries, draws=draws, stop_inside=stop_inside)
+    assert torch.isfinite(x_adv).all()
+    assert target.counts.forward.max() <= queries
+
+
+def test_hopskipjump_gives_up_where_no_start_exists() -> None:
+    target = make_target(Constant(INFO), 2, "decision")
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(hopskipjump(target, x, torch.zeros(2).long(), init_tries=10), x)
+    assert target.counts.forward.tolist() == [11, 11]
+
+
+def test_an_example_that_is_wrong_already_costs_one_query() -> None:
+    defense, x, _ = _bright(3)
+    target = make_target(defense, 3, "decision")
+    assert torch.equal(hopskipjump(target, x, torch.ones(3).long()), x)
+    assert target.counts.forward.tolist() == [1, 1, 1]
+
+
+def test_genattack_counts_its_population_once_and_its_children_after_that() -> None:
+    target = make_target(Constant(INFO), 2, "score")
+    genattack(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), population=5, generations=7)
+    assert target.counts.forward.tolist() == [5 + 6 * 4] * 2
+
+
+def test_genattack_scores_its_elite_again_on_a_randomised_defense() -> None:
+    class Loud(Defense):
+        randomized = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([5 + torch.rand(len(x)), torch.zeros(len(x))], 1)
+
+    target = make_target(Loud(INFO), 2, "score", randomized=True)
+    genattack(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), population=5, generations=7, draws=3)
+    assert target.counts.forward.tolist() == [7 * 5 * 3] * 2
+
+
+def test_genattack_ends_on_a_defense_that_contradicts_itself() -> None:
+    target = make_target(CoinFlip(INFO), 6, "score", randomized=True)
+    x_adv = genattack(target, torch.rand(6, 1, 8, 8), torch.zeros(6).long(), generations=20)
+    assert torch.isfinite(x_adv).all()
+
+
+@pytest.mark.parametrize("attack", [pgd, genattack, hopskipjump])
+def test_a_defense_that_returns_nan_ends_in_feasible_points(attack) -> None:
+    target = make_target(Broken(INFO), 2, attack.attack.knowledge)
+    x_adv = attack(target, torch.rand(2, 1, 8, 8), torch.ones(2).long())
+    assert torch.isfinite(x_adv).all()
+
+
+@pytest.mark.parametrize("attack", [pgd, genattack, hopskipjump, noise, transfer])
+def test_an_attack_with_less_knowledge_than_it_needs_is_stopped(attack) -> None:
+    order = ["transfer", "decision", "score", "gradient"]
+    needed = attack.attack.knowledge
+    if needed == "transfer":
+        pytest.skip("there is nothing less")
+    less = order[order.index(needed) - 1]
+    target = make_target(Constant(INFO), 1, less)
+    with pytest.raises(KnowledgeError, match=f"a {less} attack asked for {needed}"):
+        attack(target, torch.rand(1, 1, 8, 8), torch.zeros(1).long())
+
+
+def test_a_decision_attack_cannot_see_logits() -> None:
+    target = make_target(Constant(INFO), 1, "decision")
+    x = torch.rand(1, 1, 8, 8)
+    with pytest.raises(KnowledgeError):
+        target.logits(x)
+    with pytest.raises(KnowledgeError):
+        _ = target.defense
+    target = make_target(Constant(INFO), 1, "transfer")
+    with pytest.raises(KnowledgeError):
+        target.labels(x)
+
+
+def test_the_box_holds_at_its_edges() -> None:
+    black = torch.zeros(2, 1, 8, 8)
+    defense = BareModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), INFO).eval().requires_grad_(False)
+    y = defense(black).argmax(1)
+    for attack in (pgd, genattack, hopskipjump, noise):
+        x_adv = attack(make_target(defense, 2, attack.attack.knowledge, eps=0.3), black, y)
+        assert x_adv.min() >= 0 and x_adv.max() <= 0.3 + 1e-5
+
+
+def test_pgd_refuses_norms_it_has_no_step_for() -> None:
+    with pytest.raises(NotApplicable, match="l1"):
+        pgd(make_target(Constant(INFO), 1, "gradient", norm="l1"), torch.rand(1, 1, 8, 8), torch.zeros(1).long())
