@@ -14,7 +14,14 @@ from bench.defense import Approximation, Defense, DefenseSpec
 from bench.digest import state_digest
 from bench.errors import InputError
 from bench.plugins import LoadedDefense, load_defense
-from bench.probe import check_contract, depends_on_batch, gradient_state, is_random, ready
+from bench.probe import (
+    check_contract,
+    depends_on_batch,
+    gradient_state,
+    is_random,
+    ready,
+    writes_into_input,
+)
 from bench.seeding import seeded
 
 
@@ -82,7 +89,7 @@ class _Rules:
 
     def __init__(self, spec: DefenseSpec, defense: Defense, data: Data, suite: Suite, device: str) -> None:
         self.spec, self.defense, self.data, self.suite, self.device = spec, defense, data, suite, device
-        self.x, self.y = data.validation.x[:32].to(device), data.validation.y[:32].to(device)
+        self.x, self.y = data.validation.x[:32].clone().to(device), data.validation.y[:32].to(device)
         self.random = False
 
     def evaluation_mode(self) -> None:
@@ -100,11 +107,8 @@ class _Rules:
 
     def input_untouched(self) -> None:
         """It leaves its input as it was."""
-        before = self.x.clone()
-        with torch.no_grad():
-            self.defense(self.x)
-        if not torch.equal(before, self.x):
-            raise InputError("forward writes into its input; work on a copy")
+        if writes_into_input(self.defense, self.x):
+            raise InputError("forward or detect writes into its input; work on a copy")
 
     def built_twice(self) -> None:
         """Building it twice gives the same weights, so that every worker attacks the same model."""

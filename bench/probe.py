@@ -45,9 +45,19 @@ def check_contract(defense: Defense, x: Tensor, num_classes: int) -> Tensor:
     if defense.detect is not None:
         scores = defense.detect(x)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(x),) or not scores.is_floating_point():
-            shape = getattr(scores, "shape", type(scores).__name__)
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise InputError(f"detect: expected floating-point scores of shape ({len(x)},), got {shape}")
     return logits
+
+
+@torch.no_grad()
+def writes_into_input(defense: Defense, x: Tensor) -> bool:
+    """Whether a pass changes the images it is given, and with them the attack that looks at them again."""
+    given = x.clone()
+    defense(given)
+    if defense.detect is not None:
+        defense.detect(given)
+    return not torch.equal(given, x)
 
 
 @torch.no_grad()
@@ -110,8 +120,10 @@ def probe(
         InputError: where the defense breaks its contract.
     """
     device = next((p.device for p in defense.parameters()), torch.device("cpu"))
-    x, y = data.validation.x[:EXAMPLES].to(device), data.validation.y[:EXAMPLES].to(device)
+    x, y = data.validation.x[:EXAMPLES].clone().to(device), data.validation.y[:EXAMPLES].to(device)
     with seeded(seed, "probe"):
+        if writes_into_input(defense, x):
+            raise InputError("forward or detect writes into its input; work on a copy")
         logits = check_contract(defense, x, data.info.num_classes)
         randomized = is_random(defense, x)
         state, zeros = gradient_state(defense, x, y, threat)
