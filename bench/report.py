@@ -41,12 +41,18 @@ def overview(summary: SuiteSummary) -> list[dict[str, str]]:
             "standard": percent(d.standard),
             "worst-case robust": percent(d.worst_case),
             "worst attack": d.worst_attack,
-            "detection": f"{100 * d.detection.accuracy:.1f}" if d.detection and d.detection.accuracy else "–",
+            "detection": detection_accuracy(d),
             "inference": "–" if d.record.timing is None else f"{d.record.timing.ratio:.1f}×",
             "flags": ", ".join(flag.title for flag in d.flags) or "–",
         }
         for d in summary.defenses
     ]
+
+
+def detection_accuracy(defense: DefenseSummary) -> str:
+    """Balanced accuracy of the detector in per cent, or ``–`` without one or without anything to detect."""
+    found = defense.detection
+    return "–" if found is None or found.accuracy is None else f"{100 * found.accuracy:.1f}"
 
 
 def matrix(summary: SuiteSummary) -> list[dict[str, str]]:
