@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from lab import linear_case, make_target
+from lab import DIGITS, Wrapped, digits, digits_classifier, linear_case, make_target
 from torch import Tensor
 
 from attacks.genattack import _crossover, _draw_targets, _Mutation, _score, genattack
@@ -90,3 +90,12 @@ def test_examples_do_not_depend_on_which_others_are_finished() -> None:
     wrong[:3] = 1 - wrong[:3]  # these are fooled from the start, and leave at once
     alone = genattack(case.target(0.9, "score"), case.x, wrong, generations=30)
     torch.testing.assert_close(alone[3], together[3])
+
+
+def test_one_lucky_draw_does_not_end_it() -> None:
+    """On a randomised defense the returned point has to fool fresh draws, not only the one it was found on."""
+    x, y = digits()[2][:20], digits()[3][:20]
+    noisy = Wrapped(digits_classifier(), DIGITS, lambda x: x + 0.05 * torch.randn_like(x))
+    x_adv = genattack(make_target(noisy, 20, "score", eps=0.25, randomized=True), x, y, generations=100)
+    fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
+    assert fooled.mean() > 0.85
