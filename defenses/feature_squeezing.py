@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class FeatureSqueezing(Defense):
     """A naturally trained network with a detector: how far does its prediction move when the image is squeezed?
 
-    The squeezers are a lower bit depth and a 2×2 median filter. The transform is the identity: squeezed images
-    serve detection only.
+    The squeezers are a lower bit depth and, from 16 pixels on, a 2×2 median filter: on digits of 8×8 pixels,
+    whose strokes are one or two pixels wide, the filter takes clean accuracy from 99 % to 73 %, which leaves the
+    detector blind. The transform is the identity: squeezed images serve detection only.
 
     Args:
         data: decides the architecture.
@@ -48,12 +49,15 @@ class FeatureSqueezing(Defense):
         self.bits = (5 if data.shape[0] == 3 else BITS_GREY) if bits is None else bits
         if not 1 <= self.bits <= 8:
             raise InputError(f"feature-squeezing: bits {bits} is outside 1..8")
+        self.filter = min(data.shape[1:]) >= 16
         self.classifier = classifier_for(data)
 
     def detect(self, x: Tensor) -> Tensor:
         """The largest L1 distance, 0 to 2, between predictions for x and for a squeezed x; ``(N,)``."""
         prediction = self.classifier(x).softmax(1)
-        squeezed = [reduce_bit_depth(x, self.bits), median_2x2(x)]
+        squeezed = [reduce_bit_depth(x, self.bits)]
+        if self.filter:
+            squeezed.append(median_2x2(x))
         distances = [(self.classifier(z).softmax(1) - prediction).abs().sum(1) for z in squeezed]
         return torch.stack(distances).amax(0)
 
@@ -62,8 +66,8 @@ class FeatureSqueezing(Defense):
         train_classifier(run, self)
 
 
-#: Bits for grey images. Digits have 17 grey levels; 3 bits keep their shape, 1 bit disturbs clean ones as well.
-BITS_GREY = 3
+#: Bits for grey images: the fewest that leave clean validation accuracy on digits within a point (1 bit costs five).
+BITS_GREY = 2
 
 
 def reduce_bit_depth(x: Tensor, bits: int) -> Tensor:

@@ -194,7 +194,8 @@ class AdversarialTransformation(Defense):
         train_classifier(run, self)
 
 
-#: Default radius below 16 pixels: the largest of 0.3, 0.4, 0.5 whose clean validation accuracy is at least 90 %.
+#: Default radius below 16 pixels: the largest of 0.3, 0.4, 0.5 that keeps clean validation accuracy on digits at
+#: 90 % or more (95.3, 92.6 and 88.5 %). Robustness had no say.
 SMALL_RADIUS = 0.4
 
 
