@@ -18,8 +18,10 @@ from bench.target import Target
 _MAX_BISECTIONS = 24
 #: Halvings of one step before the estimate is given up.
 _MAX_HALVINGS = 12
-#: Rows of one batch of probes. Fixed, so that random numbers do not depend on ``target.batch_size``.
-_ROWS = 8192
+#: Values of one batch of probes (33 million float32 are 128 MiB).
+_VALUES = 2**25
+#: Directions made orthogonal to one another: more gain little on large images, and cost much.
+_BLOCK = 256
 #: A probe's length in units of the perturbation's l2 length over √d. The paper's length (the l_p length over d) is
 #: at the bisection's own tolerance and, measured on small robust models, clearly weaker.
 _PROBE = 3.0
@@ -53,8 +55,8 @@ def hopskipjump(
     walk shortens the distance to x; what is returned is its nearest point, moved onto the ball where it lies
     outside. A point inside is stretched to the surface of the ball, away from the boundary, if that fools as well;
     with a randomised defense an example stays until its stretched point fools nearly always. Directions are
-    orthogonal within a block of as many as there are values, which makes the estimate better than independent
-    directions do when there are about as many probes as values.
+    orthogonal within a block of at most 256, which makes the estimate better than independent directions do when
+    there are about as many probes as values.
 
     Args:
         target: decision knowledge.
@@ -193,7 +195,7 @@ class _Walk:
         phi_sum, u_sum, phi_u_sum = torch.zeros_like(delta), torch.zeros_like(start), torch.zeros_like(start)
         directions = self._directions(int(number.max()))
         first = 0
-        for some in directions.split(max(1, _ROWS // len(rows))):
+        for some in directions.split(max(1, _VALUES // start.numel())):
             points = start + per_example(delta, start) * some[:, None]
             points.clamp_(threat.low, threat.high)
             used = torch.arange(first, first + len(some), device=rows.device)[:, None] < number
@@ -267,11 +269,15 @@ class _Walk:
         return x + per_example(fraction, x) * (points - x)
 
     def _directions(self, number: int) -> Tensor:
-        """Random directions of length 1, ``(number, C, H, W)``, orthogonal in blocks; shared by all examples."""
+        """Random directions of length 1, ``(number, C, H, W)``, orthogonal in blocks.
+
+        All examples share them, so that none depends on which others are still walking.
+        """
         x = self.x
         dim = x[0].numel()
         blocks = []
-        for first in range(0, number, dim):
-            gaussian = self.target.randn(dim, min(dim, number - first), like=x)
+        block = min(dim, _BLOCK)
+        for first in range(0, number, block):
+            gaussian = self.target.randn(dim, min(block, number - first), like=x)
             blocks.append(torch.linalg.qr(gaussian).Q.T)
         return torch.cat(blocks).view(number, *x.shape[1:])

@@ -59,6 +59,14 @@ def test_pgd_counts_every_pass_of_every_example() -> None:
     assert target.counts.backward.tolist() == [3, 4, 5, 6]
 
 
+def test_an_example_that_is_fooled_takes_no_part_in_further_restarts() -> None:
+    defense, x, y = _bright(4)
+    target = make_target(defense, 4, "gradient", eps=0.08)
+    pgd(target, x, y, steps=6, step_size=0.25, schedule="constant", restarts=3)
+    assert target.counts.forward[:3].max() <= 7
+    assert target.counts.forward[3] == 3 * 7
+
+
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_pgd_spends_its_whole_budget_where_nothing_helps(restarts) -> None:
     target = make_target(Constant(INFO), 2, "gradient")
@@ -69,9 +77,10 @@ def test_pgd_spends_its_whole_budget_where_nothing_helps(restarts) -> None:
     assert "no gradient reaches the input" in target.counts.notes
 
 
-def test_pgd_with_eot_counts_every_draw() -> None:
+@pytest.mark.parametrize("average", ["loss", "logits"])
+def test_pgd_with_eot_counts_every_draw(average) -> None:
     target = make_target(CoinFlip(INFO), 2, "gradient", randomized=True)
-    estimator = {"eot": {"samples": 4, "of": "exact"}}
+    estimator = {"eot": {"samples": 4, "of": "exact", "average": average}}
     pgd(target, torch.rand(2, 1, 8, 8), torch.zeros(2).long(), steps=5, estimator=estimator, rescore=3)
     # 5 gradients of 4 draws, then 2 candidates on 3 draws each.
     assert target.counts.forward.tolist() == [5 * 4 + 2 * 3] * 2
