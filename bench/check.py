@@ -181,7 +181,7 @@ class _Rules:
         hits = 0
         split = self.data.validation.take(256)
         with torch.no_grad(), seeded("check"):
-            for x, y in zip(split.x.split(64), split.y.split(64), strict=True):
+            for x, y in zip(split.x.clone().split(64), split.y.split(64), strict=True):
                 hits += int((self.defense(x.to(self.device)).argmax(1).cpu() == y).sum())
         share = hits / len(split)
         if share < 2 / self.data.info.num_classes:

@@ -100,6 +100,12 @@ def plain(self: Defense, x: Tensor) -> Tensor:
     return self.classifier(x)
 
 
+def test_a_defense_that_writes_into_its_input_spoils_no_data(findings: Any) -> None:
+    before = load_data("digits").validation.x.clone()
+    findings(type("Writing", (Means,), {"forward": lambda self, x: self.classifier(x.mul_(0.5))}))
+    assert torch.equal(load_data("digits").validation.x, before)
+
+
 def test_a_gradient_that_is_declared_instead_is_no_warning(findings: Any) -> None:
     members = {"transform": lambda self, x: x.round(), **_approximating(lambda x: x)}
     assert verdict(findings(type("Declared", (Means,), members)), "has a gradient").verdict == "pass"
