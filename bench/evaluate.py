@@ -324,7 +324,7 @@ class Evaluation:
             for path, group in needed.items()
         ]
         groups = {job.name: group for job, group in zip(jobs, needed.values(), strict=True)}
-        tracker = Tracker({job.name: job.name for job in jobs}, self.engine.workers)
+        tracker = Tracker({job.name: job.name for job in jobs}, self.engine.workers, "preparations")
         failed: dict[str, str] = {}
         with self.display.running(f"{setting.spec.name}: preparing attacks", len(jobs)):
             for outcome in self.engine.run(jobs):

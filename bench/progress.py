@@ -25,13 +25,14 @@ class Tracker:
     the mean over all attacks with a finished shard.
     """
 
-    def __init__(self, jobs: dict[str, str], workers: int) -> None:
+    def __init__(self, jobs: dict[str, str], workers: int, unit: str = "shards") -> None:
         self._attack_of = dict(jobs)
         self._left = set(jobs)
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._workers = max(1, workers)
         self._start = time.monotonic()
         self.total = len(jobs)
+        self._unit = unit
         self.failed = 0
 
     @property
@@ -58,7 +59,7 @@ class Tracker:
         left = self.seconds_left
         eta = "–" if left is None else clock(left)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done}/{self.total} shards{failed}, {rate:.1f}/min, {clock(elapsed)} elapsed, ETA {eta}"
+        return f"{self.done}/{self.total} {self._unit}{failed}, {rate:.1f}/min, {clock(elapsed)} elapsed, ETA {eta}"
 
 
 class Display:
