@@ -91,13 +91,19 @@ def _read_record(defense: Defense, path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
             f"checkpoint {path}: does not exist; make it with "
-            f"`bench train --defense {path.parent.name} --suite SUITE` (a suite on {defense.data.name})"
+            f"`bench train --defense {_options(path.parent.name)} --suite SUITE` (a suite on {defense.data.name})"
         )
     try:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return {"sha256": str(record["sha256"]), "training": dict(record["training"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"checkpoint {path}: its record {record_path(path).name} is missing or damaged") from None
+
+
+def _options(variant: str) -> str:
+    """A variant's name as options of the command: ``ours(steps=3)`` is ``ours --set steps=3``."""
+    name, _, params = variant.removesuffix(")").partition("(")
+    return " --set ".join([name, *filter(None, params.split(","))])
 
 
 def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:

@@ -33,7 +33,7 @@ class RandomResizePad(Defense):
             "The perturbation was thought to be destroyed, because an attacker cannot know the draw. "
             "Both operations are differentiable, so expectation over transformation averages the gradient "
             "over many draws. Athalye et al. 2018 broke it that way, down to 0 % on ImageNet. "
-            "It also survives weak attacks only because they optimise for a single draw."
+            "The draws are so alike that the gradient of one already helps against the others."
         ),
         paper="Xie, Wang, Zhang, Ren, Yuille 2018, Mitigating Adversarial Effects Through Randomization",
         url="https://arxiv.org/abs/1711.01991",

@@ -55,6 +55,8 @@ def test_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     defense = _Linear(INFO)
     with pytest.raises(InputError, match=r"does not exist; make it with `bench train --defense linear --suite SUITE`"):
         load_(defense, checkpoint_path(defense, "linear", tmp_path))
+    with pytest.raises(InputError, match=r"--defense linear --set a=1 --set b=x --suite SUITE` \(a suite on toy\)"):
+        load_(defense, checkpoint_path(defense, "linear(a=1,b=x)", tmp_path))
 
 
 def test_changed_bytes_are_refused(saved: tuple[_Linear, Path]) -> None:
