@@ -2,85 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench, shards, write_config
+from small_bench import FAILING, OUTSIDE, STEP, Bench, cells
+from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
 from bench.data import load_data
 from bench.engine import Job, Outcome
-from bench.records import ShardRecord
-from bench.store import Store
-from bench.summary import SuiteSummary, summarise
-
-STEP = {"attack": plugin("one_step")}
-OUTSIDE = {"attack": plugin("outside")}
-FAILING = {"attack": plugin("failing")}
-
-
-@dataclass
-class Bench:
-    """A configuration and a results folder."""
-
-    folder: Path
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results"
-
-    def configure(self, attacks: dict[str, Any], **fields: Any) -> Bench:
-        self.folder.mkdir(exist_ok=True)
-        write_config(self.folder / "bench.yaml", attacks, **fields)
-        return self
-
-    def arguments(self, *defenses: str) -> list[str]:
-        named = [part for name in defenses or ("Means",) for part in ("--defense", _reference(name))]
-        where = ["--suite", "tiny", "--config", str(self.folder / "bench.yaml"), "--results", str(self.results)]
-        return ["evaluate", *where, "--device", "cpu", *named]
-
-    def evaluate(self, *defenses: str, more: tuple[str, ...] = (), workers: int | None = None) -> Ended:
-        return run_bench(*self.arguments(*defenses), *more, workers=workers)
-
-    @property
-    def summary(self) -> SuiteSummary:
-        return summarise(self.results, "tiny")
-
-    @property
-    def store(self) -> Store:
-        return Store(self.results, "tiny")
-
-    def cell(self, attack: str, defense: str = "stand_ins.Means") -> list[ShardRecord]:
-        return [
-            record for record in shards(self.results).values() if (record.attack, record.defense) == (attack, defense)
-        ]
-
-    def status(self, attack: str, defense: str = "stand_ins.Means") -> str:
-        found = next(d for d in self.summary.defenses if d.record.name == defense)
-        return next(a.status for a in found.attacks if a.record.name == attack)
-
-
-def _reference(name: str) -> str:
-    return name if ":" in name or not name[0].isupper() else plugin(name)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "work")
-
-
-def cells(ended: Ended) -> list[str]:
-    """The cells whose shards were run, without the numbers."""
-    return sorted({job.partition("/")[0] for job in ended.ran})
 
 
 # -- one run, looked at from all sides --------------------------------------------------------------------------
@@ -113,7 +49,7 @@ def test_a_failing_attack_costs_its_cells_and_nothing_else(everything: tuple[Ben
     for record in bench.cell("failing"):
         assert record.status == "failed" and record.rows == []
         assert "in failing" in record.error and record.error.startswith("Traceback")
-        assert str(Path.cwd()) not in record.error and "/tmp" not in record.error
+        assert str(HERE.parent) not in record.error and str(bench.folder) not in record.error
     for attack in ("clean", "step", "half", "noise", "outside", "large"):
         assert [record.status for record in bench.cell(attack)] == ["ok"] * 3
 
@@ -369,111 +305,6 @@ def test_an_attack_that_cannot_be_imported_is_named_and_the_result_is_incomplete
     assert bench.status("step") == "complete"
     assert bench.status("broken") == "missing"
     assert not bench.summary.defenses[0].complete
-
-
-# -- workers, kills and interruptions ---------------------------------------------------------------------------
-
-
-def start(bench: Bench) -> subprocess.Popen[str]:
-    """The real command in a process of its own, with one worker."""
-    program = [sys.executable, "-c", "from bench.cli import main; main()"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*program, *bench.arguments(), "--workers", "1"],
-        env=environment,
-        cwd=bench.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def stored(bench: Bench) -> dict[str, int]:
-    """Modification times of the records of finished shards."""
-    files = (bench.results / "tiny").glob("*/*/[0-9]*.json")
-    return {str(path.relative_to(bench.results)): path.stat().st_mtime_ns for path in files}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-@dataclass
-class Interrupted:
-    """What the stages of one evaluation left behind: Ctrl-C, kill -9, and the same command once more."""
-
-    bench: Bench
-    undisturbed: Bench
-    ctrl_c_code: int
-    ctrl_c_err: str
-    after_ctrl_c: dict[str, int]
-    after_kill: dict[str, int]
-    final: Ended
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupted]:
-    folder = tmp_path_factory.mktemp("interrupted")
-    attacks = {"slow": {"attack": plugin("slow"), "seconds": 0.4}, "noise": {"draws": 2}}
-    bench, undisturbed = (Bench(folder / name).configure(attacks, shard_size=1) for name in ("killed", "whole"))
-    running = []
-    try:
-        running.append(start(bench))
-        wait_for(lambda: len(stored(bench)) >= 4)
-        running[0].send_signal(signal.SIGINT)
-        _, err = running[0].communicate(timeout=30)
-        after_ctrl_c = stored(bench)
-        running.append(start(bench))
-        wait_for(lambda: len(stored(bench)) >= len(after_ctrl_c) + 4)
-        running[1].kill()
-        running[1].communicate(timeout=30)
-        after_kill = stored(bench)
-        time.sleep(1.2)  # the worker notices within half a second; a shard it was on may still be stored
-        after_kill = {name: since for name, since in stored(bench).items() if name in after_kill}
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    final = bench.evaluate(workers=2)
-    assert undisturbed.evaluate().code == 0
-    yield Interrupted(bench, undisturbed, running[0].returncode, err, after_ctrl_c, after_kill, final)
-
-
-def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(interrupted: Interrupted) -> None:
-    assert interrupted.ctrl_c_code == 130
-    last = interrupted.ctrl_c_err.strip().splitlines()[-1]
-    assert last == "interrupted: finished shards are kept; run the same command again to go on"
-    assert "Traceback" not in interrupted.ctrl_c_err
-    assert 4 <= len(interrupted.after_ctrl_c) < 36
-
-
-def test_after_a_kill_the_same_command_gives_the_rows_of_an_undisturbed_run(interrupted: Interrupted) -> None:
-    """Also: two workers, one worker and no worker process at all give the same rows and the same images."""
-    assert len(interrupted.after_ctrl_c) < len(interrupted.after_kill) < 36
-    assert interrupted.final.code == 0
-    assert len(essence(interrupted.bench.results)) == 36
-    assert essence(interrupted.bench.results) == essence(interrupted.undisturbed.results)
-
-
-def test_finished_shards_are_not_run_twice(interrupted: Interrupted) -> None:
-    now = stored(interrupted.bench)
-    for before in (interrupted.after_ctrl_c, interrupted.after_kill):
-        assert {name: now[name] for name in before} == before
-
-
-def test_a_killed_run_leaves_no_half_written_record(interrupted: Interrupted) -> None:
-    for record in shards(interrupted.bench.results).values():
-        if record.attack != "clean":
-            assert torch.isfinite(interrupted.bench.store.x_adv(record)).all()
-
-
-def test_time_was_measured_by_the_run_that_finished(interrupted: Interrupted) -> None:
-    record = interrupted.bench.store.defense("stand_ins.Means")
-    assert record is not None and record.timing is not None
-    assert record.timing.seconds_per_1000 > 0
 
 
 class Impatient(SerialEngine):
