@@ -83,7 +83,7 @@ def tally(
             if threshold is not None:
                 assert defense.detect is not None
                 scores = defense.detect(batch)
-                refused = ~(scores <= threshold)  # a NaN score is a rejection
+                refused = scores > threshold  # a NaN score rejects nothing: a defect must not help the defense
                 score_sum.index_add_(0, rows, scores.double().cpu())
             correct.index_add_(0, rows, right.long().cpu())
             rejected.index_add_(0, rows, refused.long().cpu())

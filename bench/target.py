@@ -153,7 +153,7 @@ class Target:
         wrong = logits.argmax(1) != y
         if self._threshold is not None and wrong.any():
             self._count("forward", None if index is None else index[wrong], wrong if index is None else None)
-            wrong[wrong.clone()] = self._scores(x[wrong]) <= self._threshold
+            wrong[wrong.clone()] = ~(self._scores(x[wrong]) > self._threshold)  # a NaN score rejects nothing
         return wrong
 
     # -- gradient -------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Target:
         labels = self._forward(x, index).argmax(1)
         if self._threshold is not None:
             # Deployed, a detector answers in the same query; its passes are part of it.
-            labels[~(self._scores(x) <= self._threshold)] = REJECTED  # a NaN score rejects, as for the judge
+            labels[self._scores(x) > self._threshold] = REJECTED
         return labels
 
     def _forward(self, x: Tensor, index: Tensor | None) -> Tensor:
