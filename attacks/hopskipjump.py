@@ -23,8 +23,8 @@ _VALUES = 2**25
 #: Directions made orthogonal to one another: more gain little on large images, and cost much.
 _BLOCK = 256
 #: A probe's length in units of the perturbation's l2 length over √d. The paper's length (the l_p length over d) is
-#: at the bisection's own tolerance and, measured on small robust models, clearly weaker.
-_PROBE = 3.0
+#: at the bisection's own tolerance and, measured on small models, clearly weaker.
+_PROBE = {"linf": 3.0, "l2": 8.0}
 #: Questions that confirm a point on a randomised defense, and how many must be answered with yes to stop there.
 _CONFIRM, _ENOUGH = 9, 8
 
@@ -66,7 +66,7 @@ def hopskipjump(
             need more steps rather than better ones); the t-th estimate uses √t times as many.
         max_probes: upper limit of that.
         gamma: the bisection stops at gamma/d^{3/2} (l2) or gamma/d² (linf) of the distance, d the number of values
-            of an image; probes are 3·gamma/√d of the perturbation's l2 length long.
+            of an image; probes are 3 (linf) or 8 (l2) times gamma/√d of the perturbation's l2 length.
         init_tries: noise images tried as a start; after them at most as many images of other classes in the shard.
         draws: answers per query, of which the majority counts, on a randomised defense (1 on others).
         stop_inside: an example is finished once its point is inside the ball; False spends all queries.
@@ -125,14 +125,14 @@ class _Walk:
         self.linf = target.threat.norm == "linf"
         dim = x[0].numel()
         #: Length of a probe relative to the distance; grows for an example whose probes all agree.
-        self.delta = torch.full((len(x),), _PROBE * gamma / math.sqrt(dim), dtype=x.dtype, device=x.device)
+        self.delta = x.new_full((len(x),), _PROBE[target.threat.norm] * gamma / math.sqrt(dim))
         theta = gamma / dim ** (2.0 if self.linf else 1.5)
         self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), _MAX_BISECTIONS))
         #: Questions kept back from the probes for the step and the search that follow.
         self.confirmations = _CONFIRM if target.randomized else 1
         self.reserve = self.bisections + self.confirmations + 4
         self.point = x.clone()
-        self.best, self.shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        self.best, self.shortest = x.clone(), x.new_full((len(x),), torch.inf)
         self.kept, self.hits = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def start(self, tries: int) -> Tensor:
