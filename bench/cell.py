@@ -16,10 +16,10 @@ from bench.attack import PrepareContext
 from bench.config import ResolvedAttack, Suite, resolve_attacks
 from bench.data import Data, Split, load_data
 from bench.defense import Defense, DefenseSpec, freeze
-from bench.digest import digest
+from bench.digest import digest, state_digest
 from bench.errors import InputError, NotApplicable
 from bench.judge import Draws, judge
-from bench.plugins import load_defense
+from bench.plugins import LoadedDefense, load_defense
 from bench.probe import ready
 from bench.records import CLEAN, ShardRecord
 from bench.seeding import generator, seeded
@@ -71,6 +71,11 @@ def select_examples(suite: Suite, data: Data) -> Split:
     return split if suite.examples is None else split.take(suite.examples)
 
 
+def defense_key(spec: DefenseSpec, loaded: LoadedDefense) -> str:
+    """Hash of everything that makes a defense what it is: code, parameters and weights."""
+    return digest(loaded.code, spec.params, state_digest(loaded.defense))
+
+
 def open_context(setting: Setting) -> Context:
     """Load data, defense and attacks once per process and setting."""
     suite = setting.suite.model_dump(mode="json")  # with the attacks, which suite_key leaves out
@@ -79,6 +84,8 @@ def open_context(setting: Setting) -> Context:
         _contexts.clear()  # one defense in memory at a time
         data = load_data(setting.suite.data, setting.data_root)
         loaded = load_defense(setting.spec, data.info, torch.device(setting.device))
+        if defense_key(setting.spec, loaded) != setting.defense_key:
+            raise InputError(f"{setting.spec.name}: code or weights differ from those probed; bench check says why")
         attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}
         examples = select_examples(setting.suite, data)
         _contexts[key] = Context(data, examples, ready(loaded.defense), attacks)

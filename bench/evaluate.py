@@ -14,6 +14,7 @@ from bench import provenance
 from bench.cell import (
     Setting,
     attack_key,
+    defense_key,
     empty_record,
     open_context,
     prepare,
@@ -23,7 +24,7 @@ from bench.cell import (
 from bench.config import ResolvedAttack, Suite, resolve_attacks
 from bench.data import Data, data_digest, load_data
 from bench.defense import DefenseSpec, count_parameters, freeze
-from bench.digest import code_digest, digest, state_digest
+from bench.digest import code_digest, digest
 from bench.engine import Engine, Job, Outcome
 from bench.errors import InputError, NewerSchemaError
 from bench.gallery import make_gallery
@@ -204,7 +205,7 @@ class Evaluation:
             seed=suite.seed,
             batch_size=suite.batch_size,
         )
-        key = digest(loaded.code, spec.params, state_digest(defense))
+        key = defense_key(spec, loaded)
         card = defense.card
         before = _unless_broken(partial(self.store.defense, spec.name))
         record = DefenseRecord(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from bench.cell import defense_key
 from bench.data import Data, load_data
 from bench.defense import Defense, DefenseSpec
-from bench.digest import digest, state_digest
 from bench.errors import InputError
 from bench.judge import Draws, judge
 from bench.plugins import load_defense
@@ -93,7 +93,7 @@ def verify(
         except InputError as error:
             yield Verdict(record.name, "–", 0, 0, str(error))
             continue
-        same = digest(loaded.code, record.params, state_digest(loaded.defense)) == record.key
+        same = defense_key(spec, loaded) == record.key
         note = "" if same else "code or weights of the defense have changed since"
         for attack in (CLEAN, *(entry.name for entry in suite.attacks)):
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
