@@ -1,0 +1,94 @@
+"""The published results are complete, belong to the shipped suite, and show what they are there to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.cell import attack_key
+from bench.config import load_config, resolve_attacks
+from bench.store import Store
+from bench.summary import DefenseSummary, SuiteSummary, summarise
+from bench.verify import Places, verify
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+DEFENSES = ("none", "madry", "jpeg", "random-resize-pad", "ours", "feature-squeezing")
+
+
+@pytest.fixture(scope="module")
+def summary() -> SuiteSummary:
+    return summarise(RESULTS, "digits")
+
+
+@pytest.fixture(scope="module")
+def by_name(summary: SuiteSummary) -> dict[str, DefenseSummary]:
+    return {defense.record.name: defense for defense in summary.defenses}
+
+
+def left(defense: DefenseSummary, attack: str) -> float:
+    robust = next(cell.robust for cell in defense.attacks if cell.record.name == attack)
+    assert robust is not None
+    return robust.value
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_built_in_defense_is_complete(by_name: dict[str, DefenseSummary], name: str) -> None:
+    defense = by_name[name]
+    assert defense.complete
+    assert defense.standard.n == defense.worst_case.n == 450
+    assert defense.record.timing is not None and defense.record.gallery
+
+
+def test_the_budgets_are_those_of_the_shipped_suite(summary: SuiteSummary) -> None:
+    shipped = resolve_attacks(load_config(ROOT / "bench.yaml").suite("digits"))
+    assert {entry.name: attack_key(entry) for entry in shipped} == {a.name: a.key for a in summary.record.attacks}
+
+
+def test_the_radius_separates_undefended_from_adversarially_trained(by_name: dict[str, DefenseSummary]) -> None:
+    assert by_name["none"].worst_case.value <= 0.02
+    assert 0.4 <= by_name["madry"].worst_case.value <= 0.7
+
+
+@pytest.mark.parametrize("name", ["jpeg", "random-resize-pad"])
+def test_an_input_transformation_gains_nothing_over_no_defense(by_name: dict[str, DefenseSummary], name: str) -> None:
+    assert by_name[name].worst_case.value <= by_name["none"].worst_case.value + 0.10
+
+
+def test_plain_autograd_alone_would_have_overrated_what_hides_its_gradient(by_name: dict[str, DefenseSummary]) -> None:
+    for name in ("jpeg", "ours"):
+        assert left(by_name[name], "pgd") > by_name[name].worst_case.value + 0.5
+        assert "missing-gradient" in {flag.id for flag in by_name[name].flags}
+
+
+def test_the_worst_case_is_at_or_below_every_single_attack(by_name: dict[str, DefenseSummary]) -> None:
+    for defense in by_name.values():
+        lowest = min(cell.robust.value for cell in defense.attacks if cell.robust and cell.record.counted)
+        slack = 0.01 if defense.record.probe.randomized else 1e-12  # scored on other draws than it is chosen on
+        assert defense.worst_case.value <= lowest + slack
+
+
+def test_no_attack_broke_the_rules(by_name: dict[str, DefenseSummary]) -> None:
+    for defense in by_name.values():
+        assert not [cell.record.name for cell in defense.attacks if cell.violations]
+
+
+def test_stored_inputs_are_judged_the_same_again() -> None:
+    torch.set_num_threads(1)
+    verdicts = list(verify(RESULTS, "digits", ("none", "madry"), "cpu", Places()))
+    assert verdicts and not [v for v in verdicts if v.problem]
+    rows = sum(v.rows for v in verdicts)
+    # Other hardware rounds otherwise: of many thousand rows a few may lie on a decision boundary.
+    assert sum(v.different for v in verdicts) <= rows // 200
+
+
+def test_files_are_small_and_name_no_folder_of_the_machine() -> None:
+    everything = Store(RESULTS, "digits").folder.rglob("*")
+    files = [path for path in everything if path.is_file() and ".prepared" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 40 * 2**20
+    assert all(path.stat().st_size <= 2**20 for path in files)
+    for path in (p for p in files if p.suffix == ".json"):
+        text = path.read_text()
+        assert str(ROOT) not in text and str(Path.home()) not in text
