@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from bench.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.config import Suite
+    from bench.defense import DefenseSpec
 
 RESULTS = Path("runs")
 
@@ -73,23 +79,76 @@ def _workers(asked: int | None, device: str) -> int:
     return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command that meets a suite."""
-    options = [
-        click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
-        click.option("--config", type=click.Path(path_type=Path), help="Another bench.yaml."),
-        click.option("--data", "data_reference", help="Other data: digits, cifar10, fashion-mnist or folder:PATH."),
-        click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets are kept."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class _Scene:
+    """What every command that runs a defense on a suite's data is told."""
+
+    suite: Suite
+    device: str
+    params: dict[str, str]
+    checkpoints: Path | None
+    data_root: Path | None
+
+    def spec(self, reference: str) -> DefenseSpec:
+        from bench.defense import DefenseSpec
+
+        return DefenseSpec(reference, self.params, self.checkpoints)
+
+    def specs(self, references: tuple[str, ...], every: bool) -> list[DefenseSpec]:
+        """The defenses named by ``--defense``, and all registered ones with ``--all``."""
+        from bench.registry import DEFENSES
+
+        names = list(references)
+        if every:
+            loaded, problems = DEFENSES.load_all()
+            for problem in problems:
+                click.echo(f"skipped: {problem}", err=True)
+            names += loaded
+        if not names:
+            raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
+        return [self.spec(name) for name in dict.fromkeys(names)]
 
 
-def _suite(suite_name: str, config: Path | None, data_reference: str | None) -> Any:
-    from bench.config import load_config
+_PATH = click.Path(path_type=Path)
+_SCENE = (
+    click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
+    click.option("--config", type=_PATH, help="Another bench.yaml."),
+    click.option("--data", "data_reference", help="Other data: digits, cifar10, fashion-mnist or folder:PATH."),
+    click.option("--data-root", type=_PATH, help="Where downloaded data sets are kept."),
+    click.option("--download", is_flag=True, help="Download the data set if it is not there (SHA-256 checked)."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense."),
+    click.option("--checkpoints", type=_PATH, help="Folder of checkpoints [default: beside the defense's code]."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+)
 
-    return load_config(config).suite(suite_name).with_data(data_reference)
+
+def _in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a :class:`_Scene` to a command, which gets it as its first argument."""
+
+    @functools.wraps(function)
+    def command(
+        suite_name: str,
+        config: Path | None,
+        data_reference: str | None,
+        data_root: Path | None,
+        download: bool,
+        settings: tuple[str, ...],
+        checkpoints: Path | None,
+        device: str,
+        **others: Any,
+    ) -> Any:
+        from bench.config import load_config
+        from bench.data import load_data
+
+        suite = load_config(config).suite(suite_name).with_data(data_reference)
+        scene = _Scene(suite, _device(device), _settings(settings), checkpoints, data_root)
+        if download:
+            load_data(suite.data, data_root, download=True)
+        return function(scene, **others)
+
+    for option in reversed(_SCENE):
+        command = option(command)
+    return command
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,7 +159,7 @@ def main() -> None:
 
 @main.command("list", epilog=_example("bench list attacks"))
 @click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]))
-@click.option("--config", type=click.Path(path_type=Path), help="Another bench.yaml (for suites).")
+@click.option("--config", type=_PATH, help="Another bench.yaml (for suites).")
 def list_(what: str, config: Path | None) -> None:
     """List what is registered, and where it comes from."""
     from bench.listing import listing
@@ -113,29 +172,14 @@ def list_(what: str, config: Path | None) -> None:
 
 @main.command(epilog=_example("bench check ours", "bench check path/to/mine.py:Mine --suite digits"))
 @click.argument("defense")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defense's checkpoints.")
-@_common
-def check(
-    defense: str,
-    settings: tuple[str, ...],
-    device: str,
-    checkpoints: Path | None,
-    suite_name: str,
-    config: Path | None,
-    data_reference: str | None,
-    data_root: Path | None,
-) -> int:
+@_in_a_scene
+def check(scene: _Scene, defense: str) -> int:
     """Check the whole contract of DEFENSE in seconds, each rule a plain sentence."""
     from bench.check import check_defense
-    from bench.defense import DefenseSpec
 
-    suite = _suite(suite_name, config, data_reference)
     console, marks = Console(), {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     verdicts = []
-    spec = DefenseSpec(defense, _settings(settings), checkpoints)
-    for finding in check_defense(spec, suite, _device(device), data_root):
+    for finding in check_defense(scene.spec(defense), scene.suite, scene.device, scene.data_root):
         verdicts.append(finding.verdict)
         console.print(f"{marks[finding.verdict]} {finding.rule}", highlight=False, soft_wrap=True)
         if finding.detail:
@@ -148,42 +192,13 @@ def check(
 @main.command(epilog=_example("bench train --defense ours --suite digits"))
 @click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
 @click.option("--all", "every", is_flag=True, help="Every registered defense that has a training recipe.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder to write to [default: the defense's own].")
-@_common
-def train(
-    defenses: tuple[str, ...],
-    every: bool,
-    settings: tuple[str, ...],
-    device: str,
-    checkpoints: Path | None,
-    suite_name: str,
-    config: Path | None,
-    data_reference: str | None,
-    data_root: Path | None,
-) -> int:
+@_in_a_scene
+def train(scene: _Scene, defenses: tuple[str, ...], every: bool) -> int:
     """Train defenses on a suite's data. An interrupted training goes on where it stopped."""
     from bench.training_run import train_all
 
-    suite = _suite(suite_name, config, data_reference)
-    specs = _specs(defenses, every, settings, checkpoints)
-    return train_all(specs, suite, _device(device), data_root, Console(stderr=True))
-
-
-def _specs(defenses: tuple[str, ...], every: bool, settings: tuple[str, ...], checkpoints: Path | None) -> list[Any]:
-    from bench.defense import DefenseSpec
-    from bench.registry import DEFENSES
-
-    names = list(defenses)
-    if every:
-        loaded, problems = DEFENSES.load_all()
-        for problem in problems:
-            click.echo(f"skipped: {problem}", err=True)
-        names += loaded
-    if not names:
-        raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
-    return [DefenseSpec(name, _settings(settings), checkpoints) for name in dict.fromkeys(names)]
+    specs = scene.specs(defenses, every)
+    return train_all(specs, scene.suite, scene.device, scene.data_root, Console(stderr=True))
 
 
 @main.command(
@@ -191,26 +206,17 @@ def _specs(defenses: tuple[str, ...], every: bool, settings: tuple[str, ...], ch
 )
 @click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
 @click.option("--all", "every", is_flag=True, help="Every registered defense.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defense's checkpoints.")
-@_common
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
+@_in_a_scene
 def evaluate(
+    scene: _Scene,
     defenses: tuple[str, ...],
     every: bool,
-    settings: tuple[str, ...],
     attacks: tuple[str, ...],
     workers: int | None,
-    device: str,
     results: Path,
-    checkpoints: Path | None,
-    suite_name: str,
-    config: Path | None,
-    data_reference: str | None,
-    data_root: Path | None,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
@@ -222,23 +228,21 @@ def evaluate(
     from bench.summary import summarise
 
     torch.set_num_threads(1)  # as in the workers: the probe and the timing must not depend on the machine's cores
-    suite = _suite(suite_name, config, data_reference)
-    device = _device(device)
     request = Request(
-        suite=suite,
-        defenses=_specs(defenses, every, settings, checkpoints),
+        suite=scene.suite,
+        defenses=scene.specs(defenses, every),
         attacks=attacks,
         results=results,
-        device=device,
-        data_root=data_root,
+        device=scene.device,
+        data_root=scene.data_root,
         command=provenance.command_line(),
     )
-    with LocalEngine(_workers(workers, device)) as engine:
+    with LocalEngine(_workers(workers, scene.device)) as engine:
         evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
         for warning in evaluation.warnings:
             click.echo(f"skipped: {warning}", err=True)
         failures = evaluation.run()
-    click.echo(report.render(summarise(results, suite.name), "table"))
+    click.echo(report.render(summarise(results, scene.suite.name), "table"))
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
@@ -247,7 +251,7 @@ def evaluate(
 @main.command(epilog=_example("bench report --suite digits --results results --format markdown"))
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table")
 @click.option("--suite", "suite_names", multiple=True, help="Only this suite [default: all with results].")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
 def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
     """Print stored results."""
     from bench import report as reports
@@ -263,11 +267,11 @@ def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
 @main.command(epilog=_example("bench verify --suite digits --results results --defense ours"))
 @click.option("--suite", "suite_name", default="demo", show_default=True, help="The suite whose results are checked.")
 @click.option("--defense", "defenses", multiple=True, help="Only this defense (repeat) [default: all stored].")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--data", "data_reference", help="Where the images are here, if the recorded folder is not.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets are kept.")
-@click.option("--checkpoints", type=click.Path(path_type=Path), help="Folder of the defenses' checkpoints.")
+@click.option("--data-root", type=_PATH, help="Where downloaded data sets are kept.")
+@click.option("--checkpoints", type=_PATH, help="Folder of the defenses' checkpoints.")
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],
@@ -295,8 +299,8 @@ def verify(
 
 
 @main.command(epilog=_example("bench leaderboard --results results --out site --serve"))
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("site"), show_default=True, help="Site folder.")
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--out", type=_PATH, default=Path("site"), show_default=True, help="Site folder.")
 @click.option("--serve", is_flag=True, help="Serve it on this machine afterwards.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 def leaderboard(results: Path, out: Path, serve: bool, port: int) -> None:
@@ -316,7 +320,7 @@ def new() -> None:
 
 @new.command("defense", epilog=_example("bench new defense my-defense"))
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Parent folder [default: here].")
+@click.option("--out", type=_PATH, default=Path(), help="Parent folder [default: here].")
 def new_defense(name: str, out: Path) -> None:
     """Write a working defense plugin named NAME."""
     from bench import scaffold
@@ -326,7 +330,7 @@ def new_defense(name: str, out: Path) -> None:
 
 @new.command("attack", epilog=_example("bench new attack my-attack"))
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Parent folder [default: here].")
+@click.option("--out", type=_PATH, default=Path(), help="Parent folder [default: here].")
 def new_attack(name: str, out: Path) -> None:
     """Write a working attack plugin named NAME."""
     from bench import scaffold
