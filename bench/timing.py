@@ -1,4 +1,4 @@
-"""Inference time of a defense beside the undefended model, measured alternately in one run."""
+"""Inference time of a defense, its detector included, beside the undefended model, measured alternately in one run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def _seconds(defense: Defense, x: Tensor, batch_size: int) -> float:
     start = time.perf_counter()
     for part in x.split(batch_size):
         defense(part)
+        if defense.detect is not None:  # deployed, every answer includes the detector's
+            defense.detect(part)
     if x.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

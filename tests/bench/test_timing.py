@@ -70,3 +70,14 @@ def test_a_fast_network_is_timed_on_more_images(clock: list[float]) -> None:
     found = measure(ours, reference, X, training_seconds=None, batch_size=1000, repeats=1, at_least=0.1)
     assert log[-1] == "ours 100"  # ten times as many, so that one pass of the reference takes 0.1 s
     assert found.seconds_per_1000 == pytest.approx(2)
+
+
+def test_a_detector_is_part_of_the_answer(clock: list[float]) -> None:
+    class Detecting(Clocked):
+        def detect(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            self.clock[0] += 0.04 * len(x)
+            return torch.zeros(len(x))
+
+    log: list[str] = []
+    ours, reference = Detecting("ours", 0.06, clock, log), Clocked("reference", 0.02, clock, log)
+    assert measure(ours, reference, X, training_seconds=None, repeats=1).seconds_per_1000 == pytest.approx(100)
