@@ -104,7 +104,8 @@ def contents(archive: Archive, root: Path, *, download: bool) -> dict[str, bytes
         if found is not None:
             return found
     if not download:
-        raise InputError(f"{archive.name}: not found below {root}; download it (--download) or name its folder (--data-root)")
+        how = "download it (--download) or name its folder (--data-root)"
+        raise InputError(f"{archive.name}: not found below {root}; {how}")
     path = root / archive.folder / archive.name
     fetch(archive.url, path, archive.sha256)
     return _from_archive(archive, path)
