@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.errors import InputError
 from bench.flags import Flag, find_flags
 from bench.metrics import Array, wilson, worst_case
-from bench.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
+from bench.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.store import Store, read_record, slug
 
 
@@ -171,6 +171,12 @@ class DefenseResults:
         labels = [*names, CLEAN]
         return values, [labels[i] for i in chosen]
 
+    def provenance(self) -> Provenance:
+        """That of the defense's record, with the time from the first stored shard's start to the last one's end."""
+        runs = [shard.provenance for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
+        span = {"started": min(run.started for run in runs), "ended": max(run.ended for run in runs)}
+        return self.record.provenance.model_copy(update=span)
+
     def reached(self, name: str) -> NDArray[np.bool_]:
         """Which of the measured examples an attack has finished with."""
         return ~np.isnan(self.cells[name]["report_robust"])[self.measured]
@@ -255,7 +261,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
         attack.status in ("complete", "not-applicable") for attack in attacks
     )
     return DefenseSummary(
-        record=record,
+        record=record.model_copy(update={"provenance": results.provenance()}),
         slug=slug(record.name),
         rank=0,
         complete=complete,

@@ -6,7 +6,16 @@ import math
 from pathlib import Path
 
 import pytest
-from written_results import Results, attack_record, defense_record, probe_record, row, shard_record, suite_record
+from written_results import (
+    PROVENANCE,
+    Results,
+    attack_record,
+    defense_record,
+    probe_record,
+    row,
+    shard_record,
+    suite_record,
+)
 
 from bench.errors import InputError
 from bench.metrics import wilson
@@ -309,3 +318,12 @@ def test_no_shown_number_is_nan(results: Results) -> None:
 
 def test_the_record_helper_stores_what_the_harness_stores(results: Results) -> None:
     assert shard_record(results.suite, PLAIN, "pgd", 0).attack_key == PGD.key
+
+
+def test_the_shown_time_runs_from_the_first_shard_to_the_last(results: Results) -> None:
+    results.write_defense(PLAIN, {"clean": CLEAN_ROWS, "pgd": PGD_ROWS})
+    later = PROVENANCE.model_copy(update={"started": "2026-01-02T00:00:00+00:00", "ended": "2026-01-02T00:05:00+00:00"})
+    rows = [row(example, 1) for example in results.suite.ids[: results.suite.shard_size]]
+    results.write_shard(PLAIN, "noise", 0, rows=rows, provenance=later)
+    shown = summary_of(results).record.provenance
+    assert (shown.started, shown.ended) == (PROVENANCE.started, later.ended)
