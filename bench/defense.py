@@ -33,7 +33,10 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that a defense's paper claims, for comparison with what is measured here."""
+    """A number that a defense's paper claims, for comparison with what is measured here.
+
+    ``standard`` and ``robust`` are in per cent, as papers print them.
+    """
 
     data: str
     threat: str

@@ -25,6 +25,11 @@ def percent(share: float | None) -> str:
     return MISSING if share is None or _absent(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
+def claimed(value: float | None) -> str:
+    """A number of a paper, which is in per cent already."""
+    return percent(None if value is None else value / 100)
+
+
 def interval(estimate: Estimate | None) -> str:
     """The 95 % interval in percent: ``[41.6, 50.8]``."""
     return MISSING if estimate is None else f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

@@ -119,6 +119,7 @@ def _environment() -> jinja2.Environment:
     )
     for write in (
         formatting.percent,
+        formatting.claimed,
         formatting.interval,
         formatting.with_interval,
         formatting.points,
