@@ -66,7 +66,6 @@ class Cell:
 
     attack: ResolvedAttack | None
     shards: dict[int, str]  # shard number -> key
-    finished: int
     prepared: Path | None
 
     @property
@@ -268,16 +267,14 @@ class Evaluation:
                 made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
                 about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, parts[-4])
                 prepared = self.store.artefact_path(digest("prepared", *about))
-        shards, finished = {}, 0
+        shards = {}
         for shard in range(-(-len(self.suite.ids) // suite.shard_size)):
             key = digest(shard, *parts)
             name = CLEAN if attack is None else attack.name
             stored = _unless_broken(partial(self.store.shard, setting.spec.name, name, shard))
-            if stored is not None and stored.key == key and stored.status in ("ok", "not-applicable"):
-                finished += 1
-            else:
+            if stored is None or stored.key != key or stored.status not in ("ok", "not-applicable"):
                 shards[shard] = key
-        return Cell(attack, shards, finished, prepared)
+        return Cell(attack, shards, prepared)
 
     # -- running --------------------------------------------------------------------------------------------
 
