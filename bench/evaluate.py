@@ -40,7 +40,7 @@ from bench.records import (
     DefenseRecord,
     SuiteRecord,
 )
-from bench.store import Store, check_writable
+from bench.store import Store, check_writable, shard_count
 from bench.threat import check_images, check_labels
 from bench.timing import measure
 
@@ -110,7 +110,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
     examples = select_examples(suite, data)
     threat = suite.threat
     fixed: dict[str, Any] = {
-        "data": provenance.shorten_reference(suite.data),
+        "data": provenance.publishable(suite.data),
         "split": suite.split,
         "norm": threat.norm,
         "eps": threat.eps,
@@ -248,7 +248,8 @@ class Evaluation:
 
     def _cell(self, setting: Setting, attack: ResolvedAttack | None) -> Cell:
         suite = self.request.suite
-        draws = setting.draws
+        draws, name = setting.draws, CLEAN if attack is None else attack.name
+        machine = [str(torch.__version__), self.device.type]
         parts = [
             setting.suite_key,
             setting.defense_key,
@@ -256,7 +257,7 @@ class Evaluation:
             code_digest(judge),
             [draws.select, draws.report, suite.batch_size],
             setting.threshold,
-            [str(torch.__version__), self.device.type],
+            machine,
         ]
         prepared = None
         if attack is not None:
@@ -265,12 +266,11 @@ class Evaluation:
             if attack.spec.prepare is not None and attack.spec.prepares(**attack.params):
                 of_data = attack.spec.prepare_scope == "data"
                 made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
-                about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, parts[-4])
+                about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, machine)
                 prepared = self.store.artefact_path(digest("prepared", *about))
         shards = {}
-        for shard in range(-(-len(self.suite.ids) // suite.shard_size)):
+        for shard in range(shard_count(len(self.suite.ids), suite.shard_size)):
             key = digest(shard, *parts)
-            name = CLEAN if attack is None else attack.name
             stored = _unless_broken(partial(self.store.shard, setting.spec.name, name, shard))
             if stored is None or stored.key != key or stored.status not in ("ok", "not-applicable"):
                 shards[shard] = key

@@ -9,6 +9,7 @@ from bench.cell import Context, Setting, attack_key
 from bench.errors import InputError
 from bench.records import CLEAN, GalleryEntry, Row, ShardRecord
 from bench.seeding import seeded
+from bench.store import shard_count
 
 #: Examples shown per defense.
 SIZE = 8
@@ -24,7 +25,7 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
     counted = [entry.name for entry in context.attacks.values() if entry.counted]
     entries: list[GalleryEntry] = []
     pictures: dict[str, list[Tensor]] = {"x": [], "x_adv": []}
-    for shard in range(-(-len(context.examples.ids) // size)):
+    for shard in range(shard_count(len(context.examples.ids), size)):
         records = {attack: store.shard(name, attack, shard) for attack in (CLEAN, *counted)}
         clean = records.pop(CLEAN)
         done = {a: r for a, r in records.items() if r and r.status == "ok" and _is_current(r, setting, context)}

@@ -61,10 +61,10 @@ def command_line(argv: list[str] | None = None) -> str:
     program, *arguments = sys.argv if argv is None else argv
     path = Path(program)
     name = f"python -m {path.parent.name}" if path.name == "__main__.py" else shlex.quote(path.name)
-    return " ".join([name, *(shlex.quote(_publishable(argument)) for argument in arguments)])
+    return " ".join([name, *(shlex.quote(publishable(argument)) for argument in arguments)])
 
 
-def _publishable(argument: str) -> str:
+def publishable(argument: str) -> str:
     """An argument with every path in it (``--out=PATH``, ``PATH:Name``, ``folder:PATH``) made publishable."""
     return "".join(
         shorten(part) if part.startswith(("/", "~")) or ".." in Path(part).parts else part
@@ -82,11 +82,6 @@ def shorten(path: str) -> str:
         if folder in full.parts:
             return "/".join(full.parts[full.parts.index(folder) + 1 :])
     return full.name
-
-
-def shorten_reference(reference: str) -> str:
-    """A data reference as it can be published: the path in ``folder:PATH`` shortened."""
-    return _publishable(reference)
 
 
 def without_folders(text: str) -> str:

@@ -99,6 +99,11 @@ def to_json(record: Record) -> str:
     return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
+def shard_count(examples: int, shard_size: int) -> int:
+    """How many shards hold so many examples; the last may be smaller."""
+    return -(-examples // shard_size)
+
+
 class Store:
     """The results of one suite below a results folder (layout: ``bench.records``)."""
 

@@ -13,7 +13,7 @@ from bench.errors import InputError
 from bench.flags import Flag, find_flags
 from bench.metrics import Array, wilson, worst_case
 from bench.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
-from bench.store import Store, read_record, slug
+from bench.store import Store, read_record, shard_count, slug
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Cell:
 def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
     """The stored shards of a cell that belong to this suite, this defense and these parameters."""
     name = CLEAN if attack is None else attack.name
-    expected = -(-len(suite.ids) // suite.shard_size)
+    expected = shard_count(len(suite.ids), suite.shard_size)
     shards = []
     for number in range(expected):
         shard = store.shard(defense.name, name, number)

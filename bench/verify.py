@@ -16,7 +16,7 @@ from bench.judge import Draws, judge
 from bench.plugins import load_defense
 from bench.probe import ready
 from bench.records import CLEAN, DefenseRecord, Row, ShardRecord, SuiteRecord
-from bench.store import Store, read_record
+from bench.store import Store, read_record, shard_count
 from bench.target import Counts
 from bench.threat import ThreatModel
 
@@ -107,7 +107,7 @@ def _cell(
     split = getattr(data, suite.split)
     position = {example: i for i, example in enumerate(split.ids)}
     rows = different = 0
-    for number in range(-(-len(suite.ids) // suite.shard_size)):
+    for number in range(shard_count(len(suite.ids), suite.shard_size)):
         shard = store.shard(record.name, attack, number)
         if shard is None or shard.status != "ok":
             continue
