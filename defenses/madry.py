@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bench.defense import Card, Claim, DataInfo, Defense
 from bench.errors import InputError
 from defenses.nets import classifier_for
-from defenses.recipes import adversarial_training
+from defenses.recipes import adversarial_training, schedule_for
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
@@ -21,6 +21,7 @@ class Madry(Defense):
     Args:
         data: decides the architecture.
         steps: of the PGD inside training, at the eps of the suite's threat model.
+        network: another architecture by its name (``defenses.nets.NETWORKS``).
     """
 
     card = Card(
@@ -46,13 +47,15 @@ class Madry(Defense):
         ),
     )
 
-    def __init__(self, data: DataInfo, steps: int = 10) -> None:
+    def __init__(self, data: DataInfo, steps: int = 10, network: str = "auto") -> None:
         super().__init__(data)
         if steps < 1:
             raise InputError(f"madry: steps {steps} must be at least 1")
         self.steps = steps
-        self.classifier = classifier_for(data)
+        self.network = network
+        self.classifier = classifier_for(data, network)
 
     def fit(self, run: TrainingRun) -> None:
         """PGD adversarial training in the ball of ``run.threat``."""
-        adversarial_training(run, self.classifier, steps=self.steps)
+        schedule = schedule_for(run.info, self.network)
+        adversarial_training(run, self.classifier, steps=self.steps, schedule=schedule)

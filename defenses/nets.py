@@ -5,17 +5,30 @@ All classifiers pool globally (or adaptively) before the last layer, so that a t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.defense import DataInfo
+from bench.errors import InputError, did_you_mean
 
 
-def classifier_for(info: DataInfo) -> nn.Module:
-    """The classification network f: logits ``(N, num_classes)`` from ``(N, C, H, W)``, any H and W near the nominal.
+def classifier_for(info: DataInfo, network: str = "auto") -> nn.Module:
+    """The classification network f: logits ``(N, num_classes)`` from ``(N, C, H, W)``.
 
-    ResNet-18 from 32 pixels on; below that a plain convolutional network, small below 16 pixels.
+    Args:
+        info: of the data.
+        network: ``auto`` is ResNet-18 from 32 pixels on, below that a plain convolutional network, small below 16
+            pixels; both take any H and W near the nominal. Other names are those of ``NETWORKS``.
+
+    Raises:
+        InputError: for an unknown name.
     """
+    if network != "auto":
+        if network not in NETWORKS:
+            raise InputError(f"network {network!r} does not exist{did_you_mean(network, ['auto', *NETWORKS])}")
+        return NETWORKS[network](info)
     channels, size = info.shape[0], min(info.shape[1:])
     if size >= 32:
         return ResNet18(channels, info.num_classes)
@@ -117,3 +130,47 @@ class ResNet18(nn.Sequential):
             nn.Flatten(),
             nn.Linear(512, num_classes),
         )
+
+
+class CNNA(nn.Sequential):
+    """CNN-A of Dathathri et al. 2020 (arXiv:2010.11645): two strided convolutions, two linear layers, no batch norm.
+
+    Small enough that complete verifiers decide most images, so that an attack can be measured against the truth.
+    It takes images of the nominal size only.
+    """
+
+    def __init__(self, info: DataInfo) -> None:
+        channels, height, width = info.shape
+        super().__init__(
+            nn.Conv2d(channels, 16, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * (height // 4) * (width // 4), 100),
+            nn.ReLU(),
+            nn.Linear(100, info.num_classes),
+        )
+
+
+class ResNet8(nn.Sequential):
+    """ResNet-8 (He et al. 2016, section 4.2, n = 1): one basic block at each of 16, 32 and 64 channels."""
+
+    def __init__(self, info: DataInfo) -> None:
+        super().__init__(
+            *_conv_bn_relu(info.shape[0], 16),
+            _BasicBlock(16, 16, 1),
+            _BasicBlock(16, 32, 2),
+            _BasicBlock(32, 64, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, info.num_classes),
+        )
+
+
+#: Networks that a defense's ``network`` parameter can name besides ``auto``.
+NETWORKS: dict[str, Callable[[DataInfo], nn.Module]] = {
+    "cnn-a": CNNA,
+    "resnet8": ResNet8,
+    "resnet18": lambda info: ResNet18(info.shape[0], info.num_classes),
+}

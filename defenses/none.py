@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.defense import Card, Claim, DataInfo, Defense
 from defenses.nets import classifier_for
-from defenses.recipes import train_classifier
+from defenses.recipes import schedule_for, train_classifier
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
@@ -19,6 +19,7 @@ class Undefended(Defense):
 
     Args:
         data: decides the architecture.
+        network: another one by its name (``defenses.nets.NETWORKS``).
     """
 
     card = Card(
@@ -38,10 +39,11 @@ class Undefended(Defense):
         ),
     )
 
-    def __init__(self, data: DataInfo) -> None:
+    def __init__(self, data: DataInfo, network: str = "auto") -> None:
         super().__init__(data)
-        self.classifier = classifier_for(data)
+        self.network = network
+        self.classifier = classifier_for(data, network)
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on clean images."""
-        train_classifier(run, self)
+        train_classifier(run, self, schedule_for(run.info, self.network))

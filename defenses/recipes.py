@@ -34,8 +34,12 @@ class Schedule:
         return dict(vars(self))
 
 
-def schedule_for(info: DataInfo) -> Schedule:
-    """A schedule that reaches the usual accuracy on images of this size."""
+def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
+    """A schedule that reaches the usual accuracy of the network (``defenses.nets``) on images of this size."""
+    if network == "cnn-a":
+        return Schedule(30, 128, 0.05, 5e-4, (22, 27))
+    if network == "resnet8":
+        return Schedule(20, 128, 0.1, 5e-4, (13, 18))
     if min(info.shape[1:]) < 16:
         return Schedule(40, 32, 0.02, 5e-4, (28, 36))
     if min(info.shape[1:]) < 32:
@@ -71,8 +75,9 @@ def random_crop_and_flip(pad: int, flip: bool) -> Callable[[Tensor], Tensor]:
     return augment
 
 
-def train_classifier(run: TrainingRun, defense: Defense) -> None:
+def train_classifier(run: TrainingRun, defense: Defense, schedule: Schedule | None = None) -> None:
     """Natural training of f on g(x), with a fresh draw of g for every batch: cross-entropy of ``defense(x)``."""
+    schedule = schedule or schedule_for(run.info)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(defense(x), y)
@@ -82,7 +87,7 @@ def train_classifier(run: TrainingRun, defense: Defense) -> None:
         defense.classifier,
         loss,
         augment=augmentation_for(run.info),
-        **schedule_for(run.info).settings(),
+        **schedule.settings(),
     )
 
 
@@ -97,7 +102,12 @@ def natural_training(run: TrainingRun, module: nn.Module, stage: str = "natural 
 
 
 def adversarial_training(
-    run: TrainingRun, module: nn.Module, *, steps: int = 10, stage: str = "adversarial training"
+    run: TrainingRun,
+    module: nn.Module,
+    *,
+    steps: int = 10,
+    stage: str = "adversarial training",
+    schedule: Schedule | None = None,
 ) -> None:
     """PGD adversarial training (Madry et al. 2018, eq. 2.1): cross-entropy at the worst point PGD finds.
 
@@ -109,6 +119,7 @@ def adversarial_training(
         module: the network, trained in place.
         steps: of the inner PGD; the step size is 2.5·eps/steps, so that the ball's border can be reached.
         stage: name in the training record.
+        schedule: of the descent (default: that of the images' size).
 
     Raises:
         InputError: for another norm.
@@ -116,7 +127,7 @@ def adversarial_training(
     if run.threat.norm not in ("linf", "l2"):
         raise InputError(f"adversarial training: norm {run.threat.norm} is not available (linf, l2)")
 
-    schedule = schedule_for(run.info)
+    schedule = schedule or schedule_for(run.info)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         share = min(1.0, 2 * (run.epoch + 1) / schedule.epochs)
