@@ -9,6 +9,7 @@ name in ``bench.yaml``, where they are written as nested mappings::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from attacks.losses import Goal
 from bench.attack import PrepareContext
 from bench.defense import Defense
 from bench.errors import InputError, did_you_mean
-from bench.target import Evaluation, Target
+from bench.target import Evaluation, Jacobian, Target
 
 
 @runtime_checkable
@@ -42,6 +43,10 @@ class Estimator(Protocol):
         """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
         ...
 
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        """Logits ``(M, K)`` and gradients ``(M, k, C, H, W)`` of the logits ``classes (M, k)`` (None: all K)."""
+        ...
+
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         """Train or measure whatever the estimator needs, once per defense; mostly nothing."""
         ...
@@ -58,6 +63,9 @@ class _Differentiable:
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
         return target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        return target.jacobian(x, lambda defense, rows: self.logits(target, defense, rows), index, classes=classes)
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         return {}
@@ -197,20 +205,38 @@ class FiniteDifference:
     sigma: float = 0.03
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        def loss(logits: Tensor, repeats: int) -> Tensor:
+            return goal.repeat(repeats)(logits)[:, None]
+
+        grad = self._differences(target, x, index, loss, 1)[:, 0]
+        logits = target.logits(x, index)
+        return Evaluation(goal(logits), grad, logits)
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        def chosen(logits: Tensor, repeats: int) -> Tensor:
+            return logits if classes is None else logits.gather(1, classes.repeat(repeats, 1))
+
+        number = target.num_classes if classes is None else classes.shape[1]
+        grads = self._differences(target, x, index, chosen, number)
+        return Jacobian(target.logits(x, index), grads)
+
+    def _differences(
+        self, target: Target, x: Tensor, index: Tensor, values: Callable[[Tensor, int], Tensor], number: int
+    ) -> Tensor:
+        """Gradients ``(M, number, C, H, W)`` of the ``number`` columns that ``values`` makes of stacked logits."""
         dim = x[0].numel()
         pairs = min(self.samples, dim)
         gaussian = torch.randn(dim, pairs, generator=target.generator, dtype=torch.float64)
         directions = torch.linalg.qr(gaussian).Q.T.to(x) * dim**0.5  # orthogonal, root mean square 1
-        grad = torch.zeros_like(x).flatten(1)
-        for some in directions.split(max(1, 4096 // len(x))):
+        grads = x.new_zeros(len(x), number, dim)
+        for some in directions.split(max(1, 4096 // max(1, len(x)))):
             probes = torch.cat([some, -some]) * self.sigma
             rows = (x.flatten(1)[None] + probes[:, None]).reshape(-1, *x.shape[1:])
             repeats = len(probes)
-            loss = goal.repeat(repeats)(target.logits(rows, index.repeat(repeats))).view(2, len(some), len(x))
-            loss = torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
-            grad += ((loss[0] - loss[1]).T @ some) / (2 * self.sigma * pairs)
-        logits = target.logits(x, index)
-        return Evaluation(goal(logits), grad.view_as(x), logits)
+            seen = values(target.logits(rows, index.repeat(repeats)), repeats).view(2, len(some), len(x), number)
+            seen = torch.nan_to_num(seen, nan=0.0, posinf=0.0, neginf=0.0)
+            grads += torch.einsum("smk,sd->mkd", seen[0] - seen[1], some) / (2 * self.sigma * pairs)
+        return grads.view(len(x), number, *x.shape[1:])
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         return {}
@@ -255,6 +281,14 @@ class EOT:
             each.grad.view(m, *x.shape).mean(0),
             each.logits.view(m, n, -1).mean(0),
         )
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        m, n = self.samples if target.randomized else 1, len(x)
+        if m == 1:
+            return self.of.jacobian(target, x, index, classes)
+        rows = x.repeat(m, *[1] * (x.ndim - 1))
+        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else classes.repeat(m, 1))
+        return Jacobian(each.logits.view(m, n, -1).mean(0), each.grads.view(m, n, *each.grads.shape[1:]).mean(0))
 
     def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:
         inner = self.of

@@ -14,7 +14,7 @@ from bench.errors import InputError, NotApplicable
 from bench.judge import violations
 from bench.plugins import get_attack
 from bench.seeding import seeded
-from bench.target import Target
+from bench.target import Target, predictions
 from bench.threat import ThreatModel, check_images, check_labels
 
 
@@ -24,7 +24,8 @@ class Result:
 
     Attributes:
         x_adv: shaped like x, inside the ball and the box wherever ``success``.
-        success: bool ``(N,)``: misclassified in one fresh pass, finite and inside the threat model.
+        success: bool ``(N,)``: misclassified (classified as its target) in one fresh pass, finite and inside the
+            threat model.
         forward: forward passes of the model per example, int64 ``(N,)``; backward: likewise.
         notes: what was noticed about the gradients.
     """
@@ -43,7 +44,8 @@ def run(
     y: Tensor,
     *,
     norm: str = "linf",
-    eps: float,
+    eps: float | None = None,
+    targets: Tensor | None = None,
     seed: int = 0,
     randomized: bool | None = None,
     batch_size: int = 512,
@@ -56,7 +58,10 @@ def run(
         model: maps images in [0, 1] to logits ``(N, K)``, in evaluation mode; a :class:`Defense` is attacked as
             what it declares itself to be.
         x: floating-point ``(N, C, H, W)`` in [0, 1], in the model's dtype and on its device; y: int64 ``(N,)``.
-        norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale.
+        norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale (a number of
+            pixels in l0). None, for minimum-norm attacks: the whole box is allowed, and the attack shortens the
+            perturbation as far as its budget takes it.
+        targets: int64 ``(N,)``, classes to be reached instead of any class but y.
         seed: decides every random number; global random states are left as they were.
         randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
         batch_size: rows per pass; changes nothing but float noise for a deterministic model.
@@ -65,15 +70,25 @@ def run(
     Raises:
         InputError: for images outside [0, 1], labels of the wrong type or range, a model in training mode, logits
             of the wrong shape or not finite, an unknown attack or parameter.
-        NotApplicable: when the attack lacks the norm.
+        NotApplicable: when the attack lacks the norm, a targeted form, or a form without eps.
     """
     spec = get_attack(name)
-    threat = ThreatModel(norm, eps)  # type: ignore[arg-type]
     check_images(x, "x")
+    if eps is None:
+        if not spec.minimum_norm:
+            raise NotApplicable(f"{spec.name}: needs eps, being no minimum-norm attack")
+        params = {"stop_inside": False, **params}
+    threat = ThreatModel(norm, _whole_box(norm, x) if eps is None else eps)  # type: ignore[arg-type]
     defense = _as_defense(model, x)
     check_labels(y, defense.data.num_classes, "y")
     if len(y) != len(x):
         raise InputError(f"y: {len(y)} labels for {len(x)} images")
+    if targets is not None:
+        if not spec.targeted:
+            raise NotApplicable(f"{spec.name} has no targeted form")
+        check_labels(targets, defense.data.num_classes, "targets")
+        if targets.shape != y.shape or (targets == y).any():
+            raise InputError("targets: expected one class other than y per image")
     checked = _checked(spec, threat, params)
     random = defense.randomized if randomized is None else randomized
     generator = torch.Generator().manual_seed(seed)
@@ -85,6 +100,7 @@ def run(
         generator=generator,
         randomized=random,
         batch_size=batch_size,
+        towards=targets,
     )
     x = x.detach().contiguous()
     with seeded(seed, "optimise"):
@@ -92,9 +108,17 @@ def run(
     allowed = torch.tensor([reason == "ok" for reason in violations(x, x_adv, threat)], device=x.device)
     with seeded(seed, "report"), torch.no_grad():
         logits = torch.cat([defense(part) for part in x_adv.split(batch_size)])
-    success = allowed & (logits.argmax(1) != y)
+    guess = predictions(logits)
+    success = allowed & (guess != y if targets is None else guess == targets)
     counts = target.counts
     return Result(x_adv, success, counts.forward, counts.backward, tuple(sorted(counts.notes)))
+
+
+def _whole_box(norm: str, x: Tensor) -> float:
+    """A radius that no point of the box exceeds."""
+    channels, height, width = x.shape[1:]
+    values = channels * height * width
+    return {"linf": 1.0, "l2": values**0.5, "l1": float(values), "l0": float(height * width)}.get(norm, 1.0)
 
 
 def _as_defense(model: nn.Module, x: Tensor) -> Defense:

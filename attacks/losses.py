@@ -7,14 +7,19 @@ untargeted attack (Gowal et al. 2019, arXiv:1910.09338).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from bench.target import Target
 
 Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -56,31 +61,90 @@ def dlr(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     return margin(logits, y, t) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin, "dlr": dlr}
+@dataclass(frozen=True)
+class MLogit:
+    """``min(margin, κ)`` (Carlini & Wagner 2017, f6): the margin, of no more interest beyond κ in logits."""
+
+    kappa: float = 0.0
+
+    def __call__(self, logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
+        return margin(logits, y, t).clamp_max(self.kappa)
+
+    def reach(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The targeted form, for which y is the class to reach."""
+        return (-margin(logits, y)).clamp_max(self.kappa)
 
 
-def get_loss(name: str) -> Loss:
-    """The loss of that name. Raises :class:`InputError` with a suggestion when there is none."""
-    if name not in LOSSES:
-        raise InputError(f"loss {name!r} does not exist{did_you_mean(name, LOSSES)}")
-    return LOSSES[name]
+def logit(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
+    """One logit alone: ``-z_y``; towards t: ``z_t`` (Ozbulak, De Neve & Van Messem 2020)."""
+    return -_at(logits, y) if t is None else _at(logits, t)
+
+
+LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin, "dlr": dlr, "m_logit": MLogit(), "logit": logit}
+
+
+def get_loss(value: Any) -> Loss:
+    """A loss from its written form: ``"ce"``, or with settings ``{"m_logit": {"kappa": 5}}``.
+
+    Raises:
+        InputError: with a suggestion when there is no such loss; for a setting that it does not have.
+    """
+    if callable(value):
+        return value
+    name, settings = value, dict[str, Any]()
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, given),) = value.items()
+        settings = dict(given)
+    if not isinstance(name, str) or name not in LOSSES:
+        raise InputError(f"loss {name!r} does not exist{did_you_mean(str(name), LOSSES)}")
+    if not settings:
+        return LOSSES[name]
+    if name != "m_logit" or set(settings) != {"kappa"}:
+        raise InputError(f"loss {name}: has no settings {settings} (m_logit has kappa)")
+    return MLogit(float(settings["kappa"]))
+
+
+#: Annotation for attack parameters: a loss or its written form.
+LossLike = Annotated[Any, pydantic.AfterValidator(get_loss)]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A loss together with the labels of the rows it is evaluated on."""
+    """What an attack maximises on each row: a loss together with the labels of the rows.
+
+    A targeted attack maximises the negative of the untargeted loss of the class it has to reach: ``reach``.
+    """
 
     loss: Loss
     y: Tensor
     t: Tensor | None = None
+    reach: bool = False
+
+    @classmethod
+    def of(cls, target: Target, loss: Loss, y: Tensor) -> Goal:
+        """The goal of all examples of a target: away from y, or towards the class it names for each."""
+        return cls(loss, y) if target.towards is None else cls(loss, target.towards, reach=True)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return self.loss(logits, self.y, self.t)
+        if not self.reach:
+            return self.loss(logits, self.y, self.t)
+        if isinstance(self.loss, MLogit):
+            return self.loss.reach(logits, self.y)
+        return -self.loss(logits, self.y, None)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """By how much the logits of each row satisfy the goal, ``(M,)``: positive on success."""
+        value = margin(logits, self.y)
+        return -value if self.reach else value
 
     def at(self, rows: slice | Tensor) -> Goal:
         """The goal of some of the rows (a slice, a mask or indices)."""
-        return Goal(self.loss, self.y[rows], None if self.t is None else self.t[rows])
+        return Goal(self.loss, self.y[rows], None if self.t is None else self.t[rows], self.reach)
 
     def repeat(self, n: int) -> Goal:
         """The goal of the whole batch stacked ``n`` times."""
-        return Goal(self.loss, self.y.repeat(n), None if self.t is None else self.t.repeat(n))
+        return Goal(self.loss, self.y.repeat(n), None if self.t is None else self.t.repeat(n), self.reach)
+
+    def towards(self, t: Tensor | None) -> Goal:
+        """The untargeted goal pursued through one class ``t`` per row; itself when a class has to be reached."""
+        return self if self.reach else Goal(self.loss, self.y, t)

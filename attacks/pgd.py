@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
-from attacks.losses import Goal, get_loss, margin
+from attacks.losses import Goal, LossLike, get_loss
 from attacks.projections import per_example, project_, start_in_ball, steepest
 from attacks.selection import Best, strength
 from bench.attack import PrepareContext, attack
@@ -41,7 +41,8 @@ def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
 @attack(
     "pgd",
     knowledge="gradient",
-    norms=("linf", "l2"),
+    norms=("linf", "l2", "l1"),
+    targeted=True,
     paper="Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks",
     url="https://arxiv.org/abs/1706.06083",
     prepare=prepare_estimator,
@@ -57,7 +58,7 @@ def pgd(
     schedule: Schedule = "cosine",
     restarts: Annotated[int, Ge(1)] = 1,
     random_start: bool = True,
-    loss: str = "margin",
+    loss: LossLike = "margin",
     targets: Annotated[int, Ge(0)] = 0,
     momentum: Annotated[float, Ge(0)] = 0.0,
     estimator: EstimatorLike = "exact",
@@ -87,6 +88,7 @@ def pgd(
     Returns:
         x_adv, shaped like x.
     """
+    goal = Goal.of(target, get_loss(loss), y)
     ascent = _Ascent(as_estimator(estimator), steps, step_size, schedule, momentum)
     best = Best(x)
     active = torch.arange(len(x), device=x.device)
@@ -94,8 +96,7 @@ def pgd(
         for towards in _classes(target, x, y, targets, rescore):
             # Random numbers are drawn for the whole shard, so that no example's depend on another's success.
             start = start_in_ball(target, x) if random_start or restart > 0 else x
-            goal = Goal(get_loss(loss), y, towards)
-            run, last = ascent.run(target, x[active], start[active], goal.at(active), active)
+            run, last = ascent.run(target, x[active], start[active], goal.towards(towards).at(active), active)
             if target.randomized:
                 for candidate in (run.x, last):
                     best.update(candidate, strength(target, candidate, y[active], active, rescore), active)
@@ -109,7 +110,7 @@ def pgd(
 
 def _classes(target: Target, x: Tensor, y: Tensor, targets: int, draws: int) -> list[Tensor | None]:
     """The classes to run towards: none in particular, or the ``targets`` highest-ranked ones after y."""
-    if not targets:
+    if not targets or target.towards is not None:
         return [None]
     logits = target.logits(x, draws=draws if target.randomized else 1)
     ranked = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
@@ -141,7 +142,7 @@ class _Ascent:
                     return best, last
                 at.grad = at.grad[going]
             else:
-                best.update(x_k, margin(at.logits, goal.y[rows]), rows)
+                best.update(x_k, goal.at(rows).margin(at.logits), rows)
             if self.momentum:
                 size = per_example(at.grad.flatten(1).abs().sum(1).clamp_min(1e-30), at.grad)
                 velocity = at.grad = self.momentum * velocity + at.grad / size
@@ -163,7 +164,7 @@ class _Ascent:
         best: Best, target: Target, logits: Tensor, x_k: Tensor, goal: Goal, index: Tensor, rows: Tensor
     ) -> Tensor:
         """Offer the points to ``best``; returns which of them fool the defense."""
-        y = goal.y[rows]
-        fooled = target.fooled(logits, x_k, y, index[rows])
-        best.update(x_k, torch.where(fooled, torch.inf, margin(logits, y)), rows)
+        goal = goal.at(rows)
+        fooled = target.fooled(logits, x_k, goal.y, index[rows])
+        best.update(x_k, torch.where(fooled, torch.inf, goal.margin(logits)), rows)
         return fooled

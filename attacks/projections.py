@@ -18,9 +18,10 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 def project_(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
     """Project ``x_adv`` in place onto the ball around ``x`` intersected with the box; returns it.
 
-    For linf and l2 only. In l2 the ball is projected onto first and the box after it: clipping towards an x that
-    lies inside the box never lengthens the perturbation, so the result is feasible (not always the nearest
-    feasible point).
+    linf and l1 exactly: the nearest feasible point in l2. In l2 the ball is projected onto first and the box after
+    it: clipping towards an x that lies inside the box never lengthens the perturbation, so the result is feasible
+    (not always the nearest feasible point). In l0 the eps pixels of largest change (in l2 over the channels, after
+    clipping to the box) are kept.
     """
     if threat.norm == "linf":
         torch.clamp(x_adv, x - threat.eps, x + threat.eps, out=x_adv)
@@ -28,30 +29,88 @@ def project_(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
         delta = x_adv - x
         norm = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
         x_adv.copy_(x + delta * per_example((threat.eps / norm).clamp_max(1.0), delta))
+    elif threat.norm == "l1":
+        x_adv.copy_(x + l1_projection(x_adv - x, threat.low - x, threat.high - x, threat.eps))
     else:
-        raise NotApplicable(f"projection onto {threat.norm} balls is not available (linf, l2)")
+        x_adv.clamp_(threat.low, threat.high)
+        x_adv.copy_(torch.where(largest_pixels(x_adv - x, int(threat.eps)), x_adv, x))
     return x_adv.clamp_(threat.low, threat.high)
 
 
+def l1_projection(delta: Tensor, low: Tensor, high: Tensor, eps: float | Tensor) -> Tensor:
+    """The nearest point in l2 of ``{u: ‖u‖₁ ≤ eps, low ≤ u ≤ high}``, with ``low ≤ 0 ≤ high`` per value.
+
+    By Croce & Hein 2021 (Mind the Box, proposition 2.1) it is u(λ) = sign(δ)·min(max(|δ| - λ, 0), room), room being
+    the distance to the box on the side of δ; ‖u(λ)‖₁ falls piecewise linearly in λ with breaks at |δ| and
+    |δ| - room, so the λ with ‖u(λ)‖₁ = eps is found exactly by sorting the breaks.
+
+    Args:
+        delta, low, high: ``(M, …)``.
+        eps: a number or ``(M,)``.
+    """
+    flat = delta.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, high.flatten(1), -low.flatten(1)).clamp_min(0)
+    radius = torch.as_tensor(eps, dtype=flat.dtype, device=flat.device).expand(len(flat))
+    # Going down from λ = ∞ the length grows by one per unit for every value with |δ| - room < λ < |δ|.
+    breaks, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    slope = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    ends = torch.cat([breaks[:, 1:], torch.zeros_like(breaks[:, :1])], 1)
+    length = (slope * (breaks - ends)).cumsum(1)  # ‖u‖₁ at the lower end of each piece
+    outside = length[:, -1] > radius
+    piece = (length < radius[:, None]).sum(1).clamp_max(length.shape[1] - 1)[:, None]
+    over = length.gather(1, piece).squeeze(1) - radius
+    steep = slope.gather(1, piece).squeeze(1).clamp_min(1)
+    cut = torch.where(outside, ends.gather(1, piece).squeeze(1) + over / steep, 0.0)
+    kept = torch.minimum((size - cut[:, None]).clamp_min(0), room)
+    return (flat.sign() * kept).view_as(delta)
+
+
+def largest_pixels(delta: Tensor, count: int) -> Tensor:
+    """Bool ``(M, 1, H, W)``: the ``count`` pixels in which ``delta (M, C, H, W)`` is longest in l2."""
+    size = delta.pow(2).sum(1)
+    flat = size.flatten(1)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    kept.scatter_(1, flat.topk(min(count, flat.shape[1]), dim=1).indices, True)
+    return kept.view_as(size)[:, None]
+
+
 def steepest(grad: Tensor, norm: str) -> Tensor:
-    """The direction of unit norm along which the linearised loss rises fastest: sign (linf), g/‖g‖₂ (l2)."""
+    """The direction of unit norm along which the linearised loss rises fastest.
+
+    Sign (linf), g/‖g‖₂ (l2; for l0 as well, where the projection does the rest), and for l1 the sign of the largest
+    value alone. (An optimiser in l1 does better with sparse steps over several values.)
+    """
     if norm == "linf":
         return grad.sign()
-    if norm == "l2":
+    if norm in ("l2", "l0"):
         return grad / per_example(grad.flatten(1).norm(dim=1).clamp_min(1e-30), grad)
-    raise NotApplicable(f"no steepest-ascent step for {norm} (linf, l2)")
+    flat = grad.flatten(1)
+    largest = flat.abs().argmax(1, keepdim=True)
+    return torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign()).view_as(grad)
 
 
 def start_in_ball(target: Target, x: Tensor, corners: bool = False) -> Tensor:
     """A random point of the ball around each x, clipped to the box; draws come from the attack's generator.
 
-    Uniform in the ball (linf, l2), or with ``corners`` ±eps per value (linf).
+    Uniform in the ball (linf, l2, l1), or with ``corners`` ±eps per value (linf); in l0 eps random pixels are
+    uniform in the box.
     """
     threat = target.threat
     if threat.norm == "linf":
         u = 2 * target.rand(*x.shape, like=x) - 1
         return project_(x + threat.eps * (u.sign() if corners else u), x, threat)
-    if threat.norm == "l2" and not corners:
-        radius = threat.eps * target.rand(len(x), like=x) ** (1 / x[0].numel())
-        return project_(x + per_example(radius, x) * steepest(target.randn(*x.shape, like=x), "l2"), x, threat)
-    raise NotApplicable(f"no random start{' in the corners' if corners else ''} for {threat.norm} balls")
+    if corners:
+        raise NotApplicable(f"no random start in the corners for {threat.norm} balls")
+    if threat.norm == "l0":
+        order = target.rand(len(x), 1, *x.shape[2:], like=x)
+        uniform = threat.low + (threat.high - threat.low) * target.rand(*x.shape, like=x)
+        return torch.where(largest_pixels(order, int(threat.eps)), uniform, x)
+    radius = threat.eps * target.rand(len(x), like=x) ** (1 / x[0].numel())
+    if threat.norm == "l2":
+        direction = steepest(target.randn(*x.shape, like=x), "l2")
+    else:  # exponential magnitudes with random signs are uniform on the l1 sphere once normalised
+        u = 2 * target.rand(*x.shape, like=x) - 1
+        direction = -u.sign() * torch.log((1 - u.abs()).clamp_min(1e-12))
+        direction /= per_example(direction.flatten(1).abs().sum(1).clamp_min(1e-30), x)
+    return project_(x + per_example(radius, x) * direction, x, threat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.losses import margin
+from attacks.losses import Goal, margin
 from bench.target import Target
 
 
@@ -17,9 +17,9 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     """
     rows = x.repeat(draws, *[1] * (x.ndim - 1))
     logits = target.logits(rows, index.repeat(draws))
-    labels = y.repeat(draws)
-    fooled = target.fooled(logits, rows, labels, index.repeat(draws)).to(x.dtype)
-    mean_margin = torch.nan_to_num(margin(logits, labels), nan=0.0).view(draws, len(x)).mean(0)
+    goal = Goal.of(target, margin, y).at(index) if target.towards is not None else Goal(margin, y)
+    fooled = target.fooled(logits, rows, y.repeat(draws), index.repeat(draws)).to(x.dtype)
+    mean_margin = torch.nan_to_num(goal.repeat(draws)(logits), nan=0.0).view(draws, len(x)).mean(0)
     return fooled.view(draws, len(x)).mean(0) + 1e-3 * torch.tanh(mean_margin)
 
 

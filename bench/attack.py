@@ -56,6 +56,9 @@ class AttackSpec:
         prepare: ``(PrepareContext, **parameters) -> dict of tensors``, computed once per cell (or once per data
             set when ``prepare_scope`` is ``"data"``), stored, and given to the function as ``target.prepared``.
         prepares: ``(**parameters) -> bool``: whether these parameters need the preparation at all.
+        targeted: whether it can be asked for a class to reach (``target.towards``).
+        minimum_norm: whether it shortens the perturbation instead of filling the ball; such an attack has a
+            parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
     """
 
     name: str
@@ -67,6 +70,8 @@ class AttackSpec:
     prepare: Callable[..., dict[str, Tensor]] | None = None
     prepare_scope: Literal["data", "defense"] = "defense"
     prepares: Callable[..., bool] = lambda **_: True
+    targeted: bool = False
+    minimum_norm: bool = False
 
     @property
     def summary(self) -> str:
@@ -115,13 +120,17 @@ def attack(
     prepare: Callable[..., dict[str, Tensor]] | None = None,
     prepare_scope: Literal["data", "defense"] = "defense",
     prepares: Callable[..., bool] = lambda **_: True,
+    targeted: bool = False,
+    minimum_norm: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
     if knowledge not in KNOWLEDGE:
         raise InputError(f"attack {name}: knowledge {knowledge!r} is not one of {', '.join(KNOWLEDGE)}")
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        spec = AttackSpec(name, function, knowledge, norms, paper, url, prepare, prepare_scope, prepares)
+        spec = AttackSpec(
+            name, function, knowledge, norms, paper, url, prepare, prepare_scope, prepares, targeted, minimum_norm
+        )
         function.attack = spec  # type: ignore[attr-defined]
         return function
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,6 +31,13 @@ class Objective(Protocol):
 
 #: The label :meth:`Target.labels` gives to an input that the defense's detector rejects.
 REJECTED = -1
+#: The label of an output that contains NaN or infinity: no class at all, and so a wrong one.
+NOT_FINITE = -2
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Labels ``(M,)`` of ``logits (M, K)``; :data:`NOT_FINITE` where a logit is NaN or infinite."""
+    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), NOT_FINITE)
 
 
 @dataclass
@@ -39,6 +47,14 @@ class Evaluation:
     loss: Tensor
     grad: Tensor
     logits: Tensor
+
+
+@dataclass
+class Jacobian:
+    """Logits ``(M, K)`` and the gradients ``(M, k, C, H, W)`` of k of them with respect to the input."""
+
+    logits: Tensor
+    grads: Tensor
 
 
 @dataclass
@@ -67,6 +83,7 @@ class Target:
         threshold: the detector's fixed threshold; None when there is no detector.
         prepared: tensors from the attack's preparation.
         batch_size: rows per pass; halved when memory runs out.
+        towards: int64 ``(n,)``, the class each example has to reach in a targeted attack; None: any but y.
     """
 
     def __init__(
@@ -81,6 +98,7 @@ class Target:
         threshold: float | None = None,
         prepared: dict[str, Tensor] | None = None,
         batch_size: int = 512,
+        towards: Tensor | None = None,
     ) -> None:
         self.threat = threat
         self.n = n
@@ -91,10 +109,31 @@ class Target:
         self.randomized = randomized
         self.prepared = prepared or {}
         self.batch_size = batch_size
+        self.towards = towards
         zeros = torch.zeros(4, n, dtype=torch.int64)
         self.counts = Counts(zeros[0], zeros[1], zeros[2], zeros[3])
         self._defense = defense
         self._threshold = threshold
+        #: The examples of the whole shard that the rows of a subset stand for.
+        self._examples: Tensor | None = None
+
+    def subset(self, index: Tensor, knowledge: str | None = None) -> Target:
+        """The same target for some of its examples, which then count as 0 … len(index)-1.
+
+        Passes are counted where they were before, for the example they belong to.
+
+        Args:
+            index: the examples, int64 ``(M,)``.
+            knowledge: at most that of this target, which is the default.
+        """
+        if knowledge is not None:
+            self._require(knowledge)
+        part = copy.copy(self)
+        part.n = len(index)
+        part.knowledge = knowledge or self.knowledge
+        part.towards = None if self.towards is None else self.towards[index]
+        part._examples = index.cpu() if self._examples is None else self._examples[index.cpu()]
+        return part
 
     # -- what every knowledge allows ------------------------------------------------------------------------
 
@@ -115,7 +154,8 @@ class Target:
 
     @torch.no_grad()
     def labels(self, x: Tensor, index: Tensor | None = None, *, draws: int = 1) -> Tensor:
-        """Predicted labels ``(M,)``: the majority of ``draws`` passes; ``-1`` (REJECTED) where rejected."""
+        """Predicted labels ``(M,)``: the majority of ``draws`` passes; ``-1`` (REJECTED) where rejected, ``-2``
+        (NOT_FINITE) where the logits are not numbers."""
         self._require("decision")
         if draws == 1:
             return self._one_draw(x, index)
@@ -123,13 +163,16 @@ class Target:
         return votes.mode(0).values
 
     def is_adversarial(self, x: Tensor, y: Tensor, index: Tensor | None = None, *, draws: int = 1) -> Tensor:
-        """Bool ``(M,)``: in most of ``draws`` passes misclassified and not rejected. ``y``: a label per row."""
+        """Bool ``(M,)``: in most of ``draws`` passes misclassified (``y``: a label per row) and not rejected.
+
+        In a targeted attack: classified as the class to reach.
+        """
         self._require("decision")
         hits = torch.zeros(len(x), device=x.device)
         with torch.no_grad():
             for _ in range(draws):
                 labels = self._one_draw(x, index)
-                hits += (labels != y) & (labels != REJECTED)
+                hits += self._hit(labels, y, index) & (labels != REJECTED)
         return hits > draws / 2
 
     # -- score ----------------------------------------------------------------------------------------------
@@ -147,12 +190,14 @@ class Target:
     def fooled(self, logits: Tensor, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
         """Bool ``(M,)``: ``logits`` (of ``x``) miss ``y`` and the detector, if any, accepts ``x``.
 
+        In a targeted attack: they point to the class to reach.
+
         An optimiser uses it to stop early; whether an attack succeeded is the judge's decision alone.
         """
         self._require("score")
-        wrong = logits.argmax(1) != y
+        wrong = self._hit(predictions(logits), y, index)
         if self._threshold is not None and wrong.any():
-            self._count("forward", None if index is None else index[wrong], wrong if index is None else None)
+            self._count("forward", index, wrong)
             wrong[wrong.clone()] = ~(self._scores(x[wrong]) > self._threshold)  # a NaN score rejects nothing
         return wrong
 
@@ -183,15 +228,48 @@ class Target:
         self._count("forward", index, cost=cost)
         self._count("backward", index, cost=cost)
         result = self._evaluate_in_batches(x, through, objective, cost)
-        size = result.grad.flatten(1).abs().sum(1)
-        bad = ~torch.isfinite(size)
-        if bad.any():
-            result.grad = torch.nan_to_num(result.grad, nan=0.0, posinf=0.0, neginf=0.0)
-            self._count("nonfinite_gradient", index, bad)
-        zero = size == 0
-        if zero.any():
-            self._count("zero_gradient", index, zero)
+        result.grad = self._repaired(result.grad, index)
         return result
+
+    def jacobian(
+        self,
+        x: Tensor,
+        through: Through,
+        index: Tensor | None = None,
+        *,
+        classes: Tensor | None = None,
+        cost: int = 1,
+    ) -> Jacobian:
+        """Logits and their gradients along a differentiable path, from one forward pass.
+
+        Args:
+            x: ``(M, C, H, W)``.
+            through: ``(defense, x) -> logits``.
+            index: the example of each row.
+            classes: int64 ``(M, k)``, the logits of each row to differentiate; None: all of them, in order.
+            cost: passes of the defense that one row takes inside ``through``.
+
+        Counts one forward and k backward passes. Cut graphs and values that are not finite are treated as in
+        :meth:`evaluate`.
+        """
+        self._require("gradient")
+        number = self.num_classes if classes is None else classes.shape[1]
+        self._count("forward", index, cost=cost)
+        self._count("backward", index, cost=cost * number)
+        while True:
+            rows = max(1, self.batch_size // cost)
+            try:
+                parts = [
+                    self._jacobian_rows(x[i : i + rows], through, None if classes is None else classes[i : i + rows])
+                    for i in range(0, max(1, len(x)), rows)
+                ]
+            except torch.OutOfMemoryError:
+                self._halve(len(x) * cost)
+                continue
+            break
+        grads = torch.cat([p.grads for p in parts]) if len(parts) > 1 else parts[0].grads
+        logits = torch.cat([p.logits for p in parts]) if len(parts) > 1 else parts[0].logits
+        return Jacobian(logits, self._repaired(grads, index))
 
     # -- internals ------------------------------------------------------------------------------------------
 
@@ -199,10 +277,24 @@ class Target:
         if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(self.knowledge):
             raise KnowledgeError(f"a {self.knowledge} attack asked for {knowledge} knowledge of its target")
 
+    def _repaired(self, grad: Tensor, index: Tensor | None) -> Tensor:
+        """``grad`` with zeros for what is not finite; both that and zero gradients are counted."""
+        size = grad.flatten(1).abs().sum(1)
+        bad = ~torch.isfinite(size)
+        if bad.any():
+            grad = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
+            self._count("nonfinite_gradient", index, bad)
+        zero = size == 0
+        if zero.any():
+            self._count("zero_gradient", index, zero)
+        return grad
+
     def _count(
         self, what: str, index: Tensor | None, mask: Tensor | None = None, cost: int = 1
     ) -> None:
         counter: Tensor = getattr(self.counts, what)
+        if self._examples is not None:
+            index = self._examples if index is None else self._examples[index.cpu()]
         if index is None:
             counter += cost if mask is None else mask.cpu() * cost
             return
@@ -210,11 +302,16 @@ class Target:
         counter.index_add_(0, index, torch.full_like(index, cost))
 
     def _one_draw(self, x: Tensor, index: Tensor | None) -> Tensor:
-        labels = self._forward(x, index).argmax(1)
+        labels = predictions(self._forward(x, index))
         if self._threshold is not None:
             # Deployed, a detector answers in the same query; its passes are part of it.
             labels[self._scores(x) > self._threshold] = REJECTED
         return labels
+
+    def _hit(self, labels: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
+        if self.towards is None:
+            return labels != y
+        return labels == (self.towards if index is None else self.towards[index])
 
     def _forward(self, x: Tensor, index: Tensor | None) -> Tensor:
         if index is None and len(x) != self.n:
@@ -266,21 +363,41 @@ class Target:
                 torch.cat([p.logits for p in parts]),
             )
 
+    def _jacobian_rows(self, x: Tensor, through: Through, classes: Tensor | None) -> Jacobian:
+        x = x.detach().requires_grad_()
+        number = self.num_classes if classes is None else classes.shape[1]
+        with torch.enable_grad():
+            logits = through(self._defense, x)
+            check_logits(logits, len(x), self.num_classes)
+            chosen = logits if classes is None else logits.gather(1, classes)
+            sums = chosen.sum(0)
+        grads = []
+        for k in range(number):
+            grad = self._gradient(sums[k], x, retain=k + 1 < number)
+            grads.append(torch.zeros_like(x) if grad is None else grad)
+        return Jacobian(logits.detach(), torch.stack(grads, 1))
+
+    def _gradient(self, value: Tensor, x: Tensor, retain: bool = False) -> Tensor | None:
+        """The gradient of ``value`` in ``x``; None, with a note, where none arrives."""
+        grad = None
+        if value.requires_grad:
+            try:
+                (grad,) = torch.autograd.grad(value, x, allow_unused=True, retain_graph=retain)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.counts.notes.add(f"backward raised: {str(error).splitlines()[0]}")
+        if grad is None:
+            self.counts.notes.add("no gradient reaches the input")
+        return grad
+
     def _evaluate_rows(self, x: Tensor, through: Through, objective: Objective) -> Evaluation:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = through(self._defense, x)
             check_logits(logits, len(x), self.num_classes)
             loss = objective(logits)
-            grad = None
-            if loss.requires_grad:
-                try:
-                    (grad,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:
-                    self.counts.notes.add(f"backward raised: {str(error).splitlines()[0]}")
+            grad = self._gradient(loss.sum(), x)
         if grad is None:
-            self.counts.notes.add("no gradient reaches the input")
             grad = torch.zeros_like(x)
         return Evaluation(loss.detach(), grad, logits.detach())

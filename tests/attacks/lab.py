@@ -76,7 +76,7 @@ def linear_case(
     nearest class is also the likeliest, with more a greedy attack may pursue the wrong one. The minimal radius is
     min_j margin_j / ‖w_y - w_j‖_dual over the rivals.
     """
-    radius = {"linf": 0.1, "l2": 0.5}[norm]
+    radius = {"linf": 0.1, "l2": 0.5, "l1": 0.25}[norm]
     generator = torch.Generator().manual_seed(n)
     dim = shape[0] * shape[1] * shape[2]
     weight = torch.randn(4, dim, generator=generator, dtype=torch.float64)
@@ -87,7 +87,8 @@ def linear_case(
     offset += 0.3 * torch.randn(n, dim, generator=generator, dtype=torch.float64)
     logits = offset @ weight[:rivals].T
     margins = logits.gather(1, y[:, None]) - logits
-    dual = (weight[y][:, None] - weight[None, :rivals]).norm(p=1 if norm == "linf" else 2, dim=2)
+    order = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
+    dual = (weight[y][:, None] - weight[None, :rivals]).norm(p=order, dim=2)
     nearest = (margins / dual).scatter(1, y[:, None], torch.inf).amin(1)
     assert (nearest > 0).all()
     offset *= (radius / nearest)[:, None]  # margins, hence radii, scale with the distance from the middle
@@ -98,8 +99,10 @@ def linear_case(
 
 
 def length(delta: Tensor, norm: str) -> Tensor:
-    """Length of each perturbation, ``(N,)``."""
-    return delta.flatten(1).abs().amax(1) if norm == "linf" else delta.flatten(1).norm(dim=1)
+    """Length of each perturbation, ``(N,)``; in l0 the number of pixels changed."""
+    if norm == "l0":
+        return (delta != 0).any(1).flatten(1).sum(1).to(delta)
+    return delta.flatten(1).norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
 
 
 def assert_feasible(target: Target, x: Tensor, x_adv: Tensor) -> None:
