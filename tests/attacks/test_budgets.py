@@ -13,7 +13,7 @@ from attacks.noise import noise
 from attacks.pgd import pgd
 from attacks.transfer import transfer
 from bench.defense import BareModel, DataInfo, Defense
-from bench.errors import KnowledgeError, NotApplicable
+from bench.errors import KnowledgeError
 
 INFO = DataInfo("toy", (1, 8, 8), 2)
 
@@ -201,8 +201,3 @@ def test_the_box_holds_at_its_edges() -> None:
     for attack in (pgd, genattack, hopskipjump, noise):
         x_adv = attack(make_target(defense, 2, attack.attack.knowledge, eps=0.3), black, y)
         assert x_adv.min() >= 0 and x_adv.max() <= 0.3 + 1e-5
-
-
-def test_pgd_refuses_norms_it_has_no_step_for() -> None:
-    with pytest.raises(NotApplicable, match="l1"):
-        pgd(make_target(Constant(INFO), 1, "gradient", norm="l1"), torch.rand(1, 1, 8, 8), torch.zeros(1).long())

@@ -47,6 +47,7 @@ ASKS: dict[str, tuple[str, Callable[[Target], Any]]] = {
     "fooled": ("score", lambda t: t.fooled(torch.zeros(3, 4), images(), Y)),
     "defense": ("gradient", lambda t: t.defense),
     "evaluate": ("gradient", lambda t: t.evaluate(images(), through, goal())),
+    "jacobian": ("gradient", lambda t: t.jacobian(images(), through)),
 }
 
 
@@ -64,7 +65,7 @@ def test_a_target_shows_what_the_knowledge_allows_and_no_more(method: str, knowl
 
 
 def test_every_method_that_looks_at_the_defense_is_in_the_list_above() -> None:
-    free = {"rand", "randn", "rejects"}
+    free = {"rand", "randn", "rejects", "subset"}
     assert {name for name in vars(Target) if not name.startswith("_")} - free == set(ASKS)
 
 
