@@ -13,7 +13,7 @@ from torch import Tensor
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.losses import Goal, LossLike, get_loss
 from attacks.projections import per_example, project_, start_in_ball, steepest
-from attacks.selection import Best, strength
+from attacks.selection import Best, ranked_classes, strength
 from bench.attack import PrepareContext, attack
 from bench.target import Target
 
@@ -113,8 +113,7 @@ def _classes(target: Target, x: Tensor, y: Tensor, targets: int, draws: int) -> 
     if not targets or target.towards is not None:
         return [None]
     logits = target.logits(x, draws=draws if target.randomized else 1)
-    ranked = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
-    return list(ranked[:, : min(targets, target.num_classes - 1)].T)
+    return list(ranked_classes(logits, y, targets))
 
 
 @dataclass(frozen=True)

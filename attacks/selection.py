@@ -23,6 +23,16 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     return fooled.view(draws, len(x)).mean(0) + 1e-3 * torch.tanh(mean_margin)
 
 
+def ranked_classes(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The ``count`` classes that ``logits (M, K)`` rank highest after ``y (M,)``: int64 ``(min(count, K-1), M)``.
+
+    A run towards each of them in turn is the multi-targeted form of an attack (Gowal et al. 2019, arXiv:1910.09338).
+    Logits that are not numbers rank somehow, but never y.
+    """
+    others = torch.nan_to_num(logits, nan=0.0).scatter(1, y[:, None], -torch.inf)
+    return others.argsort(1, descending=True)[:, : min(count, logits.shape[1] - 1)].T
+
+
 class Best:
     """The best point seen for each example, by a score to be maximised.
 
