@@ -22,7 +22,7 @@ from attacks.losses import Goal
 from bench.attack import PrepareContext
 from bench.defense import Defense
 from bench.errors import InputError, did_you_mean
-from bench.target import Evaluation, Jacobian, Target
+from bench.target import Evaluation, Jacobian, Target, select
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class Estimator(Protocol):
         ...
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
-        """Logits ``(M, K)`` and gradients ``(M, k, C, H, W)`` of the logits ``classes (M, k)`` (None: all K)."""
+        """Logits ``(M, K)`` and gradients ``(M, k, C, H, W)`` of ``classes`` (see :meth:`Target.jacobian`)."""
         ...
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
@@ -187,6 +187,11 @@ class Reparameterized(_Differentiable):
         return train_imitator(context, epochs=self.epochs, width=self.width)
 
 
+def _repeat(rows: Tensor, times: int) -> Tensor:
+    """``rows (M, …)`` stacked ``times`` times."""
+    return rows.repeat(times, *[1] * (rows.ndim - 1))
+
+
 @dataclass(frozen=True)
 class FiniteDifference:
     """Antithetic finite differences along random orthogonal directions (Ilyas et al. 2018, NES; SPSA's cousin).
@@ -214,7 +219,7 @@ class FiniteDifference:
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
         def chosen(logits: Tensor, repeats: int) -> Tensor:
-            return logits if classes is None else logits.gather(1, classes.repeat(repeats, 1))
+            return select(logits, None if classes is None else _repeat(classes, repeats))
 
         number = target.num_classes if classes is None else classes.shape[1]
         grads = self._differences(target, x, index, chosen, number)
@@ -287,7 +292,7 @@ class EOT:
         if m == 1:
             return self.of.jacobian(target, x, index, classes)
         rows = x.repeat(m, *[1] * (x.ndim - 1))
-        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else classes.repeat(m, 1))
+        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else _repeat(classes, m))
         return Jacobian(each.logits.view(m, n, -1).mean(0), each.grads.view(m, n, *each.grads.shape[1:]).mean(0))
 
     def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:

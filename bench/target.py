@@ -40,6 +40,16 @@ def predictions(logits: Tensor) -> Tensor:
     return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), NOT_FINITE)
 
 
+def select(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """``(M, k)`` of ``logits (M, K)``: all of them (None), the ``classes`` (int64 ``(M, k)``) or the sums weighted by
+    ``classes`` (floating ``(M, k, K)``)."""
+    if classes is None:
+        return logits
+    if classes.is_floating_point():
+        return torch.bmm(classes, logits[:, :, None]).squeeze(2)
+    return logits.gather(1, classes)
+
+
 @dataclass
 class Evaluation:
     """One gradient evaluation: ``loss (M,)``, ``grad`` shaped like x, and ``logits (M, K)``."""
@@ -51,7 +61,7 @@ class Evaluation:
 
 @dataclass
 class Jacobian:
-    """Logits ``(M, K)`` and the gradients ``(M, k, C, H, W)`` of k of them with respect to the input."""
+    """Logits ``(M, K)`` and the gradients ``(M, k, C, H, W)`` of k of them, or sums, with respect to the input."""
 
     logits: Tensor
     grads: Tensor
@@ -240,13 +250,14 @@ class Target:
         classes: Tensor | None = None,
         cost: int = 1,
     ) -> Jacobian:
-        """Logits and their gradients along a differentiable path, from one forward pass.
+        """Logits and the gradients of some along a differentiable path, from one forward pass.
 
         Args:
             x: ``(M, C, H, W)``.
             through: ``(defense, x) -> logits``.
             index: the example of each row.
-            classes: int64 ``(M, k)``, the logits of each row to differentiate; None: all of them, in order.
+            classes: what to differentiate in each row: k of its logits (int64 ``(M, k)``), k weighted sums of them
+                (floating ``(M, k, K)``), or all of them in order (None).
             cost: passes of the defense that one row takes inside ``through``.
 
         Counts one forward and k backward passes. Cut graphs and values that are not finite are treated as in
@@ -369,8 +380,7 @@ class Target:
         with torch.enable_grad():
             logits = through(self._defense, x)
             check_logits(logits, len(x), self.num_classes)
-            chosen = logits if classes is None else logits.gather(1, classes)
-            sums = chosen.sum(0)
+            sums = select(logits, classes).sum(0)
         grads = []
         for k in range(number):
             grad = self._gradient(sums[k], x, retain=k + 1 < number)

@@ -15,7 +15,7 @@ from attacks.imitation import TEST_MSE, TRAIN_MSE, imitate
 from attacks.losses import Goal, get_loss
 from bench.defense import Approximation, BareModel, DataInfo, Defense, freeze
 from bench.errors import InputError
-from bench.target import Evaluation
+from bench.target import Evaluation, Target
 
 INFO = DataInfo("toy", (2, 4, 5), 3)
 DIM = 40
@@ -241,6 +241,31 @@ def test_averaging_logits_needs_a_differentiable_estimator() -> None:
 
 
 # -- reparameterization -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    ["exact", {"finite_difference": {"samples": DIM}}, {"eot": {"samples": 2, "of": "exact"}}],
+    ids=["exact", "finite_difference", "eot"],
+)
+def test_gradients_of_chosen_logits_and_of_weighted_sums_follow_from_those_of_all(estimator) -> None:
+    defense = freeze(BareModel(Quadratic(), INFO))
+    x = torch.rand(4, *INFO.shape, generator=torch.Generator().manual_seed(1))
+    index = torch.arange(4)
+
+    def jacobian(classes: Tensor | None) -> tuple[Tensor, Target]:
+        target = make_target(defense, 4, "gradient", randomized=True, batch_size=3)  # type: ignore[arg-type]
+        return as_estimator(estimator).jacobian(target, x, index, classes).grads, target
+
+    everything, _ = jacobian(None)
+    classes = torch.tensor([[0, 2], [1, 0], [2, 1], [2, 2]])
+    weights = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(2))
+    some, _ = jacobian(classes)
+    sums, target = jacobian(weights)
+    torch.testing.assert_close(some, everything[index[:, None], classes])
+    torch.testing.assert_close(sums, torch.einsum("mkc,mcdhw->mkdhw", weights, everything), atol=1e-4, rtol=1e-4)
+    draws = 2 if "eot" in estimator else 1
+    assert target.counts.backward.tolist() == [0 if "finite_difference" in estimator else 2 * draws] * 4
 
 
 class Shifted(Defense):
