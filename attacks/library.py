@@ -45,7 +45,7 @@ def run(
     *,
     norm: str = "linf",
     eps: float | None = None,
-    targets: Tensor | None = None,
+    targets: Tensor | int | None = None,
     seed: int = 0,
     randomized: bool | None = None,
     batch_size: int = 512,
@@ -61,7 +61,8 @@ def run(
         norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale (a number of
             pixels in l0). None, for minimum-norm attacks: the whole box is allowed, and the attack shortens the
             perturbation as far as its budget takes it.
-        targets: int64 ``(N,)``, classes to be reached instead of any class but y.
+        targets: int64 ``(N,)``, classes to be reached instead of any class but y. A number is the parameter of that
+            name of a multi-targeted attack: towards how many classes it runs.
         seed: decides every random number; global random states are left as they were.
         randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
         batch_size: rows per pass; changes nothing but float noise for a deterministic model.
@@ -73,6 +74,8 @@ def run(
         NotApplicable: when the attack lacks the norm, a targeted form, or a form without eps.
     """
     spec = get_attack(name)
+    if isinstance(targets, int):
+        params, targets = {**params, "targets": targets}, None
     check_images(x, "x")
     if eps is None:
         if not spec.minimum_norm:
