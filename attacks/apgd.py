@@ -194,7 +194,8 @@ class _Climb:
         """Hand the present points that fool the defense to ``best``; their examples leave."""
         fooled = target.fooled(self.logits, self.point, self.goal.y, self.index)
         if fooled.any():
-            best.update(self.point, torch.where(fooled, torch.inf, -torch.inf), self.index)
+            where = self.index[fooled]
+            best.x[where], best.score[where] = self.point[fooled], torch.inf
             rows = (~fooled).nonzero().squeeze(1)
             self.goal = self.goal.at(rows)
             for name, value in vars(self).items():
