@@ -39,7 +39,7 @@ def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
     if network == "cnn-a":
         return Schedule(30, 128, 0.05, 5e-4, (22, 27))
     if network == "resnet8":
-        return Schedule(20, 128, 0.1, 5e-4, (13, 18))
+        return Schedule(8, 128, 0.1, 5e-4, (5, 7))
     if min(info.shape[1:]) < 16:
         return Schedule(40, 32, 0.02, 5e-4, (28, 36))
     if min(info.shape[1:]) < 32:
