@@ -79,15 +79,27 @@ def steepest(grad: Tensor, norm: str) -> Tensor:
     """The direction of unit norm along which the linearised loss rises fastest.
 
     Sign (linf), g/‖g‖₂ (l2; for l0 as well, where the projection does the rest), and for l1 the sign of the largest
-    value alone. (An optimiser in l1 does better with sparse steps over several values.)
+    value alone. (An optimiser in l1 does better with ``top_signs`` of several values.)
     """
     if norm == "linf":
         return grad.sign()
     if norm in ("l2", "l0"):
         return grad / per_example(grad.flatten(1).norm(dim=1).clamp_min(1e-30), grad)
+    return top_signs(grad, 1)
+
+
+def top_signs(grad: Tensor, count: int) -> Tensor:
+    """The signs of the ``count`` largest values of each row over ``count``, zero elsewhere: of unit l1 norm."""
     flat = grad.flatten(1)
-    largest = flat.abs().argmax(1, keepdim=True)
-    return torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign()).view_as(grad)
+    count = min(count, flat.shape[1])
+    largest = flat.abs().topk(count, dim=1, sorted=False).indices
+    return torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign() / count).view_as(grad)
+
+
+def movable(grad: Tensor, x_k: Tensor, threat: ThreatModel) -> Tensor:
+    """``grad`` with zeros where a value lies on the side of the box that the gradient points to."""
+    stuck = torch.where(grad > 0, x_k >= threat.high, x_k <= threat.low)
+    return grad.masked_fill(stuck, 0)
 
 
 def start_in_ball(target: Target, x: Tensor, corners: bool = False) -> Tensor:
