@@ -6,16 +6,14 @@ import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.projections import per_example, project_, steepest
+from attacks.decision import MAX_BISECTIONS, Nearest, Oracle, find_start, length, towards_x
+from attacks.projections import per_example, steepest
 from bench.attack import attack
 from bench.target import Target
 
-#: Bisections of one search: float32 resolves no more.
-_MAX_BISECTIONS = 24
 #: Halvings of one step before the estimate is given up.
 _MAX_HALVINGS = 12
 #: Values of one batch of probes (33 million float32 are 128 MiB).
@@ -25,14 +23,14 @@ _BLOCK = 256
 #: A probe's length in units of the perturbation's l2 length over √d. The paper's length (the l_p length over d) is
 #: at the bisection's own tolerance and, measured on small models, clearly weaker.
 _PROBE = {"linf": 3.0, "l2": 8.0}
-#: Questions that confirm a point on a randomised defense, and how many must be answered with yes to stop there.
-_CONFIRM, _ENOUGH = 9, 8
 
 
 @attack(
     "hopskipjump",
     knowledge="decision",
     norms=("linf", "l2"),
+    targeted=True,
+    minimum_norm=True,
     paper="Chen, Jordan & Wainwright 2020, HopSkipJumpAttack: A Query-Efficient Decision-Based Attack",
     url="https://arxiv.org/abs/1904.02144",
 )
@@ -74,15 +72,15 @@ def hopskipjump(
     Returns:
         x_adv, shaped like x; x itself where no start was found.
     """
-    oracle = _Oracle(target, x, y, queries, draws if target.randomized else 1)
-    walk = _Walk(oracle, target, x, gamma)
-    active = walk.start(init_tries)
-    active = walk.search(walk.point[active], active)
+    oracle = Oracle(target, y, queries, draws)
+    walk = _Walk(oracle, x, gamma)
+    points, active = find_start(walk.nearest, init_tries)
+    walk.search(points[active], active)
     few = min(initial_probes, max(1, x[0].numel() // 2))
     step = 1
     while len(active):
         if stop_inside:
-            active = active[~walk.finish(active)]
+            active = active[~walk.nearest.inside(active)]
         active = active[oracle.left[active] > walk.reserve]
         if not len(active):
             break
@@ -90,98 +88,37 @@ def hopskipjump(
         normal = walk.normal(active, probes)
         walk.search(walk.step(normal, active, step), active)
         step += 1
-    return walk.result()
-
-
-class _Oracle:
-    """Yes-or-no questions under a hard cap: is this point adversarial for that example?"""
-
-    def __init__(self, target: Target, x: Tensor, y: Tensor, queries: int, draws: int) -> None:
-        self.target, self.y, self.draws = target, y, draws
-        #: Questions each example may still ask, of ``draws`` passes each.
-        self.left = torch.full((len(x),), queries // draws, device=x.device)
-
-    def __call__(self, points: Tensor, rows: Tensor, draws: int = 1) -> Tensor:
-        """Bool ``(M,)`` for ``points (M, …)`` of the examples ``rows``; False where the cap does not allow it.
-
-        An example may occur more often than once only if the caller knows that its questions are within the cap.
-        """
-        allowed = self.left[rows] >= draws
-        answer = torch.zeros_like(allowed)
-        if allowed.any():
-            asked = rows[allowed]
-            self.left.index_add_(0, asked, torch.full_like(asked, -draws))
-            answer[allowed] = self.target.is_adversarial(
-                points[allowed], self.y[asked], asked, draws=draws * self.draws
-            )
-        return answer
+    return walk.nearest.result()
 
 
 class _Walk:
     """The state of all examples of a shard: where each stands on its boundary, and how far that is from x."""
 
-    def __init__(self, oracle: _Oracle, target: Target, x: Tensor, gamma: float) -> None:
-        self.oracle, self.target, self.x = oracle, target, x
-        self.linf = target.threat.norm == "linf"
+    def __init__(self, oracle: Oracle, x: Tensor, gamma: float) -> None:
+        self.oracle, self.x, self.target = oracle, x, oracle.target
+        self.norm = self.target.threat.norm
         dim = x[0].numel()
         #: Length of a probe relative to the distance; grows for an example whose probes all agree.
-        self.delta = x.new_full((len(x),), _PROBE[target.threat.norm] * gamma / math.sqrt(dim))
-        theta = gamma / dim ** (2.0 if self.linf else 1.5)
-        self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), _MAX_BISECTIONS))
+        self.delta = x.new_full((len(x),), _PROBE[self.norm] * gamma / math.sqrt(dim))
+        theta = gamma / dim ** (2.0 if self.norm == "linf" else 1.5)
+        self.bisections = max(1, min(math.ceil(math.log2(1 / theta)), MAX_BISECTIONS))
         #: Questions kept back from the probes for the step and the search that follow.
-        self.confirmations = _CONFIRM if target.randomized else 1
-        self.reserve = self.bisections + self.confirmations + 4
-        self.point = x.clone()
-        self.best, self.shortest = x.clone(), x.new_full((len(x),), torch.inf)
-        self.kept, self.hits = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.reserve = self.bisections + oracle.confirmations + 4
+        self.point, self.nearest = x.clone(), Nearest(oracle, x)
 
-    def start(self, tries: int) -> Tensor:
-        """Find a misclassified image for every example; returns the examples that have to walk from one.
-
-        Uniform noise first, on ever coarser grids in turn (fine noise tends to fall into one and the same class),
-        then images of other classes in the shard, the nearest first.
-        """
-        x, target = self.x, self.target
-        rows = torch.arange(len(x), device=x.device)
-        already = self.oracle(x, rows, draws=self.confirmations)
-        self.shortest[already] = 0.0
-        rows, found = rows[~already], []
-        low, high = target.threat.low, target.threat.high
-        shape = x.shape
-        other = torch.cdist(x.flatten(1), x.flatten(1))
-        other[self.oracle.y[:, None] == self.oracle.y] = torch.inf
-        far, order = other.sort(1)
-        for attempt in range(tries + min(tries, len(x))):
-            if not len(rows):
-                break
-            if attempt < tries:
-                grid = [max(1, side >> attempt % 4) for side in shape[2:]]
-                noise = F.interpolate(target.rand(*shape[:2], *grid, like=x), shape[2:])
-                points, asked = (low + (high - low) * noise)[rows], rows
-            else:
-                asked = rows[far[rows, attempt - tries].isfinite()]
-                points = x[order[asked, attempt - tries]]
-            hit = self.oracle(points, asked)
-            self.point[asked[hit]] = points[hit]
-            found.append(asked[hit])
-            rows = rows[~torch.isin(rows, asked[hit])]
-        return torch.cat([*found, rows[:0]]).sort().values
-
-    def search(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Move from adversarial ``points`` towards x to the boundary, by bisection; returns ``rows``."""
+    def search(self, points: Tensor, rows: Tensor) -> None:
+        """Move from adversarial ``points`` towards x to the boundary, by bisection."""
         x = self.x[rows]
-        length = self._length(points - x)
-        low, high = torch.zeros_like(length), torch.ones_like(length)
+        far = length(points - x, self.norm)
+        low, high = torch.zeros_like(far), far
         for _ in range(self.bisections):
             middle = (low + high) / 2
-            hit = self.oracle(self._between(x, points, length, middle), rows)
+            hit = self.oracle(towards_x(points, x, middle, self.norm), rows)
             high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
-        points = self._between(x, points, length, high)
-        distance = self._length(points - x)
+        nearer = towards_x(points, x, high, self.norm)
+        points = torch.where(per_example(high < far, x), nearer, points)
         self.point[rows] = points
-        better = distance < self.shortest[rows]
-        self.best[rows[better]], self.shortest[rows[better]] = points[better], distance[better]
-        return rows
+        self.nearest.offer(points, rows, length(points - x, self.norm))
 
     def normal(self, rows: Tensor, probes: int) -> Tensor:
         """Estimate the boundary's normal, pointing to the adversarial side, from ``probes`` labels each.
@@ -217,7 +154,7 @@ class _Walk:
         """Step along the normal, distance/√t first and halved until adversarial; returns the new points."""
         threat, start = self.target.threat, self.point[rows]
         direction = steepest(normal, threat.norm)
-        size = self._length(start - self.x[rows]) / math.sqrt(number)
+        size = length(start - self.x[rows], self.norm) / math.sqrt(number)
         points = start.clone()
         pending = torch.arange(len(rows), device=rows.device)
         for _ in range(_MAX_HALVINGS):
@@ -230,43 +167,6 @@ class _Walk:
                 break
             size[pending] /= 2
         return points
-
-    def finish(self, rows: Tensor) -> Tensor:
-        """Bool: which examples need not walk on, having a point inside the ball that holds.
-
-        A point on the boundary fools half of the time at best, or not at all once rounded differently. So the
-        perturbation is stretched to the full radius, and kept as what fools most often.
-        """
-        near = (self.shortest[rows] <= self.target.threat.eps).nonzero().squeeze(1)
-        done = torch.zeros_like(rows, dtype=torch.bool)
-        if not len(near):
-            return done
-        inside = rows[near]
-        x = self.x[inside]
-        scale = self.target.threat.eps / self.shortest[inside].clamp_min(1e-12)
-        stretched = project_(x + per_example(scale, x) * (self.best[inside] - x), x, self.target.threat)
-        hits = sum(self.oracle(stretched, inside).long() for _ in range(self.confirmations))
-        assert isinstance(hits, Tensor)
-        better = hits > self.hits[inside]
-        self.kept[inside[better]], self.hits[inside[better]] = stretched[better], hits[better]
-        done[near] = hits >= _ENOUGH if self.target.randomized else True
-        return done
-
-    def result(self) -> Tensor:
-        """The point to return for every example: the confirmed one, or the nearest, moved onto the ball."""
-        nearest = project_(self.best.clone(), self.x, self.target.threat)
-        return torch.where(per_example(self.hits > 0, nearest), self.kept, nearest)
-
-    def _length(self, delta: Tensor) -> Tensor:
-        flat = delta.flatten(1)
-        return flat.abs().amax(1) if self.linf else flat.norm(dim=1)
-
-    def _between(self, x: Tensor, points: Tensor, length: Tensor, fraction: Tensor) -> Tensor:
-        """The point at ``fraction`` of the way: shrunk towards x (l2), or clipped to that radius (linf)."""
-        if self.linf:
-            radius = per_example(fraction * length, x)
-            return torch.clamp(points, x - radius, x + radius)
-        return x + per_example(fraction, x) * (points - x)
 
     def _directions(self, number: int) -> Tensor:
         """Random directions of length 1, ``(number, C, H, W)``, orthogonal in blocks.

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from lab import DIGITS, Wrapped, digits, digits_classifier, length, linear_case, make_target
 from torch import Tensor
 
-from attacks.hopskipjump import _Oracle, _Walk, hopskipjump
+from attacks.decision import Oracle, find_start
+from attacks.hopskipjump import _Walk, hopskipjump
 from bench.defense import DataInfo, Defense
 
 INFO = DataInfo("toy", (1, 8, 8), 2)
@@ -17,15 +18,14 @@ INFO = DataInfo("toy", (1, 8, 8), 2)
 def _walk(norm: str, queries: int = 2000) -> tuple[_Walk, Tensor]:
     case = linear_case(3, (1, 8, 8), norm)
     target = case.target(1.0, "decision")
-    return _Walk(_Oracle(target, case.x, case.y, queries, 1), target, case.x, 1.0), case.x
+    return _Walk(Oracle(target, case.y, queries), case.x, 1.0), case.x
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_search_ends_on_the_adversarial_side_of_the_boundary(norm) -> None:
     walk, x = _walk(norm)
-    rows = walk.start(20)
+    begin, rows = find_start(walk.nearest, 20)
     assert rows.tolist() == [0, 1, 2]
-    begin = walk.point.clone()
     walk.search(begin, rows)
     assert walk.oracle(walk.point, rows).all()
     nearer = x + 0.995 * (walk.point - x)
@@ -35,8 +35,8 @@ def test_the_search_ends_on_the_adversarial_side_of_the_boundary(norm) -> None:
 
 def test_the_normal_of_a_linear_boundary_is_its_weight() -> None:
     walk, _ = _walk("l2", queries=10000)
-    rows = walk.start(20)
-    walk.search(walk.point.clone(), rows)
+    walk.search(*find_start(walk.nearest, 20))
+    rows = torch.arange(3)
     normal = walk.normal(rows, 2000).flatten(1)
     weight = walk.target._defense.classifier.weight  # type: ignore[attr-defined]
     truth = torch.stack([weight[1] - weight[0], weight[0] - weight[1], weight[1] - weight[0]])
