@@ -52,9 +52,12 @@ def l1_projection(delta: Tensor, low: Tensor, high: Tensor, eps: float | Tensor)
     size = flat.abs()
     room = torch.where(flat > 0, high.flatten(1), -low.flatten(1)).clamp_min(0)
     radius = torch.as_tensor(eps, dtype=flat.dtype, device=flat.device).expand(len(flat))
+    # Values of zero have no say in λ: where δ is sparse, only the others are sorted.
+    number = max((size > 0).sum(1).tolist(), default=0)
+    some, where = size.topk(max(1, number), dim=1, sorted=False)
     # Going down from λ = ∞ the length grows by one per unit for every value with |δ| - room < λ < |δ|.
-    breaks, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
-    slope = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    breaks, order = torch.cat([some, (some - room.gather(1, where)).clamp_min(0)], 1).sort(1, descending=True)
+    slope = torch.cat([torch.ones_like(some), -torch.ones_like(some)], 1).gather(1, order).cumsum(1)
     ends = torch.cat([breaks[:, 1:], torch.zeros_like(breaks[:, :1])], 1)
     length = (slope * (breaks - ends)).cumsum(1)  # ‖u‖₁ at the lower end of each piece
     outside = length[:, -1] > radius
