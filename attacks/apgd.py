@@ -228,6 +228,7 @@ class _DenseClimb(_Climb):
         super().__init__(x, start, goal, index, threat, steps)
         self.rho, self.alpha = rho, alpha
         self.step = x.new_full((len(x),), 2 * threat.eps)
+        self.low, self.high = (x - threat.eps).clamp_min(threat.low), (x + threat.eps).clamp_max(threat.high)
         self.halved = torch.ones_like(index, dtype=torch.bool)
         self.best_before = self.best_loss
         self.windows = _windows(steps)
@@ -242,11 +243,19 @@ class _DenseClimb(_Climb):
         self.back(halve)
 
     def move(self, first: bool) -> None:
-        x, point, threat = self.x, self.point, self.threat
-        z = project_(point + per_example(self.step, point) * steepest(self.grad, threat.norm), x, threat)
+        point = self.point
+        z = self.project_(torch.addcmul(point, per_example(self.step, point), steepest(self.grad, self.threat.norm)))
         if not first:
-            z = project_(point + self.alpha * (z - point) + (1 - self.alpha) * (point - self.previous), x, threat)
+            # x_k + α (z - x_k) + (1 - α) (x_k - x_{k-1}), equation 1 of the paper
+            rest = 1 - self.alpha
+            z = self.project_(z.mul_(self.alpha).add_(point, alpha=2 * rest).sub_(self.previous, alpha=rest))
         self.previous, self.point = point, z
+
+    def project_(self, point: Tensor) -> Tensor:
+        """Onto ball and box; in linf, where that is one clamp, between bounds found once."""
+        if self.threat.norm == "linf":
+            return torch.clamp(point, self.low, self.high, out=point)
+        return project_(point, self.x, self.threat)
 
 
 def _windows(steps: int) -> dict[int, int]:
@@ -293,7 +302,7 @@ class _SparseClimb(_Climb):
     def move(self, first: bool) -> None:
         size = self.grad.flatten(1).abs()
         number = self.chosen.long().clamp(1, self.size)
-        least = size.sort(1, descending=True).values.gather(1, number[:, None] - 1)
+        least = size.topk(int(number.max()), dim=1).values.gather(1, number[:, None] - 1)
         sign = torch.where(size >= least, self.grad.flatten(1).sign(), 0.0)
         sign *= (self.step / sign.abs().sum(1).clamp_min(1))[:, None]
         self.point = project_(self.point + sign.view_as(self.point), self.x, self.threat)

@@ -235,6 +235,7 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box(eps) -> None:
     inside = free.abs().sum((1, 2, 3)) <= eps
     expected = torch.where(inside[:, None, None, None], free, shrunk(high))
     torch.testing.assert_close(u, expected, atol=1e-9, rtol=0)
+    assert l1_projection(delta[:0], -x[:0], 1 - x[:0], eps).shape == (0, 3, 4, 5)
 
 
 @every_norm
