@@ -136,7 +136,7 @@ def test_an_example_does_not_depend_on_when_others_leave(norm) -> None:
     wrong = torch.where(torch.arange(4) % 2 == 0, case.y, 1 - case.y)  # two are fooled from the start
     target = case.target(0.9, "gradient")
     beside = apgd(target, case.x, wrong, steps=30)
-    torch.testing.assert_close(alone[::2], beside[::2], atol=1e-9, rtol=0)
+    torch.testing.assert_close(alone[::2], beside[::2], atol=1e-6, rtol=0)
     # In l1 the 2 · 9 steps in wider balls come first: their points are no results.
     once = 19 if norm == "l1" else 1
     assert target.counts.forward.tolist() == [31, once, 31, once]
