@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help demo leaderboard test check bench schema clean
+.PHONY: help demo leaderboard test check bench peers compare schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff and mypy
 bench: $(VENV)/.installed-test ## Time the parts that an evaluation spends its time in
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
 
+peers: $(VENV)/.installed-peers ## Install the public attack libraries that ours are compared with
+
+compare: $(VENV)/.installed-peers ## Compare our attacks with theirs (DATA=folder:PATH adds CIFAR-10): docs/benchmarks.md
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/benchmarks $(BIN)/python -m peers --out docs/benchmarks.md \
+		$(if $(DATA),--data '$(DATA)') $(ARGS)
+
 schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/config.py
 	$(BIN)/python -m bench.config > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
@@ -44,7 +50,11 @@ clean: ## Remove what was installed and built here (results stay)
 $(VENV)/.installed: EXTRA =
 $(VENV)/.installed-test: EXTRA = [test]
 $(VENV)/.installed-dev: EXTRA = [dev]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-peers: EXTRA = [peers]
+# A dependency of adv-lib builds with old setuptools only; pip before 25.3 reads the first variable, later the second.
+$(VENV)/.installed-peers: export PIP_CONSTRAINT := tests/benchmarks/peers/build-constraints.txt
+$(VENV)/.installed-peers: export PIP_BUILD_CONSTRAINT := tests/benchmarks/peers/build-constraints.txt
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-peers: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (the first time PyTorch is downloaded, which takes some minutes) ..."
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.$(EXTRA)' | $(PIP_LINES)
 	@touch $@

@@ -61,7 +61,11 @@ class Store:
         self.path = path
         self.records: dict[str, Record] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            text = path.read_text(encoding="utf-8")
+            whole, newline, _ = text.rpartition("\n")
+            if text and not text.endswith("\n"):  # an interruption left half a line
+                path.write_text(whole + newline, encoding="utf-8")
+            for line in whole.splitlines():
                 record = _read(json.loads(line))
                 self.records[record.key] = record
 
