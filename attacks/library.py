@@ -27,7 +27,7 @@ class Result:
         success: bool ``(N,)``: misclassified (classified as its target) in one fresh pass, finite and inside the
             threat model.
         forward: forward passes of the model per example, int64 ``(N,)``; backward: likewise.
-        notes: what was noticed about the gradients.
+        notes: what was noticed about gradients and logits.
     """
 
     x_adv: Tensor
@@ -45,7 +45,7 @@ def run(
     *,
     norm: str = "linf",
     eps: float | None = None,
-    targets: Tensor | int | None = None,
+    towards: Tensor | None = None,
     seed: int = 0,
     randomized: bool | None = None,
     batch_size: int = 512,
@@ -61,8 +61,7 @@ def run(
         norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale (a number of
             pixels in l0). None, for minimum-norm attacks: the whole box is allowed, and the attack shortens the
             perturbation as far as its budget takes it.
-        targets: int64 ``(N,)``, classes to be reached instead of any class but y. A number is the parameter of that
-            name of a multi-targeted attack: towards how many classes it runs.
+        towards: int64 ``(N,)``, the class each example has to reach; None: any class but y will do.
         seed: decides every random number; global random states are left as they were.
         randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
         batch_size: rows per pass; changes nothing but float noise for a deterministic model.
@@ -74,8 +73,6 @@ def run(
         NotApplicable: when the attack lacks the norm, a targeted form, or a form without eps.
     """
     spec = get_attack(name)
-    if isinstance(targets, int):
-        params, targets = {**params, "targets": targets}, None
     check_images(x, "x")
     if eps is None:
         if not spec.minimum_norm:
@@ -86,12 +83,12 @@ def run(
     check_labels(y, defense.data.num_classes, "y")
     if len(y) != len(x):
         raise InputError(f"y: {len(y)} labels for {len(x)} images")
-    if targets is not None:
+    if towards is not None:
         if not spec.targeted:
             raise NotApplicable(f"{spec.name} has no targeted form")
-        check_labels(targets, defense.data.num_classes, "targets")
-        if targets.shape != y.shape or (targets == y).any():
-            raise InputError("targets: expected one class other than y per image")
+        check_labels(towards, defense.data.num_classes, "towards")
+        if towards.shape != y.shape or (towards == y).any():
+            raise InputError("towards: expected one class other than y per image")
     checked = _checked(spec, threat, params)
     random = defense.randomized if randomized is None else randomized
     generator = torch.Generator().manual_seed(seed)
@@ -103,7 +100,7 @@ def run(
         generator=generator,
         randomized=random,
         batch_size=batch_size,
-        towards=targets,
+        towards=towards,
     )
     x = x.detach().contiguous()
     with seeded(seed, "optimise"):
@@ -112,8 +109,11 @@ def run(
     with seeded(seed, "report"), torch.no_grad():
         logits = torch.cat([defense(part) for part in x_adv.split(batch_size)])
     guess = predictions(logits)
-    success = allowed & (guess != y if targets is None else guess == targets)
+    success = allowed & (guess != y if towards is None else guess == towards)
     counts = target.counts
+    broken = int((~torch.isfinite(logits).all(1)).sum())
+    if broken:
+        counts.notes.add(f"{broken} of {len(x)} adversarial images give NaN or infinity, which counts as misclassified")
     return Result(x_adv, success, counts.forward, counts.backward, tuple(sorted(counts.notes)))
 
 
@@ -127,6 +127,10 @@ def _whole_box(norm: str, x: Tensor) -> float:
 def _as_defense(model: nn.Module, x: Tensor) -> Defense:
     if in_training_mode(model):
         raise InputError(f"model {type(model).__name__}: is in training mode; call .eval() first")
+    for kind, tensor in (("parameters", next(model.parameters(), x)), ("buffers", next(model.buffers(), x))):
+        if tensor.is_floating_point() and (tensor.dtype, tensor.device) != (x.dtype, x.device):
+            theirs = f"{tensor.dtype} on {tensor.device}"
+            raise InputError(f"x: {x.dtype} on {x.device}, but the model's {kind} are {theirs}")
     with torch.no_grad(), seeded("shape"):
         logits = model(x[:1])
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.is_floating_point():
