@@ -1,0 +1,246 @@
+"""``attacks.run``: every registered attack on any model, and what it promises whatever the attack is."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from lab import digits, digits_classifier, length, linear_case
+from torch import Tensor, nn
+
+import attacks
+from bench.attack import AttackSpec
+from bench.errors import InputError, NotApplicable
+from bench.plugins import ATTACKS, get_attack
+
+#: Budgets that show behaviour, not strength.
+SMALL: dict[str, dict[str, Any]] = {
+    "apgd": {"steps": 10},
+    "autoattack": {"steps": 5, "targets": 2, "queries": 20},
+    "bim": {"steps": 5},
+    "boundary": {"queries": 60},
+    "cw": {"steps": 10, "searches": 2},
+    "ddn": {"steps": 10},
+    "deepfool": {"steps": 5},
+    "fab": {"steps": 5},
+    "fmn": {"steps": 10},
+    "genattack": {"generations": 10},
+    "hopskipjump": {"queries": 100},
+    "jsma": {},
+    "lbfgs": {"steps": 5, "searches": 2},
+    "mi-fgsm": {"steps": 5},
+    "noise": {"draws": 5},
+    "one-pixel": {"population": 10, "generations": 5},
+    "pgd": {"steps": 5},
+    "rays": {"queries": 60},
+    "spsa": {"steps": 3, "samples": 8},
+    "square": {"queries": 30},
+    "worst-case": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
+}
+#: A radius at which most of the digits can be fooled.
+EPS = {"linf": 0.3, "l2": 2.0, "l1": 12.0, "l0": 12}
+#: Attacks that train something on data first, and so cannot be called without any.
+NEED_DATA = {"transfer"}
+
+
+@cache
+def specs() -> dict[str, AttackSpec]:
+    return {entry.name: get_attack(entry.name) for entry in ATTACKS.entries()}
+
+
+NAMES = sorted(set(SMALL))
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def norm_of(name: str) -> str:
+    norms = specs()[name].norms
+    return "linf" if "linf" in norms else norms[0]
+
+
+def run(name: str, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> attacks.Result:
+    norm = settings.pop("norm", norm_of(name))
+    return attacks.run(name, model, x, y, norm=norm, **{"eps": EPS[norm], **SMALL[name], **settings})
+
+
+@cache
+def batch(n: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
+    """A digits classifier and digits that it gets right."""
+    model, (*_, x, y) = digits_classifier(), digits()
+    right = (model(x).argmax(1) == y).nonzero().squeeze(1)[:n]
+    return model, x[right], y[right]
+
+
+def test_every_registered_attack_is_tried_here() -> None:
+    assert set(specs()) == set(SMALL) | NEED_DATA
+
+
+def test_transfer_needs_data() -> None:
+    model, x, y = batch()
+    with pytest.raises(NotApplicable, match="trained on data"):
+        attacks.run("transfer", model, x, y, eps=0.1)
+
+
+@every
+def test_the_result_is_inside_the_threat_model_and_says_what_it_cost(name) -> None:
+    model, x, y = batch()
+    for norm in specs()[name].norms:
+        result = run(name, model, x, y, norm=norm)
+        assert result.x_adv.shape == x.shape and result.x_adv.dtype == x.dtype
+        assert length(result.x_adv - x, norm).max() <= EPS[norm] * (1 + 1e-4)
+        assert 0 <= result.x_adv.min() and result.x_adv.max() <= 1
+        assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+        if name != "noise":
+            assert (result.forward >= 1).all()
+        assert (result.backward > 0).any() == (specs()[name].knowledge == "gradient")
+
+
+@every
+def test_a_norm_that_an_attack_lacks_is_named(name) -> None:
+    model, x, y = batch()
+    missing = [norm for norm in EPS if norm not in specs()[name].norms]
+    for norm in missing:
+        with pytest.raises(NotApplicable, match=f"{name} has no {norm} version"):
+            run(name, model, x, y, norm=norm)
+
+
+@every
+def test_the_seed_decides_and_global_randomness_is_left_alone(name) -> None:
+    model, x, y = batch()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = run(name, model, x, y, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(first.x_adv, run(name, model, x, y, seed=3).x_adv)
+
+
+@every
+def test_the_model_is_left_as_it_was(name) -> None:
+    _, x, y = batch()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run(name, model, x, y)
+    assert not model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@every
+def test_the_batch_size_changes_nothing(name) -> None:
+    case = linear_case(5, (1, 8, 8), "linf", dtype=torch.float64)
+    whole = run(name, case.defense, case.x, case.y)
+    parts = run(name, case.defense, case.x, case.y, batch_size=2)
+    torch.testing.assert_close(whole.x_adv, parts.x_adv, atol=1e-6, rtol=0)
+    assert whole.x_adv.dtype == torch.float64
+
+
+@every
+def test_a_batch_of_one_and_strided_inputs_work(name) -> None:
+    model, x, y = batch()
+    assert run(name, model, x[:1], y[:1]).x_adv.shape == x[:1].shape
+    strided = x.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not strided.is_contiguous()
+    labels = torch.stack([y, y], 1)[:, 0]
+    result = run(name, model, strided, labels, seed=1)
+    torch.testing.assert_close(result.x_adv, run(name, model, x, y, seed=1).x_adv)
+
+
+class Fragile(nn.Module):
+    """Logits that are not numbers wherever the image is not exactly one of the given ones."""
+
+    def __init__(self, model: nn.Module, known: Tensor) -> None:
+        super().__init__()
+        self.model, self.known = model, known
+
+    def forward(self, x: Tensor) -> Tensor:
+        strange = (torch.cdist(x.flatten(1), self.known.flatten(1)) > 1e-3).all(1)
+        return torch.where(strange[:, None], torch.nan, self.model(x))
+
+
+@every
+def test_outputs_that_are_not_numbers_count_as_misclassified(name) -> None:
+    model, x, y = batch()
+    result = run(name, Fragile(model, x).eval(), x, y)
+    assert torch.isfinite(result.x_adv).all()
+    moved = (result.x_adv != x).flatten(1).any(1)
+    assert torch.equal(result.success, moved)
+    if moved.any():
+        assert any("NaN" in note for note in result.notes)
+
+
+class Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0, -1.0, -2.0]], dtype=x.dtype).repeat(len(x), 1)
+
+
+@every
+def test_a_constant_model_survives_every_attack(name) -> None:
+    x, y = torch.rand(3, 1, 8, 8), torch.ones(3, dtype=torch.int64)
+    result = run(name, Constant().eval(), x, y)
+    assert not result.success.any()
+    assert torch.isfinite(result.x_adv).all()
+
+
+@every
+def test_targeted_forms_reach_the_class_or_say_there_is_none(name) -> None:
+    model, x, y = batch()
+    towards = (y + 1) % 10
+    if not specs()[name].targeted:
+        with pytest.raises(NotApplicable, match="no targeted form"):
+            run(name, model, x, y, towards=towards)
+        return
+    result = run(name, model, x, y, towards=towards)
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) == towards)
+
+
+@every
+def test_minimum_norm_attacks_need_no_radius_and_the_others_do(name) -> None:
+    model, x, y = batch()
+    if not specs()[name].minimum_norm:
+        with pytest.raises(NotApplicable, match="needs eps"):
+            run(name, model, x, y, eps=None)
+        return
+    for norm in specs()[name].norms:
+        result = run(name, model, x, y, norm=norm, eps=None)
+        assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "outside the box": ({"x": torch.full((2, 1, 8, 8), 1.5)}, "outside"),
+    "NaN image": ({"x": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
+    "integers": ({"x": torch.ones(2, 1, 8, 8, dtype=torch.int64)}, "floating"),
+    "labels int32": ({"y": torch.zeros(2, dtype=torch.int32)}, "int64"),
+    "label 10": ({"y": torch.tensor([0, 10])}, "outside 0..9"),
+    "label -1": ({"y": torch.tensor([0, -1])}, "outside 0..9"),
+    "three labels": ({"y": torch.zeros(3, dtype=torch.int64)}, "3 labels for 2 images"),
+    "double images": ({"x": torch.zeros(2, 1, 8, 8, dtype=torch.float64)}, "float64"),
+    "eps 0": ({"eps": 0.0}, "greater than 0"),
+    "norm": ({"norm": "l3"}, "l3"),
+    "parameter": ({"stepz": 3}, "stepz"),
+    "class": ({"towards": torch.tensor([1, 12])}, "outside 0..9"),
+    "y itself": ({"towards": torch.tensor([0, 1])}, "other than y"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_input_gets_one_line_that_names_it(what) -> None:
+    changes, message = WRONG[what]
+    given: dict[str, Any] = {
+        "x": torch.zeros(2, 1, 8, 8), "y": torch.zeros(2, dtype=torch.int64), "norm": "linf", "eps": 0.1, **changes
+    }  # fmt: skip
+    with pytest.raises(InputError, match=message) as error:
+        attacks.run("pgd", digits_classifier(), given.pop("x"), given.pop("y"), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_in_training_mode_and_one_that_gives_no_logits_are_refused() -> None:
+    _, x, y = batch()
+    with pytest.raises(InputError, match="training mode"):
+        attacks.run("pgd", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), x, y, eps=0.1)
+    with pytest.raises(InputError, match=r"expected floating-point logits of shape \(1, K\)"):
+        attacks.run("pgd", nn.Identity().eval(), x, y, eps=0.1)
+    with pytest.raises(InputError, match="NaN"):
+        attacks.run("pgd", Fragile(digits_classifier(), x + 1).eval(), x, y, eps=0.1)
