@@ -21,6 +21,8 @@ _PUBLISHED_BUDGET = 10_000
 _ENOUGH_QUERIES = 4
 #: Draws on which a candidate that fooled a randomised defense is tried again, and the share it has to fool to end.
 _CONFIRM, _ENOUGH = 9, 0.88
+#: Most steps for which random numbers are drawn at a time.
+_BLOCK = 64
 #: On a randomised defense, one step in so many scores the point to beat afresh.
 _RESCORE = 5
 
@@ -120,11 +122,9 @@ class _Search:
         return rows
 
     def _look(self, images: Tensor, rows: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Loss, -∞ where it is not a number, and success at ``images`` of the examples ``rows``."""
+        """Loss and success at ``images`` of the examples ``rows``."""
         logits = self.target.logits(images, rows, draws=self.draws)
-        value = goal(logits)
-        value = torch.where(value.isfinite(), value, -torch.inf)
-        return value, self.target.fooled(logits, images, goal.y, rows)
+        return goal(logits), self.target.fooled(logits, images, goal.y, rows)
 
     def _record(self, images: Tensor, rows: Tensor, fooled: Tensor) -> Tensor:
         """Keep the ``images`` that fooled; returns which of the examples ``rows`` are finished, bool ``(M,)``.
@@ -143,17 +143,20 @@ class _Search:
 class _Windows:
     """The points of a run, of which :meth:`propose` changes a window in place and :meth:`settle` undoes it.
 
-    Nothing outside the window is touched, so that a step costs little beside the model. All examples have the same
-    size of window, at places of their own.
+    Nothing outside the window is touched, and random numbers are drawn for many steps at once, so that a step costs
+    little beside the model. All examples have the same size of window, at places of their own.
     """
 
     def __init__(self, target: Target, x: Tensor, rows: Tensor) -> None:
         self.target, self.rows, self.total, self.shape = target, rows, len(x), x.shape[1:]
         self.x = x[rows].flatten(2)
         self.points = self._start(x)[rows].flatten(2)
-        self.side = 0
-        #: Where the last proposal wrote, ``(M, C, side²)``, and what was there before.
-        self.undo: list[tuple[Tensor, Tensor]] = []
+        self.side = self.places = self.step = 0
+        self.order = torch.empty(0, device=x.device)
+        #: For the steps of a block, each ``(steps, M, …)``: where the windows are, and what else is drawn.
+        self.block: list[Tensor] = []
+        #: Where the last proposal wrote, ``(M, C, side²)``, what was there before, and what is there now.
+        self.undo: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def images(self) -> Tensor:
@@ -165,18 +168,22 @@ class _Windows:
         side = self._side(math.sqrt(share * self.shape[1] * self.shape[2]), min(self.shape[1:]))
         if side != self.side:
             self._resize(side)
-        self.undo = []
-        self._change()
+        if not self.block or self.step == len(self.block[0]):
+            places = self._next_places()
+            self.block = [self._corners(places), *self._draw(len(places))]
+            self.step = 0
+        self._change(*(drawn[self.step] for drawn in self.block))
+        self.step += 1
 
     def settle(self, kept: Tensor) -> None:
         """Undo the last proposal except in the rows ``kept``, bool ``(M,)``."""
-        for window, before in self.undo:
-            now = self.points.gather(2, window)
-            self.points.scatter_(2, window, torch.where(kept[:, None, None], now, before))
+        for window, before, after in self.undo:
+            self.points.scatter_(2, window, torch.where(kept[:, None, None], after, before))
 
     def keep(self, going: Tensor) -> None:
         """Drop all rows but ``going``, bool ``(M,)``."""
         self.rows, self.x, self.points = self.rows[going], self.x[going], self.points[going]
+        self.block = [drawn[:, going] for drawn in self.block]
 
     def _start(self, x: Tensor) -> Tensor:
         """Points to start from, for the whole shard ``x``."""
@@ -186,8 +193,12 @@ class _Windows:
         """The allowed side of a window that is nearest to ``wanted``."""
         raise NotImplementedError
 
-    def _change(self) -> None:
-        """Write new values into a window of every image."""
+    def _draw(self, steps: int) -> list[Tensor]:
+        """What ``_change`` needs besides places, each ``(steps, M, …)``."""
+        raise NotImplementedError
+
+    def _change(self, corner: Tensor, *drawn: Tensor) -> None:
+        """Write new values into the window at ``corner (M,)`` of every image."""
         raise NotImplementedError
 
     def _resize(self, side: int) -> None:
@@ -195,30 +206,32 @@ class _Windows:
         self.side, self.places = side, (height - side + 1) * (width - side + 1)
         offsets = torch.arange(side, device=self.x.device)
         self.offsets = (offsets[:, None] * width + offsets).flatten()
-        self.order, self.visited = offsets[:0], 0
+        self.order, self.block = self.order[:0], []
 
-    def _next_place(self) -> Tensor:
-        """The next place of each image, ``(M,)``: all of them in random order, then in another one."""
-        if self.visited == len(self.order):
-            self.order, self.visited = self.target.rand(self.places, like=self.x).argsort(), 0
-            self.shift = self._random_place()
-        place = self.order[self.visited] + self.shift[self.rows]
-        self.visited += 1
-        return place % self.places
+    def _next_places(self) -> Tensor:
+        """The places of the next steps, ``(steps, M)``: each image visits all of them in random order, then again."""
+        if not len(self.order):
+            self.order = self.target.rand(self.places, like=self.x).argsort()
+            self.shift = self._random_places(1)
+        some, self.order = self.order[:_BLOCK], self.order[_BLOCK:]
+        return (some[:, None] + self.shift) % self.places
 
-    def _random_place(self) -> Tensor:
-        return (self.target.rand(self.total, like=self.x) * self.places).long()
+    def _random_places(self, steps: int) -> Tensor:
+        return (self.target.rand(steps, self.total, like=self.x) * self.places).long()[:, self.rows] % self.places
 
-    def _window(self, place: Tensor) -> Tensor:
-        """Indices ``(M, C, side²)`` of the values in the windows at ``place (M,)``."""
-        width = self.shape[2]
-        span = width - self.side + 1
-        corner = place // span * width + place % span
+    def _corners(self, places: Tensor) -> Tensor:
+        """Index of the first value of the windows at ``places`` within a channel."""
+        span = self.shape[2] - self.side + 1
+        return places // span * self.shape[2] + places % span
+
+    def _window(self, corner: Tensor) -> Tensor:
+        """Indices ``(M, C, side²)`` of the values in the windows at ``corner (M,)``."""
         return (corner[:, None, None] + self.offsets).expand(-1, self.shape[0], -1)
 
-    def _signs(self, *shape: int) -> Tensor:
-        """Random signs ``(M, *shape)``."""
-        return torch.where(self.target.rand(self.total, *shape, like=self.x) < 0.5, -1.0, 1.0).to(self.x)[self.rows]
+    def _heads(self, *shape: int) -> Tensor:
+        """Tosses of a coin, bool ``(steps, M, …)`` for ``shape`` without the examples."""
+        steps, *rest = shape
+        return (self.target.rand(steps, self.total, *rest, like=self.x) < 0.5)[:, self.rows]
 
 
 class _Linf(_Windows):
@@ -243,72 +256,78 @@ class _Linf(_Windows):
     def _side(self, wanted: float, most: int) -> int:
         return min(max(1, round(wanted)), most)
 
-    def _change(self) -> None:
-        window = self._window(self._next_place())
-        up = (self.target.rand(self.total, self.shape[0], 1, like=self.x) < 0.5)[self.rows]
+    def _draw(self, steps: int) -> list[Tensor]:
+        return [self._heads(steps, self.shape[0], 1)]
+
+    def _change(self, corner: Tensor, *drawn: Tensor) -> None:
+        (up,) = drawn
+        window = self._window(corner)
         before, low, high = (values.gather(2, window) for values in (self.points, self.lowest, self.highest))
-        same = (torch.where(up, high, low) == before).flatten(1).all(1)
-        self.points.scatter_(2, window, torch.where(up ^ same[:, None, None], high, low))
-        self.undo.append((window, before))
+        same = (torch.where(up, high, low) == before).all(2, keepdim=True).all(1, keepdim=True)
+        after = torch.where(up ^ same, high, low)
+        self.points.scatter_(2, window, after)
+        self.undo = [(window, before, after)]
 
 
 class _L2(_Windows):
-    """The sphere: the length that a second window gives up goes into a bump in the first (sections 4.2, 4.3)."""
+    """The sphere: the length that a second window gives up goes into a pair of bumps in the first (algorithm 3)."""
 
     def _start(self, x: Tensor) -> Tensor:
-        """A grid of bumps, about five by five, of random signs, with the length of the radius."""
+        """A grid of bumps, about five by five, of random signs, as long as the radius."""
         threat, (height, width) = self.target.threat, self.shape[1:]
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
         signs = torch.where(self.target.rand(len(x), self.shape[0], down, across, like=x) < 0.5, -1.0, 1.0).to(x)
-        grid = torch.kron(signs, _bump(side, x))
         top, left = (height - side * down) // 2, (width - side * across) // 2
         delta = torch.zeros_like(x)
-        delta[:, :, top : top + side * down, left : left + side * across] = grid
+        delta[:, :, top : top + side * down, left : left + side * across] = torch.kron(signs, _bumps(side, x))
         delta *= threat.eps / delta[0].norm()
         return (x + delta).clamp_(threat.low, threat.high)
 
     def _side(self, wanted: float, most: int) -> int:
         side = min(max(3, round(wanted)) | 1, most)
-        return side - 1 + side % 2
+        return side - 1 + side % 2  # odd
 
     def _resize(self, side: int) -> None:
         super()._resize(side)
-        bump = _bump(side, self.x)
-        self.bumps = torch.stack([bump.flatten(), bump.T.flatten()])
+        bumps = _bumps(side, self.x)
+        self.patterns = torch.stack([bumps, bumps.T, -bumps, -bumps.T]).flatten(1)
 
-    def _change(self) -> None:
-        threat, channels = self.target.threat, self.shape[0]
-        delta = self.points - self.x
+    def _draw(self, steps: int) -> list[Tensor]:
+        turned, negative = self._heads(steps, 1), self._heads(steps, self.shape[0])
+        return [self._corners(self._random_places(steps)), turned + 2 * negative]
+
+    def _change(self, corner: Tensor, *drawn: Tensor) -> None:
+        source_corner, pattern = drawn
+        window, source = self._window(corner), self._window(source_corner)
+        threat, delta = self.target.threat, self.points - self.x
         spare = threat.eps**2 - delta.flatten(1).pow(2).sum(1)
-        window, source = self._window(self._next_place()), self._window(self._random_place()[self.rows])
-        turned = (self.target.rand(self.total, like=self.x) < 0.5)[self.rows].long()
-        self.undo.append((source, self.points.gather(2, source)))
-        self.undo.append((window, self.points.gather(2, window)))
+        inside = delta.gather(2, window)
         # What both windows hold, counted once where they overlap.
         given = delta.gather(2, source).pow(2).sum(2)
-        old = delta.gather(2, window)
-        kept = delta.scatter(2, source, 0.0).gather(2, window).pow(2).sum(2)
-        length = (spare[:, None] / channels + given + kept).clamp_min(0).sqrt()
-        old = old / old.norm(dim=2, keepdim=True).clamp_min(1e-12)
-        new = old + self._signs(channels, 1) * self.bumps[turned][:, None]
+        own = delta.scatter_(2, source, 0.0).gather(2, window).pow(2).sum(2)
+        length = (spare[:, None] / self.shape[0] + given + own).clamp_min(0).sqrt()
+        new = self.patterns[pattern] + inside / inside.norm(dim=2, keepdim=True).clamp_min(1e-12)
         new *= (length / new.norm(dim=2).clamp_min(1e-12))[:, :, None]
-        self.points.scatter_(2, source, self.x.gather(2, source))
-        value = (self.x.gather(2, window) + new).clamp_(threat.low, threat.high)
-        self.points.scatter_(2, window, value)
+        origin = self.x.gather(2, source)
+        after = (self.x.gather(2, window) + new).clamp_(threat.low, threat.high)
+        self.undo = [(at, self.points.gather(2, at), value) for at, value in ((source, origin), (window, after))]
+        for at, _, value in self.undo:
+            self.points.scatter_(2, at, value)
 
 
-def _bump(side: int, like: Tensor) -> Tensor:
-    """Two neighbouring bumps of opposite sign, ``(side, side)`` with l2 norm 1."""
+def _bumps(side: int, like: Tensor) -> Tensor:
+    """Two neighbouring bumps of opposite sign, ``(side, side)`` with l2 norm 1 (section 4.2)."""
     top = side // 2
-    bump = torch.cat([_pyramid(top, side), -_pyramid(side - top, side)]).to(like)
-    return bump / bump.norm()
+    bumps = torch.cat([_bump(top, side), -_bump(side - top, side)]).to(like)
+    return bumps / bumps.norm()
 
 
-def _pyramid(height: int, width: int) -> Tensor:
-    """A bump ``(height, width)``: centred squares of side 2k+1 and height 1/(k+1)², stacked (algorithm 4)."""
+def _bump(height: int, width: int) -> Tensor:
+    """Centred squares of side 2k+1 and height 1/(k+1)², stacked: ``(height, width)``, with l2 norm 1."""
     count = max(height, width) // 2 + 1
     heights = torch.arange(1, count + 1, dtype=torch.float64) ** -2
     stacked = heights.flip(0).cumsum(0).flip(0)
     vertical, horizontal = ((torch.arange(size) - size // 2).abs() for size in (height, width))
-    return stacked[torch.maximum(vertical[:, None], horizontal)]
+    bump = stacked[torch.maximum(vertical[:, None], horizontal)]
+    return bump / bump.norm()
