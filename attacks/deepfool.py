@@ -47,9 +47,9 @@ def deepfool(
 ) -> Tensor:
     """DeepFool: steps onto the nearest linearised boundary until one is crossed (Moosavi-Dezfooli et al. 2016).
 
-    A step goes (|f_j| + 1e-4)/‖∇f_j‖₂² · ∇f_j (l2) or (|f_j| + 1e-4)/‖∇f_j‖₁ · sign ∇f_j (linf), f_j = z_j - z_y of
-    the class whose boundary is nearest, and is then clipped to the box. An example leaves the batch when it is
-    fooled.
+    A step goes |f_j|/‖∇f_j‖₂ + 1e-4 along ∇f_j/‖∇f_j‖₂ (l2) or |f_j|/‖∇f_j‖₁ + 1e-4 along sign ∇f_j (linf), f_j =
+    z_j - z_y of the class whose boundary is nearest, and is then clipped to the box. An example leaves the batch when
+    it is fooled.
 
     Where this differs from the paper: the overshoot applies to every step instead of their sum; from the second step
     on only the ``shortlist`` classes nearest at x are differentiated (on an adversarially trained digits CNN 3 of 9
@@ -109,7 +109,7 @@ def _boundaries(target: Target, x: Tensor, y: Tensor, candidates: int, shortlist
 def _step(x_k: Tensor, plane: Plane, overshoot: float, target: Target) -> Tensor:
     threat = target.threat
     size = plane.normal.abs().sum(1) if threat.norm == "linf" else plane.normal.norm(dim=1)
-    far = (1 + overshoot) * (plane.value.abs() + _NUDGE) / size.clamp_min(TINY)
+    far = (1 + overshoot) * (plane.value.abs() / size.clamp_min(TINY) + _NUDGE)
     # A vanishing gradient says nothing about the distance: no step then leads farther than the box.
     far = far.clamp_max((threat.high - threat.low) * x_k[0].numel())
     direction = steepest(plane.normal.view_as(x_k), threat.norm)

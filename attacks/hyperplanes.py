@@ -184,9 +184,14 @@ class Shortest:
         self.distance = x.new_full((len(x),), torch.inf)
 
     def offer(self, points: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        """Offer ``points (M, …)`` of the examples ``rows``; returns which are adversarial, bool ``(M,)``."""
+        """Offer ``points (M, …)`` of the examples ``rows``, each at most once; returns which are adversarial."""
+        hit = self.target.fooled(logits, points, self.y[rows], rows)
+        self.keep(points, logits, rows, hit)
+        return hit
+
+    def keep(self, points: Tensor, logits: Tensor, rows: Tensor, hit: Tensor) -> None:
+        """Keep the ``points (M, …)`` that are adversarial (``hit``) and shorter than what there is."""
         target = self.target
-        hit = target.fooled(logits, points, self.y[rows], rows)
         distance = length(points - self.x[rows], target.threat.norm)
         shortest = self.distance[rows]
         better = hit & (distance < shortest)
@@ -198,7 +203,6 @@ class Shortest:
         if self.logits is None:
             self.logits = logits.new_zeros(len(self.x), logits.shape[1])
         self.logits[rows] = torch.where(better[:, None], logits, self.logits[rows])
-        return hit
 
     def done(self, rows: Tensor) -> Tensor:
         """Bool ``(M,)``: which examples need no shorter point, having one inside the ball, or x itself.
