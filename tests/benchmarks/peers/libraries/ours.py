@@ -20,7 +20,7 @@ def run(problem: Problem, *, attack: str, **params: Any) -> Tensor:
         problem.y,
         norm=problem.norm,
         eps=problem.eps,
-        targets=problem.targets,
+        towards=problem.targets,
         seed=problem.seed,
         randomized=problem.randomized,
         **params,
