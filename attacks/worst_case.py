@@ -98,8 +98,8 @@ def worst_case(
         for _ in range(rounds << (halving - 1)):
             near = near[standing.best.score[near] < torch.inf]
             search.climb_nearest(near, 0, search.redrawn(), *_NEAR)
-    while queries and standing.run(Stage(partial(square, queries=queries), "score")):
-        queries *= 10
+    if queries and standing.run(Stage(partial(square, queries=queries), "score")):
+        standing.run(Stage(partial(square, queries=10 * queries), "score"))
     return standing.best.x
 
 
