@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from attacks.estimators import EstimatorLike, as_estimator
-from attacks.hyperplanes import TINY, NearestBoundary, Plane, Shortest
+from attacks.hyperplanes import DUAL, TINY, NearestBoundary, Plane, Shortest, flat_length
 from attacks.losses import Goal, margin
 from attacks.pgd import estimator_prepares, prepare_estimator
 from attacks.projections import per_example, steepest
@@ -108,7 +108,7 @@ def _boundaries(target: Target, x: Tensor, y: Tensor, candidates: int, shortlist
 
 def _step(x_k: Tensor, plane: Plane, overshoot: float, target: Target) -> Tensor:
     threat = target.threat
-    size = plane.normal.abs().sum(1) if threat.norm == "linf" else plane.normal.norm(dim=1)
+    size = flat_length(plane.normal, DUAL[threat.norm])
     far = (1 + overshoot) * (plane.value.abs() / size.clamp_min(TINY) + _NUDGE)
     # A vanishing gradient says nothing about the distance: no step then leads farther than the box.
     far = far.clamp_max((threat.high - threat.low) * x_k[0].numel())

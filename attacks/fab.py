@@ -11,13 +11,13 @@ from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.hyperplanes import (
-    ORDER,
     TINY,
     Boundary,
     GoalBoundary,
     NearestBoundary,
     Plane,
     Shortest,
+    flat_length,
     length,
     onto_hyperplane,
 )
@@ -163,9 +163,9 @@ class _Walk:
         at, origin = x_k.flatten(1), x.flatten(1)
         back = torch.where(hit[:, None], torch.lerp(origin, at, self.beta), at)
         both = torch.stack([back, origin])
-        gain = -plane.value - ((both - at) * plane.normal).sum(2)
+        gain = ((at - both) * plane.normal).sum(2) - plane.value
         delta = onto_hyperplane(both, plane.normal, gain, threat)
-        size = torch.linalg.vector_norm(delta, ORDER[threat.norm], dim=2).clamp_min(1e-8)
+        size = flat_length(delta, threat.norm).clamp_min(1e-8)
         alpha = (size[0] / (size[0] + size[1])).clamp_max(self.alpha_max)
         there = both + self.eta * delta
         return torch.lerp(there[0], there[1], alpha[:, None]).clamp_(threat.low, threat.high).view_as(x)

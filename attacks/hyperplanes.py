@@ -15,9 +15,8 @@ from attacks.selection import Best, strength
 from bench.target import Target, select
 from bench.threat import ThreatModel
 
-#: The order of each norm, and of its dual.
-ORDER = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
-_DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+#: The length of a gradient is measured in the norm dual to that of the perturbation.
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 #: Keeps divisions by the length of a vanishing gradient finite.
 TINY = 1e-30
 
@@ -26,7 +25,15 @@ def length(delta: Tensor, norm: str) -> Tensor:
     """Length of each perturbation ``(M, C, H, W)``, ``(M,)``; in l0 the number of pixels that any channel changes."""
     if norm == "l0":
         return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
-    return torch.linalg.vector_norm(delta.flatten(1), ORDER[norm], dim=1)
+    return flat_length(delta.flatten(1), norm)
+
+
+def flat_length(delta: Tensor, norm: str) -> Tensor:
+    """Length of each perturbation ``(…, D)`` in linf, l2 or l1, ``(…,)``."""
+    if norm == "l2":
+        return torch.linalg.vector_norm(delta, dim=-1)
+    # Faster than vector_norm, which does not vectorise these.
+    return delta.abs().amax(-1) if norm == "linf" else delta.abs().sum(-1)
 
 
 # -- hyperplanes ------------------------------------------------------------------------------------------------
@@ -108,7 +115,7 @@ class NearestBoundary:
         at = estimator.jacobian(target, points, rows, self.differences)
         values = select(at.logits, self.differences).nan_to_num(nan=0.0)
         normals = at.grads.flatten(2)
-        distance = values.abs() / torch.linalg.vector_norm(normals, _DUAL[target.threat.norm], dim=2).clamp_min(TINY)
+        distance = values.abs() / flat_length(normals, DUAL[target.threat.norm]).clamp_min(TINY)
         nearest = distance.argmin(1, keepdim=True)
         plane = Plane(at.logits, values.gather(1, nearest).squeeze(1), _pick(normals, nearest).squeeze(1))
         if not 0 < self.shortlist < values.shape[1]:
@@ -123,13 +130,12 @@ def _pick(values: Tensor, which: Tensor) -> Tensor:
 
 
 def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: ThreatModel) -> Tensor:
-    """The shortest δ with normal·δ = gain and point + δ in the box, exactly; where there is none, the δ of the box
-    that gains most.
+    """The shortest δ with normal·δ = gain and point + δ in the box; where there is none, the δ that gains most.
 
     Every value moves to the side that gains, by min(λ, room) in linf or min(λ·|w|, room) in l2, w the normal (Croce
-    & Hein 2020, section 2.2). What that gains in all is concave and piecewise linear in λ, hence the minimum of its
-    pieces P_k + λ·Q_k, k values having used up their room: so λ = max_k (gain - P_k)/Q_k. In l1 the values of largest
-    |w| go as far as they can, one after the other.
+    & Hein 2020, section 2.2). What that gains in all is concave and piecewise linear in λ, so Newton's method from
+    below ends at the solution after finitely many steps (mostly under ten, and faster than sorting the breaks as the
+    paper does). In l1 the values of largest |w| go as far as they can, one after the other.
 
     Args:
         points: ``(…, M, D)`` in the box; normal: ``(M, D)``; gain: ``(…, M)``.
@@ -141,26 +147,29 @@ def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: Threat
     scale = normal.abs().amax(1).clamp_min(TINY)
     normal, gain = normal / scale[:, None], gain / scale
     weight = normal.abs()
-    side = normal * gain.sign()[..., None]
+    side = normal.sign() * gain.sign()[..., None]
     room = torch.where(side > 0, threat.high - points, points - threat.low)
-    gain = gain.abs()[..., None]
+    gain = gain.abs()
     if threat.norm == "l1":
         order = weight.argsort(1, descending=True).expand_as(points)
         weight = weight.expand_as(points).gather(-1, order)
         most = weight * room.gather(-1, order)
-        used = torch.minimum((gain - (most.cumsum(-1) - most)).clamp_min(0), most)
-        moved = torch.zeros_like(points).scatter_(-1, order, used / weight.clamp_min(TINY))
-        return moved * side.sign()
-    breaks = room if threat.norm == "linf" else room / weight.clamp_min(TINY)
-    slope = weight if threat.norm == "linf" else weight.square()
-    breaks, order = breaks.sort(-1)
-    slope = slope.expand_as(points).gather(-1, order)
-    behind = slope * breaks
-    constant = behind.cumsum(-1) - behind  # P_k
-    rest = slope.sum(-1, keepdim=True) - slope.cumsum(-1) + slope  # Q_k
-    rate = ((gain - constant) / rest.clamp_min(TINY)).amax(-1, keepdim=True).clamp_min(0)
-    moved = torch.minimum(rate if threat.norm == "linf" else rate * weight, room)
-    return moved * side.sign()
+        used = torch.minimum((gain[..., None] - (most.cumsum(-1) - most)).clamp_min(0), most)
+        return torch.zeros_like(points).scatter_(-1, order, used / weight.clamp_min(TINY)) * side
+    speed = torch.ones_like(weight) if threat.norm == "linf" else weight
+    pull = weight * speed
+    rate = gain / pull.sum(1).clamp_min(TINY)
+    enough = 16 * torch.finfo(points.dtype).eps * gain
+    moved = room
+    for _ in range(points.shape[-1] + 1):
+        moved = torch.minimum(rate[..., None] * speed, room)
+        short = gain - (moved * weight).sum(-1)
+        left = ((moved < room) * pull).sum(-1)
+        going = (short > enough) & (left > 0)
+        if not going.any():
+            break
+        rate = torch.where(going, rate + short / left, rate)
+    return moved * side
 
 
 # -- the shortest perturbation ----------------------------------------------------------------------------------
