@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help demo leaderboard test check bench peers compare schema clean
+.PHONY: help demo leaderboard test check bench peers compare schema docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ compare: $(VENV)/.installed-peers ## Compare our attacks with theirs (DATA=folde
 schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/config.py
 	$(BIN)/python -m bench.config > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
+
+docs: $(VENV)/.installed ## Write docs/attacks.md again after a change to an attack or its docstring
+	$(BIN)/python -m attacks.reference > docs/attacks.md.part
+	mv docs/attacks.md.part docs/attacks.md
 
 clean: ## Remove what was installed and built here (results stay)
 	rm -rf $(VENV) build site *.egg-info

@@ -321,7 +321,7 @@ def identity() -> Estimator:
 
 
 def classifier() -> Estimator:
-    """The classifier alone, without the transform."""
+    """The classifier alone, without the transform: white-box transfer."""
     return Classifier()
 
 
@@ -341,7 +341,8 @@ def reparameterized(epochs: int = 30, width: int = 32) -> Estimator:
 
 
 def eot(of: Estimator, samples: int = 16, average: str = "loss") -> Estimator:
-    """The mean of ``of`` over ``samples`` draws of the defense's randomness."""
+    """The mean of ``of`` over ``samples`` draws of the defense's randomness; ``average``: of the loss's gradients, or
+    with ``logits`` the gradient of the loss of the mean logits."""
     if samples < 1:
         raise InputError(f"eot: samples {samples} must be at least 1")
     if average not in ("loss", "logits"):
@@ -349,7 +350,8 @@ def eot(of: Estimator, samples: int = 16, average: str = "loss") -> Estimator:
     return EOT(of, samples, average)
 
 
-_MAKERS = {
+#: How each estimator is made, by the name under which it is written.
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "exact": exact,
     "identity": identity,
     "classifier": classifier,
@@ -375,15 +377,15 @@ def as_estimator(value: Any) -> Estimator:
     if not isinstance(value, dict) or len(value) != 1:
         raise InputError(f"estimator: expected a name or a mapping with one name, got {value!r}")
     ((name, settings),) = value.items()
-    if name not in _MAKERS:
-        raise InputError(f"estimator {name!r} does not exist{did_you_mean(str(name), _MAKERS)}")
+    if name not in ESTIMATORS:
+        raise InputError(f"estimator {name!r} does not exist{did_you_mean(str(name), ESTIMATORS)}")
     if not isinstance(settings, dict):
         settings = {"name": settings}
     settings = dict(settings)
     if "of" in settings:
         settings["of"] = as_estimator(settings["of"])
     try:
-        return _MAKERS[name](**settings)  # type: ignore[operator]
+        return ESTIMATORS[name](**settings)
     except TypeError as error:
         raise InputError(f"estimator {name}: {error}") from None
 

@@ -47,7 +47,8 @@ def margin(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, eq. 6; towards t: eq. 7). Invariant to logit scale.
+    """Difference of logits ratio: the margin over ``z_(1) - z_(3)``, the largest and the third largest logit; towards
+    t: over ``z_(1) - (z_(3) + z_(4))/2`` (Croce & Hein 2020, eq. 6 and 7). Invariant to the logits' scale.
 
     Raises:
         InputError: with fewer than 3 classes (4 towards t), where it is undefined.

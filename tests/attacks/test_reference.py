@@ -1,0 +1,103 @@
+"""docs/attacks.md is written from the code, and leaves nothing out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Ge, Lt
+
+from attacks import reference
+from attacks.estimators import ESTIMATORS, EstimatorLike, as_estimator
+from attacks.losses import LOSSES
+from bench.attack import attack
+from bench.plugins import get_attack
+from bench.registry import ATTACKS, BUILT_IN
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
+SHIPPED = [entry.name for entry in ATTACKS.entries() if entry.distribution == BUILT_IN]
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == reference.reference(), "run `make docs`"
+
+
+def test_every_attack_loss_and_estimator_is_on_it() -> None:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    for name in SHIPPED:
+        assert lines.count(f"## {name}") == 1
+        section = lines[lines.index(f"## {name}") + 1 :]
+        section = section[: next((i for i, line in enumerate(section) if line.startswith("## ")), None)]
+        for parameter in get_attack(name).parameters():
+            assert sum(line.startswith(f"| `{parameter}` | ") for line in section) == 1, f"{name}.{parameter}"
+    for name in [*LOSSES, *ESTIMATORS]:
+        assert any(line.startswith(f"| `{name}` | ") for line in lines), name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_attack_names_its_paper_and_explains_its_parameters(name) -> None:
+    spec = get_attack(name)
+    assert spec.paper and spec.url.startswith("https://")
+    assert spec.summary.endswith("."), "the first line is a sentence"
+    _, arguments = reference.split_docstring(spec.function)
+    assert set(arguments) - {"target", "x"} == set(spec.parameters())
+
+
+def _example(parameter: str = "a thing") -> object:
+    """Summary of it.
+
+    More about ``x|y``
+    on two lines.
+
+    Args:
+        target: given; x: given.
+        first, second: explained together,
+            on two lines: with a colon.
+        third: another.
+
+    Returns:
+        nothing: of interest.
+    """
+
+
+def test_a_docstring_is_taken_apart() -> None:
+    text, arguments = reference.split_docstring(_example)
+    assert text == ["Summary of it.", "More about ``x|y`` on two lines."]
+    both = "explained together, on two lines: with a colon."
+    assert arguments == {"target": "given; x: given.", "first": both, "second": both, "third": "another."}
+    assert reference.split_docstring(lambda: None) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (int, "int"),
+        (bool, "bool"),
+        (Annotated[float, Ge(0), Lt(0.5)], "float ≥ 0, \\< 0.5"),
+        (Literal["a", "b"], "`a`, `b`"),
+        (Annotated[int, Ge(1)] | None, "int ≥ 1 or `null`"),
+        (EstimatorLike, "[estimator](#gradient-estimators)"),
+    ],
+)
+def test_types_are_written_for_readers(annotation, text) -> None:
+    assert reference._kind(annotation) == text
+
+
+def test_markup_in_docstrings_is_harmless() -> None:
+    assert reference._inline("2*a < ``b*c`` and `d`") == "2\\*a \\< `b*c` and `d`"
+    assert reference._table(["Head"], [["a|b"]]) == "| Head |\n| --- |\n| a\\|b |\n"
+
+
+def test_a_parameter_without_a_word_is_an_error() -> None:
+    @attack("mute", knowledge="transfer", norms=("linf",))
+    def mute(target, x, y, *, strength: int = 1):
+        """Says nothing of its parameter."""
+
+    with pytest.raises(ValueError, match="mute: the docstring does not explain the parameter 'strength'"):
+        reference._section(mute.attack)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_estimators_can_be_written_by_their_names(name) -> None:
+    as_estimator({"eot": {"of": "exact"}} if name == "eot" else name)
