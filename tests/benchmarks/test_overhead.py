@@ -1,100 +1,144 @@
-"""What the harness costs: PGD through the target against a bare loop of the same passes.
+"""What an attack costs beyond its model calls: its time over that of the same calls replayed alone.
 
-``make bench`` measures; ``make test`` only checks, on two images, that both do the same passes.
+``make bench`` measures; ``make test`` only checks, on a few images, that the passes an attack is said to have taken
+are those that the model saw.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from peers.measure import Counted
+from peers.subjects import Unavailable, provider
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks.pgd import pgd
-from bench.defense import DataInfo, Defense, freeze
-from bench.seeding import generator
-from bench.target import Target
-from bench.threat import ThreatModel
+import attacks
+from bench.defense import freeze
 from defenses.nets import ResNet18
 
-#: The goal: PGD-40 takes at most this many times as long as its passes alone.
-GOAL = 1.05
-#: So small a ball that no example is fooled and leaves the batch.
-THREAT = ThreatModel("linf", 1e-6)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
-class Size:
-    batch: int
-    steps: int
-    rounds: int
+class Case:
+    """One attack on one model.
+
+    Attributes:
+        attack: as ``attacks.run`` takes it; params: its budget when it is measured; brief: when it is only checked.
+        model: ``resnet`` (ResNet-18 of random weights on random images, in so small a ball that nobody leaves the
+            batch) or ``digits`` (the adversarially trained digits network).
+        goal: the ratio to stay under.
+        batch: images; rounds: repetitions, of which the median counts.
+    """
+
+    attack: str
+    model: str
+    goal: float
+    params: Mapping[str, Any]
+    brief: Mapping[str, Any]
+    norm: str = "linf"
+    eps: float = 0.2
+    batch: int = 450
+    rounds: int = 3
 
 
-def _size(enabled: bool, device: torch.device) -> Size:
-    if not enabled:
-        return Size(batch=2, steps=2, rounds=1)
-    # On one CPU core forty steps of 64 images take minutes, and the overhead per step is the same.
-    return Size(batch=64, steps=40, rounds=7) if device.type == "cuda" else Size(batch=64, steps=4, rounds=5)
+# On one CPU core forty steps of ResNet-18 take minutes, and the overhead per step is the same.
+_RESNET_STEPS = 40 if DEVICE.type == "cuda" else 4
+CASES = {
+    "pgd-resnet": Case(
+        "attacks.pgd:pgd", "resnet", 1.05, {"steps": _RESNET_STEPS}, {"steps": 2}, eps=1e-6, batch=64, rounds=5
+    ),
+    "apgd-resnet": Case(
+        "attacks.apgd:apgd", "resnet", 1.05, {"steps": _RESNET_STEPS}, {"steps": 2}, eps=1e-6, batch=64, rounds=5
+    ),
+    "pgd-digits": Case("attacks.pgd:pgd", "digits", 1.15, {"steps": 40, "restarts": 2}, {"steps": 3, "restarts": 2}),
+    "apgd-digits": Case("attacks.apgd:apgd", "digits", 1.15, {"steps": 100}, {"steps": 3}),
+    "square-digits": Case("attacks.square:square", "digits", 1.05, {"queries": 300}, {"queries": 20}),
+    "hopskipjump-digits": Case("attacks.hopskipjump:hopskipjump", "digits", 1.1, {"queries": 500}, {"queries": 60}),
+    "genattack-digits": Case("attacks.genattack:genattack", "digits", 1.2, {"generations": 60}, {"generations": 3}),
+    "jsma-digits": Case("attacks.jsma:jsma", "digits", 1.5, {}, {}, norm="l0", eps=10, batch=64),
+}
 
 
-def _bare(defense: Defense, x: Tensor, y: Tensor, steps: int) -> None:
-    """The passes of PGD and nothing else: ``steps`` forward and backward, and a last forward."""
-    for _ in range(steps):
-        x = x.detach().requires_grad_()
-        torch.autograd.grad(F.cross_entropy(defense(x), y, reduction="sum"), x)
+@cache
+def _subject(model: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
+    if model == "digits":
+        try:
+            subject = provider(None)("digits", batch)
+        except Unavailable as reason:
+            pytest.skip(str(reason))
+        return subject.model.to(DEVICE), subject.x.to(DEVICE), subject.y.to(DEVICE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, x = freeze(ResNet18(3, 10)).to(DEVICE), torch.rand(batch, 3, 32, 32).to(DEVICE)
     with torch.no_grad():
-        defense(x)
+        return network, x, network(x).argmax(1)
 
 
-def _now(device: torch.device) -> float:
+def _replay(model: nn.Module, x: Tensor, calls: list[list[int]]) -> None:
+    """The model calls of an attack and nothing else: for each, its rows forward and as many passes back."""
+    inputs = {rows: x[torch.arange(rows, device=x.device) % len(x)] for rows in {rows for rows, _ in calls}}
+    for rows, backward in calls:
+        if not backward:
+            with torch.no_grad():
+                model(inputs[rows])
+            continue
+        at = inputs[rows].detach().requires_grad_()
+        sums = model(at).sum(0)
+        passes = round(backward / rows)
+        for k in range(passes):
+            torch.autograd.grad(sums[k % len(sums)], at, retain_graph=k + 1 < passes)
+
+
+def _now() -> float:
     """Seconds: of this process's own work on a CPU, where others compete for the cores; else of a clock."""
-    if device.type == "cpu":
+    if DEVICE.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 @pytest.mark.benchmark(group="overhead")
-def test_pgd_costs_little_more_than_its_passes(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = _size(not benchmark.disabled, device)
-    defense = Defense(DataInfo("random", (3, 32, 32), 10))
-    defense.classifier = ResNet18(3, 10)
-    freeze(defense.to(device))
-    x = torch.rand(size.batch, 3, 32, 32).to(device)
-    with torch.no_grad():
-        y = defense(x).argmax(1)
-    targets: list[Target] = []
+@pytest.mark.parametrize("name", CASES)
+def test_an_attack_costs_little_more_than_its_passes(
+    name: str, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = CASES[name]
+    brief = benchmark.disabled
+    model, x, y = _subject(case.model, 2 if brief else case.batch)
+    settings = {"norm": case.norm, "eps": case.eps, **(case.brief if brief else case.params)}
+    counted = Counted(model).eval()
+    result = attacks.run(case.attack, counted, x, y, **settings)
+    # Before the attack one image shows the shape of the logits; after it one pass judges what was returned.
+    assert sum(rows for rows, _ in counted.calls) == result.forward.sum() + 1 + len(x)
+    assert sum(backward for _, backward in counted.calls) == result.backward.sum()
     alone: list[float] = []
-    through_harness: list[float] = []
+    attacked: list[float] = []
 
     def before_each_round() -> None:
-        """The bare loop, alternating with the attack so that both meet the same machine."""
-        start = _now(device)
-        _bare(defense, x, y, size.steps)
-        alone.append(_now(device) - start)
+        """The bare calls, alternating with the attack so that both meet the same machine."""
+        start = _now()
+        _replay(model, x, counted.calls)
+        alone.append(_now() - start)
 
     def attack() -> None:
-        start = _now(device)
-        target = Target(defense, THREAT, size.batch, knowledge="gradient", generator=generator("overhead"))
-        pgd(target, x, y, steps=size.steps)
-        through_harness.append(_now(device) - start)
-        targets.append(target)
+        start = _now()
+        attacks.run(case.attack, model, x, y, **settings)
+        attacked.append(_now() - start)
 
-    benchmark.pedantic(attack, setup=before_each_round, rounds=size.rounds, warmup_rounds=1)
-    for target in targets:  # nobody left early: both did the same passes
-        assert set(target.counts.forward.tolist()) == {size.steps + 1}
-        assert set(target.counts.backward.tolist()) == {size.steps}
-    if benchmark.disabled:
+    benchmark.pedantic(attack, setup=before_each_round, rounds=1 if brief else case.rounds, warmup_rounds=1)
+    if brief:
         return
-    pairs = list(zip(through_harness, alone, strict=True))[-size.rounds :]  # without the warm-up
+    pairs = list(zip(attacked, alone, strict=True))[-case.rounds :]  # without the warm-up
     ratio = statistics.median(ours / bare for ours, bare in pairs)
-    benchmark.extra_info.update(ratio=round(ratio, 4), steps=size.steps, batch=size.batch, device=device.type)
+    benchmark.extra_info.update(ratio=round(ratio, 4), batch=len(x), device=DEVICE.type, **case.params)
     with capsys.disabled():
-        what = f"PGD-{size.steps}, ResNet-18, batch {size.batch}, {device.type}"
-        print(f"\n{what}: {ratio:.3f} times as long as its passes alone (goal: at most {GOAL})")
+        print(f"\n{name}, batch {len(x)}, {DEVICE.type}: {ratio:.3f} times its passes alone (goal: {case.goal})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ from .subjects import provider
     metavar="NAME",
     help="Measure these comparisons only (may contain * and be repeated); the others are shown as stored.",
 )
+@click.option("--examples", type=click.IntRange(1), help="At most so many test examples, for a quick look.")
 @click.option("--quick", is_flag=True, help="Leave out the slow comparisons.")
 @click.option("--fresh", is_flag=True, help="Measure again what is stored.")
 @click.option("--limit", type=float, default=600, show_default=True,
@@ -39,6 +41,7 @@ def main(
     cache: Path,
     cifar: str | None,
     patterns: tuple[str, ...],
+    examples: int | None,
     quick: bool,
     fresh: bool,
     limit: float,
@@ -51,10 +54,11 @@ def main(
             click.echo(f"{comparison.name:<28}{what}")
         return
     chosen = _chosen(patterns, quick)
+    comparisons = [replace(c, examples=min(c.examples, examples or c.examples)) for c in COMPARISONS]
     torch.set_num_threads(1)
     clock = provenance.start()
     results = run(
-        COMPARISONS,
+        comparisons,
         provider(cifar),
         Store(cache),
         limit=limit,
@@ -64,7 +68,7 @@ def main(
     )
     part = out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(document(COMPARISONS, results, clock, "make compare"), encoding="utf-8")
+    part.write_text(document(comparisons, results, clock, "make compare"), encoding="utf-8")
     part.replace(out)
     click.echo(f"written: {out}")
 

@@ -32,8 +32,9 @@ from .problem import Adapter, Problem
 BOX_TOLERANCE = 1e-6
 #: Passes of a randomised model over every example, on which the outcome is judged.
 REPORT_DRAWS = 100
-#: Replays of one kind of model call (batch size, number of backward passes), from which its cost is taken.
-_REPLAYS = 50
+#: Model calls that are replayed, spread over their kinds (batch size, number of backward passes); at least so many
+#: of each kind.
+_REPLAYS, _REPLAYS_EACH = 600, 4
 
 
 class Counted(nn.Module):
@@ -198,7 +199,7 @@ def _bare_seconds(calls: list[list[int]], problem: Problem) -> float:
     total = 0.0
     for (rows, passes), times in kinds.items():
         x = problem.x[torch.arange(rows) % len(problem.x)]
-        repeats = min(times, _REPLAYS)
+        repeats = min(times, max(_REPLAYS // len(kinds), _REPLAYS_EACH))
         start = time.process_time()
         for _ in range(repeats):
             _replay(model, x, passes)
