@@ -61,9 +61,9 @@ CASES = {
     ),
     "pgd-digits": Case("attacks.pgd:pgd", "digits", 1.15, {"steps": 40, "restarts": 2}, {"steps": 3, "restarts": 2}),
     "apgd-digits": Case("attacks.apgd:apgd", "digits", 1.15, {"steps": 100}, {"steps": 3}),
-    "square-digits": Case("attacks.square:square", "digits", 1.05, {"queries": 300}, {"queries": 20}),
-    "hopskipjump-digits": Case("attacks.hopskipjump:hopskipjump", "digits", 1.1, {"queries": 500}, {"queries": 60}),
-    "genattack-digits": Case("attacks.genattack:genattack", "digits", 1.2, {"generations": 60}, {"generations": 3}),
+    "square-digits": Case("attacks.square:square", "digits", 1.05, {"queries": 200}, {"queries": 20}),
+    "hopskipjump-digits": Case("attacks.hopskipjump:hopskipjump", "digits", 1.1, {"queries": 300}, {"queries": 60}),
+    "genattack-digits": Case("attacks.genattack:genattack", "digits", 1.2, {"generations": 40}, {"generations": 3}),
     "jsma-digits": Case("attacks.jsma:jsma", "digits", 1.5, {}, {}, norm="l0", eps=10, batch=64),
 }
 
