@@ -17,6 +17,8 @@ from bench.threat import ThreatModel
 
 #: The length of a gradient is measured in the norm dual to that of the perturbation.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+#: A secant step goes this share of the way to the zero of the margin, which itself would fool no more.
+_AIM = 0.95
 #: Keeps divisions by the length of a vanishing gradient finite.
 TINY = 1e-30
 
@@ -158,7 +160,7 @@ def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: Threat
         return torch.zeros_like(points).scatter_(-1, order, used / weight.clamp_min(TINY)) * side
     speed = torch.ones_like(weight) if threat.norm == "linf" else weight
     pull = weight * speed
-    rate = gain / pull.sum(1).clamp_min(TINY)
+    rate = (gain / pull.sum(1).clamp_min(TINY)).clamp_max(torch.finfo(points.dtype).max)
     enough = 16 * torch.finfo(points.dtype).eps * gain
     moved = room
     for _ in range(points.shape[-1] + 1):
@@ -238,7 +240,7 @@ class Shortest:
         inner, outer = torch.zeros_like(below), torch.ones_like(below)
         for _ in range(steps):
             share = (above / (above - below)).nan_to_num(nan=0.5).clamp(0, 1)
-            fraction = outer - share * (outer - inner)
+            fraction = outer - _AIM * share * (outer - inner)
             points = x + per_example(fraction, x) * delta
             logits = self.target.logits(points, rows)
             hit = self.offer(points, logits, rows)

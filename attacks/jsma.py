@@ -126,15 +126,16 @@ def _derivatives(
 def _record(best: Shortest, x_k: Tensor, logits: Tensor, owner: Tensor) -> Tensor:
     """Keep the successful run of fewest pixels of each example; returns the runs that go on."""
     target, runs = best.target, len(owner)
+    pixels = length(x_k - best.x[owner], "l0")
     hit = target.fooled(logits, x_k, best.y[owner], owner)
     # One number per run orders them by pixels and then by class rank; the smallest of each example wins.
-    order = length(x_k - best.x[owner], "l0").long() * runs + torch.arange(runs, device=owner.device)
-    worst = torch.iinfo(torch.int64).max
-    first = torch.full((len(best.x),), worst, device=owner.device)
+    order = pixels.long() * runs + torch.arange(runs, device=owner.device)
+    none = torch.iinfo(torch.int64).max
+    first = torch.full((len(best.x),), none, device=owner.device)
     first = first.scatter_reduce(0, owner[hit], order[hit], "amin")
-    winner = first[first < worst] % runs if runs else owner
+    winner = first[first < none] % max(1, runs)
     best.keep(x_k[winner], logits[winner], owner[winner], hit[winner])
-    return length(x_k - best.x[owner], "l0") < _limit(best, owner)
+    return pixels < _limit(best, owner)
 
 
 def _limit(best: Shortest, owner: Tensor) -> Tensor:

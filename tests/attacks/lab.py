@@ -98,6 +98,22 @@ def linear_case(
     return LinearCase(cast(Defense, freeze(defense)), x.to(dtype), y, norm, radius)
 
 
+def curved_case(n: int) -> tuple[Defense, Tensor, Tensor]:
+    """A random network of 4 classes whose boundaries bend, ``n`` images it is sure of, and the classes it gives."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, output = (nn.Linear(*size).requires_grad_(False) for size in ((64, 48), (48, 4)))
+    hidden.weight.copy_(torch.randn(48, 64, generator=generator))
+    output.weight.copy_(torch.randn(4, 48, generator=generator))
+    hidden.bias.copy_(-0.5 * hidden.weight.sum(1))
+    output.bias.zero_()
+    model = nn.Sequential(nn.Flatten(), hidden, nn.Tanh(), output)
+    defense = cast(Defense, freeze(BareModel(model, DataInfo("curved", (1, 8, 8), 4))))
+    x = torch.rand(32 * n, 1, 8, 8, generator=generator)
+    top = defense(x).topk(2, dim=1)
+    sure = (top.values[:, 0] - top.values[:, 1]).topk(n).indices
+    return defense, x[sure], top.indices[sure, 0]
+
+
 def length(delta: Tensor, norm: str) -> Tensor:
     """Length of each perturbation, ``(N,)``; in l0 the number of pixels changed."""
     if norm == "l0":
