@@ -64,17 +64,20 @@ def fab(
 
     Where the paper's own implementation differs: it evaluates every point twice, for its label and, drawn back, for
     its gradient. Here a point is evaluated once: the boundary is linearised at the point beyond it, not at the one
-    drawn back. On an adversarially trained digits CNN that halves the forward passes and leaves the median distance
-    within 0.5 % (untargeted) or below (targets above 0) the original's. And a restart starts within half the shortest
-    distance found by any run before, as in the paper.
+    drawn back. And of all classes only the ``shortlist`` nearest at the start of a run are differentiated again. On
+    an adversarially trained digits CNN (100 steps) that takes 105 forward and 306 backward passes instead of 201 and
+    900, or towards nine classes 913 and 900 instead of 1810 and 900, and the median distance is shorter in all four
+    cases (linf and l2). A restart starts within half the shortest distance of any run before, as in the paper.
 
     Args:
         target: gradient knowledge.
         x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations of each run.
         restarts: number of runs; the first starts at x, others at random around it.
-        targets: 0 takes the nearest of the boundaries to all other classes, at K-1 backward passes a step; above 0
-            every restart is run towards each of this many classes, those ranked highest at x, at one (FAB-T).
+        targets: 0 takes the nearest of the boundaries to several classes; above 0 every restart is run towards each
+            of this many classes in turn, those ranked highest at x, at one backward pass a step (FAB-T).
+        shortlist: without ``targets``, how many classes, the nearest at a run's start, are considered from its second
+            step on, a backward pass each; 0: all of them.
         alpha_max: largest share of the projection of x in the mixture.
         eta: how far a projection goes, 1 ending at the linearised boundary.
         beta: what a backward step leaves of the perturbation.
