@@ -57,7 +57,7 @@ def complaint(folder: Path, config: Any) -> str:
 
 def test_the_shipped_suites_load_and_every_attack_in_them_exists() -> None:
     config = load_config(ROOT / "bench.yaml")
-    assert {"demo", "digits", "cifar10"} <= set(config.suites)
+    assert {"demo", "digits", "cifar10", "cifar10-small"} <= set(config.suites)
     _, problems = ATTACKS.load_all()
     assert problems == []
     for suite in config.suites.values():
