@@ -112,6 +112,23 @@ class Nearest:
         return torch.where(per_example(self._hits > 0, nearest), self._kept, nearest)
 
 
+def search(nearest: Nearest, points: Tensor, rows: Tensor, bisections: int) -> Tensor:
+    """Move adversarial ``points`` of the examples ``rows`` towards x to the boundary, by bisection.
+
+    Returns the nearest points found to be adversarial, shaped like ``points``; they are offered to ``nearest``.
+    """
+    x, norm = nearest.x[rows], nearest.threat.norm
+    far = length(points - x, norm)
+    low, high = torch.zeros_like(far), far
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        hit = nearest.oracle(towards_x(points, x, middle, norm), rows)
+        high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
+    points = torch.where(per_example(high < far, x), towards_x(points, x, high, norm), points)
+    nearest.offer(points, rows, length(points - x, norm))
+    return points
+
+
 def find_start(nearest: Nearest, tries: int) -> tuple[Tensor, Tensor]:
     """Find an adversarial image for every example.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
 import pydantic
 import torch
@@ -192,30 +192,43 @@ def _repeat(rows: Tensor, times: int) -> Tensor:
     return rows.repeat(times, *[1] * (rows.ndim - 1))
 
 
+#: How the directions of finite differences are drawn: orthogonal ones, random signs, or independent Gaussians.
+Directions = Literal["orthogonal", "rademacher", "gaussian"]
+
+
 @dataclass(frozen=True)
 class FiniteDifference:
-    """Antithetic finite differences along random orthogonal directions (Ilyas et al. 2018, NES; SPSA's cousin).
+    """Antithetic finite differences along random directions.
 
-    Needs nothing but logits, so no defense can hide from it by cutting its graph. With as many directions as
-    there are pixels it is exact on a linear model.
+    Needs nothing but logits, so no defense can hide from it by cutting its graph. With as many orthogonal
+    directions as there are values it is exact on a linear model. Random signs are SPSA (Uesato et al. 2018),
+    independent Gaussians NES (Ilyas et al. 2018). All examples share the directions.
 
     Args:
-        samples: number of directions per gradient; each costs two forward passes.
+        samples: number of directions per gradient; each costs two forward passes. (There are no more orthogonal
+            directions than values.)
         sigma: length of the probe in each pixel's typical size (root mean square), in pixel units.
+        directions: ``orthogonal``, ``rademacher`` (signs) or ``gaussian``.
     """
 
     true_forward = True
     prepares = False
     samples: int = 50
     sigma: float = 0.03
+    directions: Directions = "orthogonal"
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        grad = self.gradient(target, x, goal, index)
+        logits = target.logits(x, index)
+        return Evaluation(goal(logits), grad, logits)
+
+    def gradient(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Tensor:
+        """The gradient alone, without a forward pass at ``x`` itself."""
+
         def loss(logits: Tensor, repeats: int) -> Tensor:
             return goal.repeat(repeats)(logits)[:, None]
 
-        grad = self._differences(target, x, index, loss, 1)[:, 0]
-        logits = target.logits(x, index)
-        return Evaluation(goal(logits), grad, logits)
+        return self._differences(target, x, index, loss, 1)[:, 0]
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
         def chosen(logits: Tensor, repeats: int) -> Tensor:
@@ -230,9 +243,8 @@ class FiniteDifference:
     ) -> Tensor:
         """Gradients ``(M, number, C, H, W)`` of the ``number`` columns that ``values`` makes of stacked logits."""
         dim = x[0].numel()
-        pairs = min(self.samples, dim)
-        gaussian = torch.randn(dim, pairs, generator=target.generator, dtype=torch.float64)
-        directions = torch.linalg.qr(gaussian).Q.T.to(x) * dim**0.5  # orthogonal, root mean square 1
+        directions = self._directions(target, dim).to(x)
+        pairs = len(directions)
         grads = x.new_zeros(len(x), number, dim)
         for some in directions.split(max(1, 4096 // max(1, len(x)))):
             probes = torch.cat([some, -some]) * self.sigma
@@ -242,6 +254,14 @@ class FiniteDifference:
             seen = torch.nan_to_num(seen, nan=0.0, posinf=0.0, neginf=0.0)
             grads += torch.einsum("smk,sd->mkd", seen[0] - seen[1], some) / (2 * self.sigma * pairs)
         return grads.view(len(x), number, *x.shape[1:])
+
+    def _directions(self, target: Target, dim: int) -> Tensor:
+        """Directions ``(samples, dim)`` of root mean square 1."""
+        count = min(self.samples, dim) if self.directions == "orthogonal" else self.samples
+        gaussian = torch.randn(dim, count, generator=target.generator, dtype=torch.float64)
+        if self.directions == "orthogonal":
+            return torch.linalg.qr(gaussian).Q.T * dim**0.5
+        return gaussian.T if self.directions == "gaussian" else gaussian.T.sign()
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         return {}
@@ -330,9 +350,11 @@ def bpda(name: str = "first") -> Estimator:
     return BPDA(name)
 
 
-def finite_difference(samples: int = 50, sigma: float = 0.03) -> Estimator:
-    """Antithetic finite differences along ``samples`` random orthogonal directions."""
-    return FiniteDifference(samples, sigma)
+def finite_difference(samples: int = 50, sigma: float = 0.03, directions: Directions = "orthogonal") -> Estimator:
+    """Antithetic finite differences along ``samples`` random directions."""
+    if directions not in get_args(Directions):
+        raise InputError(f"finite_difference: directions {directions!r} is not one of {get_args(Directions)}")
+    return FiniteDifference(samples, sigma, directions)
 
 
 def reparameterized(epochs: int = 30, width: int = 32) -> Estimator:

@@ -40,6 +40,17 @@ def ce(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     return -F.cross_entropy(logits, t, reduction="none")
 
 
+def log_odds(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
+    """``log Σ_{j≠y} exp z_j - z_y``, the log odds against y; towards t: the log odds of t.
+
+    Its gradient has the direction of cross-entropy's, 1/(1-p_y) times as long, and does not die where the softmax
+    saturates.
+    """
+    label = y if t is None else t
+    against = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1) - _at(logits, label)
+    return against if t is None else -against
+
+
 def margin(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     """``max_{j≠y} z_j - z_y`` (Carlini & Wagner 2017, f6); towards t: ``z_t - z_y``. Positive on success."""
     other = best_other(logits, y) if t is None else _at(logits, t)
@@ -81,7 +92,9 @@ def logit(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     return -_at(logits, y) if t is None else _at(logits, t)
 
 
-LOSSES: dict[str, Loss] = {"ce": ce, "margin": margin, "dlr": dlr, "m_logit": MLogit(), "logit": logit}
+LOSSES: dict[str, Loss] = {
+    "ce": ce, "log_odds": log_odds, "margin": margin, "dlr": dlr, "m_logit": MLogit(), "logit": logit,
+}  # fmt: skip
 
 
 def get_loss(value: Any) -> Loss:

@@ -50,3 +50,24 @@ class Best:
         where = index[better]
         self.x[where] = x[better]
         self.score[where] = score[better]
+
+
+#: Draws on which a point that fooled a randomised defense is tried again, and the share it has to fool to be final.
+CONFIRM, ENOUGH = 9, 0.88
+
+
+def confirm(target: Target, best: Best, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    """Offer points ``x (M, …)`` that fooled to ``best``; returns which of the examples are finished, bool ``(M,)``.
+
+    On a deterministic defense all are. On a randomised one a single answer is luck: the points are tried on
+    ``CONFIRM`` fresh draws each.
+
+    Args:
+        y: labels ``(M,)`` of the examples ``index (M,)``.
+    """
+    if not target.randomized:
+        best.update(x, torch.full_like(best.score[index], torch.inf), index)
+        return torch.ones_like(index, dtype=torch.bool)
+    held = strength(target, x, y, index, CONFIRM)
+    best.update(x, held, index)
+    return held >= ENOUGH

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.losses import Goal, LossLike, get_loss
-from attacks.selection import Best, strength
+from attacks.selection import CONFIRM, Best, confirm, strength
 from bench.attack import attack
 from bench.target import Target
 
@@ -19,8 +19,6 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _PUBLISHED_BUDGET = 10_000
 #: Queries per value of an image after which a run is about as good as it gets, and a new one finds more.
 _QUERIES_PER_VALUE = {"linf": 4, "l2": 16}
-#: Draws on which a candidate that fooled a randomised defense is tried again, and the share it has to fool to end.
-_CONFIRM, _ENOUGH = 9, 0.88
 #: Most steps for which random numbers are drawn at a time.
 _BLOCK = 64
 #: On a randomised defense, one step in so many scores the point to beat afresh.
@@ -112,13 +110,15 @@ class _Search:
             windows.settle(better)
             done = fooled & better
             if done.any():
-                going = ~self._record(windows.images, rows, done)
+                found = rows[done]
+                final = confirm(self.target, self.best, windows.images[done], self.y[found], found)
+                going = ~done.masked_scatter(done, final)
                 windows.keep(going)
                 rows, score, goal = rows[going], score[going], goal.at(going)
                 if not len(rows):
                     return rows
         if self.target.randomized:
-            score = strength(self.target, windows.images, self.y[rows], rows, _CONFIRM)
+            score = strength(self.target, windows.images, self.y[rows], rows, CONFIRM)
         self.best.update(windows.images, score, rows)
         return rows
 
@@ -126,19 +126,6 @@ class _Search:
         """Loss and success at ``images`` of the examples ``rows``."""
         logits = self.target.logits(images, rows, draws=self.draws)
         return goal(logits), self.target.fooled(logits, images, goal.y, rows)
-
-    def _record(self, images: Tensor, rows: Tensor, fooled: Tensor) -> Tensor:
-        """Keep the ``images`` that fooled; returns which of the examples ``rows`` are finished, bool ``(M,)``.
-
-        On a randomised defense one answer is luck: the point is tried on fresh draws.
-        """
-        found, index = images[fooled], rows[fooled]
-        if not self.target.randomized:
-            self.best.update(found, torch.full_like(found[:, 0, 0, 0], torch.inf), index)
-            return fooled
-        held = strength(self.target, found, self.y[index], index, _CONFIRM)
-        self.best.update(found, held, index)
-        return fooled.masked_scatter(fooled, held >= _ENOUGH)
 
 
 class _Windows:

@@ -9,7 +9,7 @@ import torch
 from lab import linear_case, make_target
 from torch import Tensor
 
-from attacks.losses import LOSSES, Goal, MLogit, ce, dlr, get_loss, logit, margin
+from attacks.losses import LOSSES, Goal, MLogit, ce, dlr, get_loss, log_odds, logit, margin
 from bench.errors import InputError
 
 LOGITS = torch.tensor([[4.0, 1.0, 2.5, -1.0], [0.0, 3.0, 1.0, 2.0]], dtype=torch.float64)
@@ -21,10 +21,16 @@ def _log_p(row: int, label: int) -> float:
     return float(LOGITS[row, label]) - math.log(sum(math.exp(z) for z in LOGITS[row].tolist()))
 
 
+def _log_odds(row: int, label: int) -> float:
+    p = math.exp(_log_p(row, label))
+    return math.log(p / (1 - p))
+
+
 @pytest.mark.parametrize(
     ("loss", "away", "towards"),
     [
         (ce, [-_log_p(0, 0), -_log_p(1, 2)], [_log_p(0, 2), _log_p(1, 1)]),
+        (log_odds, [-_log_odds(0, 0), -_log_odds(1, 2)], [_log_odds(0, 2), _log_odds(1, 1)]),
         (margin, [2.5 - 4, 3 - 1], [2.5 - 4, 3 - 1]),
         (MLogit(0.5), [-1.5, 0.5], [-1.5, 0.5]),
         (logit, [-4, -1], [2.5, 3]),
@@ -79,6 +85,13 @@ def test_cross_entropy_dies_where_the_margin_does_not() -> None:
     assert (_gradient("ce", logits, y) == 0).all()
     assert _gradient("margin", logits, y).tolist() == [[-1, 1, 0, 0]]
     assert _gradient("logit", logits, y).tolist() == [[-1, 0, 0, 0]]
+    odds = torch.tensor([[-1.0, 0.9867, 0.0066, 0.0066]])
+    torch.testing.assert_close(_gradient("log_odds", logits, y), odds, atol=1e-4, rtol=0)
+
+
+def test_log_odds_point_where_cross_entropy_does() -> None:
+    unit = [g / g.norm(dim=1, keepdim=True) for g in (_gradient(loss, LOGITS, Y) for loss in ("ce", "log_odds"))]
+    torch.testing.assert_close(*unit)
 
 
 def test_m_logit_loses_interest_beyond_kappa() -> None:
