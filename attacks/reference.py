@@ -48,7 +48,7 @@ result.x_adv, result.success, result.forward, result.backward
 ```
 
 *Knowledge* is what [the target shows](submit-an-attack.md#knowledge-and-what-the-target-shows). *Targeted*: takes
-`targets=`, a class to reach per image. *Minimum norm*: shortens the perturbation; `eps` may be left out of
+`towards=`, a class to reach per image. *Minimum norm*: shortens the perturbation; `eps` may be left out of
 `attacks.run`, and the distance reached is then the result. Distances and steps are on the [0, 1] pixel scale.
 """
 

@@ -21,7 +21,7 @@ SHORT = {
     "autoattack": partial(autoattack, steps=20, targets=3, queries=50),
     "plus": partial(autoattack, version="plus", steps=10, targets=2, queries=20),
     "rand": partial(autoattack, version="rand", steps=20, samples=2),
-    "worst-case": partial(worst_case, halvings=2, rounds=2, queries=50),
+    "worst-case": partial(worst_case, restarts=4, halvings=2, rounds=2, queries=50),
 }
 every = pytest.mark.parametrize("name", SHORT)
 
@@ -157,7 +157,7 @@ def test_worst_case_is_no_weaker_than_multi_targeted_pgd_of_the_same_cost() -> N
     x, y = x[:120], y[:120]
     model = freeze(BareModel(digits_classifier(), DIGITS))
     left, cost = [], []
-    for attack in (partial(pgd, targets=9, steps=60), partial(worst_case, queries=0)):
+    for attack in (partial(pgd, targets=9, steps=60), partial(worst_case, restarts=4, rounds=4, queries=0)):
         target = make_target(model, len(x), "gradient", eps=0.1)
         left.append((model(attack(target, x, y)).argmax(1) == y).sum().item())
         cost.append(target.counts.backward.sum().item())
