@@ -6,30 +6,15 @@ import pytest
 import torch
 from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, linear_case, make_target
 from torch import Tensor
+from toys import INFO, Constant, NaNWhereBright
 
 from attacks.square import _L2, _bumps, _Linf, square
-from bench.defense import DataInfo, Defense
+from bench.defense import DataInfo
 
-INFO = DataInfo("toy", (1, 8, 8), 3)
 SHAPES = [(1, 8, 8), (3, 5, 7)]
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 every_norm = pytest.mark.parametrize("norm", ["linf", "l2"])
-
-
-class Constant(Defense):
-    """Always class 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tensor([[1.0, 0.0, 0.0]], dtype=x.dtype).repeat(len(x), 1)
-
-
-class NaNWhereBright(Defense):
-    """Not a number where the first pixel rises above its middle, else the more class 1 the brighter the last one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rest = torch.stack([1 - x[:, 0, 7, 7], x[:, 0, 7, 7] - 0.5, torch.zeros(len(x))], 1)
-        return torch.where(x[:, 0, :1, 0] > 0.5, torch.nan, rest)
 
 
 @every_batch
