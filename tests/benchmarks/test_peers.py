@@ -17,8 +17,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peers import __main__ as command
-from peers import comparisons, store
-from peers.comparisons import COMPARISONS, LIBRARIES, OURS, Comparison, Entry, Library
+from peers import store
+from peers.comparison import LIBRARIES, OURS, Comparison, Entry, Library
+from peers.comparisons import COMPARISONS
 from peers.libraries import ours
 from peers.measure import Counted, judge, measure, median_interval
 from peers.problem import Problem
@@ -336,4 +337,4 @@ def test_adapters_name_their_attacks_for_the_document() -> None:
     for c in COMPARISONS:
         for entry in c.peers:
             assert entry.function.__doc__, entry.label
-    assert comparisons.Entry("x", step, {"size": 1 / 3}).label == "step(size=0.333)"
+    assert Entry("x", step, {"size": 1 / 3}).label == "step(size=0.333)"

@@ -11,7 +11,8 @@ import torch
 
 from bench import provenance
 
-from .comparisons import COMPARISONS, Comparison
+from .comparison import Comparison
+from .comparisons import COMPARISONS
 from .render import document
 from .store import Store, run
 from .subjects import provider

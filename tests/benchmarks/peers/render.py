@@ -12,7 +12,7 @@ from bench.metrics import wilson
 from bench.provenance import Clock, git_state, hardware
 from bench.threat import format_eps
 
-from .comparisons import LIBRARIES, OURS, Comparison, Entry
+from .comparison import LIBRARIES, OURS, Comparison, Entry
 from .measure import BOX_TOLERANCE, REPORT_DRAWS
 from .store import Record
 from .subjects import RECIPES

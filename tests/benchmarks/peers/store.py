@@ -20,7 +20,7 @@ from bench.plugins import get_attack
 from bench.provenance import hardware
 from bench.registry import PluginError
 
-from .comparisons import LIBRARIES, OURS, Comparison, Entry
+from .comparison import LIBRARIES, OURS, Comparison, Entry
 from .measure import Measurement, Stopped, measure, one_line
 from .problem import Problem
 from .subjects import Subject, Unavailable
