@@ -38,7 +38,8 @@ def hopskipjump(problem: Problem, *, steps: int) -> Tensor:
     import foolbox
 
     start = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(directions=_START_DIRECTIONS, steps=50)
-    return _run(problem, foolbox.attacks.HopSkipJumpAttack(init_attack=start, steps=steps, constraint=problem.norm))
+    norm: Any = problem.norm
+    return _run(problem, foolbox.attacks.HopSkipJumpAttack(init_attack=start, steps=steps, constraint=norm))
 
 
 def boundary(problem: Problem, *, steps: int) -> Tensor:
