@@ -48,6 +48,8 @@ class Oracle:
         self.left = torch.full((len(y),), queries // self.draws, device=y.device)
         #: Questions that confirm a point: one is enough where the answer never changes.
         self.confirmations = CONFIRM if target.randomized else 1
+        #: Questions, of ``draws`` passes each, that make up that many passes.
+        self.again = -(-CONFIRM // self.draws)
 
     def __call__(self, points: Tensor, rows: Tensor, draws: int = 1) -> Tensor:
         """Bool ``(M,)`` for ``points (M, …)`` of the examples ``rows``; False where the cap does not allow it.

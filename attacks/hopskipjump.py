@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.decision import MAX_BISECTIONS, Nearest, Oracle, find_start, length, towards_x
+from attacks.decision import MAX_BISECTIONS, Nearest, Oracle, find_start, length, search
 from attacks.projections import per_example, steepest
 from bench.attack import attack
 from bench.target import Target
@@ -108,17 +108,7 @@ class _Walk:
 
     def search(self, points: Tensor, rows: Tensor) -> None:
         """Move from adversarial ``points`` towards x to the boundary, by bisection."""
-        x = self.x[rows]
-        far = length(points - x, self.norm)
-        low, high = torch.zeros_like(far), far
-        for _ in range(self.bisections):
-            middle = (low + high) / 2
-            hit = self.oracle(towards_x(points, x, middle, self.norm), rows)
-            high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
-        nearer = towards_x(points, x, high, self.norm)
-        points = torch.where(per_example(high < far, x), nearer, points)
-        self.point[rows] = points
-        self.nearest.offer(points, rows, length(points - x, self.norm))
+        self.point[rows] = search(self.nearest, points, rows, self.bisections)
 
     def normal(self, rows: Tensor, probes: int) -> Tensor:
         """Estimate the boundary's normal, pointing to the adversarial side, from ``probes`` labels each.
