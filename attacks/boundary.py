@@ -56,12 +56,12 @@ def boundary(
     A proposal moves sideways at random, on the sphere around x, and then towards x. Both step sizes follow how often
     proposals are adversarial, for each example by itself and after every answer.
 
-    Deviations, all measured on adversarially trained digits networks: the walk starts on the boundary, found by
-    bisection. A few proposals are asked about at a time. Both step sizes settle where a tenth of the proposals is
-    adversarial; at the paper's half and quarter the steps vanish wherever two boundaries meet, far from the nearest
-    point. Values on an edge of the box mostly stay there, as otherwise nearly every proposal would leave many edges
-    at once. The linf form, which the paper does not have, clips to the cube around x instead of moving on a sphere;
-    the faces of that cube are edges as well.
+    Deviations: the walk starts on the boundary, found by bisection. A few proposals are asked about at a time. The
+    step sizes settle where a fifth of the sideways moves and a tenth of the proposals are adversarial: on an
+    adversarially trained digits network the paper's half and quarter made the steps vanish long before the nearest
+    point was reached. Values on an edge of the box mostly stay there, as otherwise nearly every proposal would leave
+    many edges at once. The linf form, which the paper does not have, clips to the cube around x instead of moving on
+    a sphere; the faces of that cube are edges as well.
 
     Args:
         target: decision knowledge.
