@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from attacks.losses import Goal, LossLike, get_loss
@@ -35,45 +35,50 @@ def one_pixel(
     generations: Annotated[int, Ge(1)] = 100,
     population: Annotated[int, Ge(3)] = 400,
     scale: Annotated[float, Gt(0)] = 0.5,
+    crossover: Annotated[float, Gt(0), Le(1)] = 0.3,
+    fresh: Annotated[float, Ge(0), Lt(1)] = 0.1,
     loss: LossLike = "margin",
     draws: Annotated[int, Ge(1)] = 1,
 ) -> Tensor:
     """One-pixel attack: the places and colours of eps pixels evolve by differential evolution.
 
     A candidate has five numbers per pixel (on colour images): row, column and colour. Its child is
-    a + F·(b - c) with three other candidates a, b, c drawn at random, without crossover, and takes its place when the
-    loss is higher (eq. 3). Numbers are clipped to their ranges, which the paper leaves open. The populations of all
-    examples are scored as one batch, and an example leaves when one of its candidates fools the defense.
+    a + F·(b - c) with three other candidates a, b, c drawn at random, and takes its place when the loss is higher
+    (eq. 3). Numbers are clipped to their ranges, which the paper leaves open. The populations of all examples are
+    scored as one batch, and an example leaves when one of its candidates fools the defense.
+
+    Two things are not in the paper and switched off by ``crossover=1, fresh=0``: a child keeps most of the pixels of
+    the candidate it competes with, and now and then a pixel is a new one. On the adversarially trained digits, with
+    three pixels, 2000 queries and 50 candidates, that leaves 3 % instead of 10 %.
 
     Args:
         target: score knowledge.
         x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
         generations: the budget: generations · population · draws queries per example. (On a randomised defense
             a candidate that fooled, and the best one at the end, are besides tried on 9 draws.)
-        population: candidates per example.
+        population: candidates per example. At a few thousand queries 50 with more generations do better.
         scale: F, the factor of the difference of two candidates.
+        crossover: chance of each pixel of a child to be a + F·(b - c), which one of them is always, and not the one
+            of the candidate it competes with.
+        fresh: chance of each such pixel to be drawn as in the first generation instead.
         loss: the fitness (``attacks.losses``); the published one orders candidates as ``ce`` does.
         draws: forward passes per candidate, their logits averaged, on a randomised defense (1 on others).
 
     Returns:
         x_adv, shaped like x, with at most eps pixels changed: a candidate that fooled, or else the fittest one.
     """
-    n, channels, height, width = x.shape
-    pixels = min(int(target.threat.eps), height * width)
+    n, pixels = len(x), min(int(target.threat.eps), x[0, 0].numel())
     if pixels < 1:
         return x.clone()
     goal, best = Goal.of(target, get_loss(loss), y), Best(x)
     draws = draws if target.randomized else 1
-    # Every number is kept in [0, 1]: places as shares of the sides, colours as shares of the box.
-    places = target.rand(n, population, pixels, 2, like=x)
-    colours = 0.5 + 0.5 * target.randn(n, population, pixels, channels, like=x)  # the published N(128, 127) of 255
-    parents = torch.cat([places, colours], 3).clamp_(0, 1)
+    parents = _random(target, x, n, population, pixels)
     fitness = torch.full((n, population), -torch.inf, dtype=x.dtype, device=x.device)
     rows = torch.arange(n, device=x.device)
     for generation in range(generations):
         # Of many candidates on a randomised defense those that were kept had luck.
         again = target.randomized and generation % _RESCORE == _RESCORE - 1
-        children = parents if again or generation == 0 else _children(target, parents, scale)
+        children = parents if again or generation == 0 else _children(target, x, parents, scale, crossover, fresh)
         value, fooled = _score(target, children, x, goal, rows, draws)
         better = torch.ones_like(fooled) if again else value > fitness
         parents = torch.where(better[:, :, None, None], children, parents)
@@ -99,19 +104,34 @@ def _pick(members: Tensor, which: Tensor) -> Tensor:
     return members[torch.arange(len(which), device=which.device), which]
 
 
-def _children(target: Target, parents: Tensor, scale: float) -> Tensor:
-    """a + F·(b - c) for each member of ``parents (M, P, …)``, with three different members a, b, c.
+def _random(target: Target, x: Tensor, *shape: int) -> Tensor:
+    """Random pixels ``(*shape, 2 + C)``: places uniform, colours normal, as published N(128, 127) of 255.
 
-    All examples draw the same members, so that none depends on which others are still in the batch.
+    All numbers are in [0, 1]: places as shares of the sides, colours as shares of the box.
     """
-    size = parents.shape[1]
+    places, colours = target.rand(*shape, 2, like=x), target.randn(*shape, x.shape[1], like=x)
+    return torch.cat([places, 0.5 + 0.5 * colours], -1).clamp_(0, 1)
+
+
+def _children(target: Target, x: Tensor, parents: Tensor, scale: float, crossover: float, fresh: float) -> Tensor:
+    """A child of each member of ``parents (M, P, pixels, 2 + C)``.
+
+    All examples use the same random numbers, so that none depends on which others are still in the batch.
+    """
+    size, pixels = parents.shape[1:3]
+    # Three different members.
     u = target.rand(3, size, like=parents)
     a, b, c = ((u[k] * (size - k)).long().clamp_max(size - k - 1) for k in range(3))
     b += b >= a
     lower, upper = torch.minimum(a, b), torch.maximum(a, b)
     c += c >= lower
     c += c >= upper
-    return (parents[:, a] + scale * (parents[:, b] - parents[:, c])).clamp_(0, 1)
+    mutant = (parents[:, a] + scale * (parents[:, b] - parents[:, c])).clamp_(0, 1)
+    chance, lot = target.rand(2, size, pixels, 1, like=parents)
+    taken = (chance < crossover) | (lot == lot.amax(1, keepdim=True))
+    new = target.rand(size, pixels, 1, like=parents) < fresh
+    mutant = torch.where(new, _random(target, x, size, pixels), mutant)
+    return torch.where(taken, mutant, parents)
 
 
 def _paint(target: Target, members: Tensor, x: Tensor) -> Tensor:
