@@ -184,6 +184,7 @@ def test_one_lucky_draw_does_not_end_it() -> None:
     """On a randomised defense the returned point has to fool fresh draws, not only the one it was found on."""
     x, y = digits()[2][:12], digits()[3][:12]
     noisy = Wrapped(digits_classifier(), DIGITS, lambda x: x + 0.05 * torch.randn_like(x))
-    x_adv = one_pixel(make_target(noisy, 12, "score", norm="l0", eps=8, randomized=True), x, y, population=20, generations=20)
+    target = make_target(noisy, 12, "score", norm="l0", eps=8, randomized=True)
+    x_adv = one_pixel(target, x, y, population=20, generations=20)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
     assert fooled.mean() > 0.85
