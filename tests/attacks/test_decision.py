@@ -23,8 +23,9 @@ CASES = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.att
 every_case = pytest.mark.parametrize(("name", "norm"), CASES)
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 #: How far above the smallest distance an attack may end on a linear model of 64 or 105 values, after so many queries.
-FACTOR = {"hopskipjump": 1.15, "rays": 1.05, "boundary": 1.1}
-QUERIES = {"hopskipjump": 3000, "rays": 1200, "boundary": 3000}
+#: (HopSkipJump: test_linear_models.py.)
+FACTOR = {"rays": 1.05, "boundary": 1.1}
+QUERIES = {"rays": 800, "boundary": 3000}
 
 
 class CoinFlip(Defense):
@@ -49,7 +50,7 @@ class Holes(Defense):
         return logits
 
 
-@every_case
+@pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] in FACTOR])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)], ids=str)
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_the_distance_comes_near_the_smallest_there_is(name, norm, n, shape) -> None:
@@ -145,11 +146,11 @@ def test_points_where_the_model_returns_nan_are_finite_themselves(name, norm) ->
 
 @pytest.mark.parametrize(("name", "norm"), [case for case in CASES if ATTACKS[case[0]].attack.targeted])
 def test_a_class_to_reach_is_reached(name, norm) -> None:
-    x, y = digits()[2][:60], digits()[3][:60]
+    x, y = digits()[2][:30], digits()[3][:30]
     model = digits_classifier()
     towards = (y + 1) % 10
-    free = attacks.run(f"attacks.{name}:{name}", model, x, y, norm=norm, queries=1500)
-    aimed = attacks.run(f"attacks.{name}:{name}", model, x, y, norm=norm, towards=towards, queries=1500)
+    free = attacks.run(f"attacks.{name}:{name}", model, x, y, norm=norm, queries=1000)
+    aimed = attacks.run(f"attacks.{name}:{name}", model, x, y, norm=norm, towards=towards, queries=1000)
     assert aimed.success.float().mean() > 0.95
     assert torch.equal(model(aimed.x_adv).argmax(1)[aimed.success], towards[aimed.success])
     distance, nearest = (length(r.x_adv - x, norm)[aimed.success].median() for r in (aimed, free))
@@ -166,9 +167,9 @@ def test_rays_has_no_targeted_form() -> None:
 @pytest.mark.parametrize("draws", [1, 3])
 def test_a_noisy_boundary_is_crossed_for_good(name, draws) -> None:
     """On a randomised defense the returned point has to fool fresh draws, not only the ones it was found on."""
-    x, y = digits()[2][:20], digits()[3][:20]
+    x, y = digits()[2][:12], digits()[3][:12]
     noisy = Wrapped(digits_classifier(), DIGITS, lambda x: x + 0.05 * torch.randn_like(x))
-    target = make_target(noisy, 20, "decision", eps=0.25, randomized=True)
+    target = make_target(noisy, 12, "decision", eps=0.25, randomized=True)
     x_adv = ATTACKS[name](target, x, y, queries=3000, draws=draws)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
     # A single step of the boundary attack learns little from many passes.
