@@ -9,19 +9,18 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from attacks.projections import per_example, project_, start_in_ball
-from attacks.selection import Best, strength
+from attacks.losses import Goal, log_odds
+from attacks.projections import per_example, start_in_ball
+from attacks.selection import Best, confirm
 from bench.attack import attack
 from bench.target import Target
-
-#: Draws on which a candidate that fooled a randomised defense is tried again, and the share it has to fool to end.
-_CONFIRM, _ENOUGH = 9, 0.88
 
 
 @attack(
     "genattack",
     knowledge="score",
     norms=("linf",),
+    targeted=True,
     paper="Alzantot et al. 2019, GenAttack: Practical Black-box Attacks with Gradient-Free Optimization",
     url="https://arxiv.org/abs/1805.11090",
 )
@@ -60,62 +59,56 @@ def genattack(
         adaptive: start from coarse mutations, ρ = 0.2 and a = 2 (the width of the ball), and shrink both by 0.9 at
             every plateau, a hundredth of the generations (at least 3) in which the best fitness has not risen. The
             authors' schedule, from ρ = 1 and with plateaus of 100 generations, is made for their far larger budgets.
-        targeted: push towards one class, drawn for each example, instead of away from y.
+        targeted: push towards one class, drawn for each example, instead of away from y; any wrong class is still a
+            success. (Where the target names a class to reach, that one it is, and no other counts.)
         draws: forward passes per candidate, their logits averaged, on a randomised defense (1 on others).
 
     Returns:
         x_adv, shaped like x: a candidate that fooled the defense, or else the fittest one.
     """
     draws = draws if target.randomized else 1
-    goal = _draw_targets(target, y) if targeted else y
-    mutation = _Mutation(len(x), x, mutation_rate, alpha, adaptive, patience=max(3, generations // 100))
-    best = Best(x)
-    active = torch.arange(len(x), device=x.device)
-    members = torch.stack([start_in_ball(target, x) for _ in range(population)], 1)
-    fitness, fooled = _score(target, members, y, goal, active, targeted, draws)
+    goal = Goal.of(target, log_odds, y).towards(_draw_targets(target, y) if targeted else None)
+    mutation = _Mutation(x, mutation_rate, alpha, adaptive, patience=max(3, generations // 100))
+    threat, best = target.threat, Best(x)
+    lowest = (x - threat.eps).clamp_min(threat.low)[:, None]
+    highest = (x + threat.eps).clamp_max(threat.high)[:, None]
+    rows = torch.arange(len(x), device=x.device)
+    members = new = torch.stack([start_in_ball(target, x) for _ in range(population)], 1)
+    fitness = fooled = torch.empty(len(x), 0, dtype=x.dtype, device=x.device)
     for generation in range(generations):
-        # The fittest goes first; one that fools the defense is fittest of all.
-        elite = torch.where(fooled, torch.inf, fitness).argmax(1)
-        rows = torch.arange(len(active), device=x.device)
-        going = ~_record(best, target, members[rows, elite], fooled[rows, elite], fitness[rows, elite], y, active)
-        active, members, fitness, elite = active[going], members[going], fitness[going], elite[going]
-        if not len(active) or generation == generations - 1:
+        scored, hit = _score(target, new, y, goal, rows, draws)
+        # The fittest comes first and is scored but once, unless the defense is randomised.
+        kept = fitness if new is not members else fitness[:, :0]
+        fitness, fooled = torch.cat([kept, scored], 1), F.pad(hit, (kept.shape[1], 0))
+        done = fooled.any(1)
+        # The fittest, of those that fool the defense where there are any.
+        elite = fitness.masked_fill(done[:, None] & ~fooled, -torch.inf).argmax(1)
+        if done.any():
+            found = rows[done]
+            final = confirm(target, best, _pick(members, elite)[done], y[found], found)
+            going = ~done.masked_scatter(done, final)
+            rows, members, fitness, elite = rows[going], members[going], fitness[going], elite[going]
+            lowest, highest = lowest[going], highest[going]
+            mutation.keep(going)
+        if not len(rows) or generation == generations - 1:
             break
-        rows = rows[: len(active)]
-        mutation.observe(fitness[rows, elite], active)
-        kept = members[rows, elite][:, None]
+        fittest = fitness.gather(1, elite[:, None])
+        mutation.observe(fittest.squeeze(1))
         children = _crossover(target, members, fitness / temperature)
-        children += target.threat.eps * mutation.draw(target, children, active)
-        base = x[active][:, None].expand_as(children)
-        children = project_(children.flatten(0, 1), base.flatten(0, 1), target.threat).view_as(children)
-        members = torch.cat([kept, children], 1)
+        children += mutation.draw(target, children, threat.eps)
+        torch.clamp(children, lowest, highest, out=children)
+        members = torch.cat([_pick(members, elite)[:, None], children], 1)
         # On a randomised defense the elite's score is one lucky draw: it has to defend its place every time.
-        new = members if target.randomized else children
-        scored, hit = _score(target, new, y, goal, active, targeted, draws)
-        if target.randomized:
-            fitness, fooled = scored, hit
-        else:
-            fitness = torch.cat([fitness[rows, elite][:, None], scored], 1)
-            fooled = torch.cat([torch.zeros_like(hit[:, :1]), hit], 1)
+        new, fitness = (members, fittest) if target.randomized else (children, fittest)
+    if len(rows):
+        # Rises with the fitness and is negative: below every candidate that fooled a randomised defense at times.
+        best.update(_pick(members, elite), F.logsigmoid(_pick(fitness, elite)), rows)
     return best.x
 
 
-def _record(
-    best: Best, target: Target, elite: Tensor, fooled: Tensor, fitness: Tensor, y: Tensor, index: Tensor
-) -> Tensor:
-    """Keep the elite of each of the examples ``index``; returns which of them are finished.
-
-    A candidate that fools is preferred to one that does not. On a randomised defense one answer is luck: the
-    candidate is tried on fresh draws, and preferred by how many of them it fools.
-    """
-    order = F.logsigmoid(fitness)  # rises with the fitness and is negative: below every candidate that fools
-    if not target.randomized:
-        best.update(elite, torch.where(fooled, 1.0, order), index)
-        return fooled
-    if fooled.any():
-        order[fooled] = strength(target, elite[fooled], y[index[fooled]], index[fooled], _CONFIRM).to(order)
-    best.update(elite, order, index)
-    return fooled & (order >= _ENOUGH)
+def _pick(values: Tensor, which: Tensor) -> Tensor:
+    """The entries ``which (M,)`` of ``values (M, P, …)``."""
+    return values[torch.arange(len(which), device=which.device), which]
 
 
 def _draw_targets(target: Target, y: Tensor) -> Tensor:
@@ -124,19 +117,14 @@ def _draw_targets(target: Target, y: Tensor) -> Tensor:
     return (y + shift) % target.num_classes
 
 
-def _score(
-    target: Target, members: Tensor, y: Tensor, goal: Tensor, index: Tensor, targeted: bool, draws: int
-) -> tuple[Tensor, Tensor]:
+def _score(target: Target, members: Tensor, y: Tensor, goal: Goal, index: Tensor, draws: int) -> tuple[Tensor, Tensor]:
     """Fitness and success, ``(M, P)`` each, of ``members (M, P, …)`` of the examples ``index``."""
     size = members.shape[:2]
-    rows, repeated = members.flatten(0, 1), index.repeat_interleave(size[1])
-    logits = target.logits(rows, repeated, draws=draws)
-    fooled = target.fooled(logits, rows, y[repeated], repeated)
-    wanted = goal[repeated][:, None]
-    rest = logits.scatter(1, wanted, -torch.inf).logsumexp(1)
-    fitness = rest - logits.gather(1, wanted).squeeze(1)
+    points, repeated = members.flatten(0, 1), index.repeat_interleave(size[1])
+    logits = target.logits(points, repeated, draws=draws)
+    fooled = target.fooled(logits, points, y[repeated], repeated)
     # Not a number or infinite: an output that says nothing, hence neither better nor worse than even.
-    fitness = torch.nan_to_num(-fitness if targeted else fitness, nan=0.0, posinf=0.0, neginf=0.0)
+    fitness = torch.nan_to_num(goal.at(repeated)(logits), nan=0.0, posinf=0.0, neginf=0.0)
     return fitness.view(size), fooled.view(size)
 
 
@@ -145,43 +133,47 @@ def _crossover(target: Target, members: Tensor, log_weight: Tensor) -> Tensor:
 
     All examples use the same uniform numbers, so that none depends on which others are still in the batch.
     """
-    count = members.shape[1] - 1
+    total, size = log_weight.shape
+    count = size - 1
     chance = log_weight.softmax(1)
-    ticket = target.rand(2 * count, like=chance).expand(len(chance), -1).contiguous()
+    ticket = target.rand(2 * count, like=chance).expand(total, -1).contiguous()
     parents = torch.searchsorted(chance.cumsum(1), ticket).clamp_max(count)
     weight = chance.gather(1, parents).view(-1, 2, count).clamp_min(torch.finfo(chance.dtype).tiny)
     first = weight[:, 0] / weight.sum(1)
-    rows = torch.arange(len(members), device=members.device)[:, None]
-    one, two = (members[rows, parents[:, part]] for part in (slice(count), slice(count, None)))
-    coin = target.rand(*members.shape[1:], like=members)[1:]
-    return torch.where(coin < first.view(*first.shape, *[1] * (members.ndim - 2)), one, two)
+    parents += size * torch.arange(total, device=members.device)[:, None]
+    pairs = members.flatten(0, 1)[parents.view(total, 2, count)]
+    coin = target.rand(count, *members.shape[2:], like=members)
+    return torch.where(coin < first.view(*first.shape, *[1] * (members.ndim - 2)), pairs[:, 0], pairs[:, 1])
 
 
 class _Mutation:
     """Mutation rate and range of every example, shrinking at plateaus if adaptive."""
 
-    def __init__(self, n: int, like: Tensor, rate: float, span: float, adaptive: bool, patience: int) -> None:
+    def __init__(self, x: Tensor, rate: float, span: float, adaptive: bool, patience: int) -> None:
         self.floor = (rate, span)
         self.adaptive, self.patience = adaptive, patience
-        self.best = torch.full((n,), -torch.inf, dtype=like.dtype, device=like.device)
-        self.waited = torch.zeros(n, device=like.device)
-        self.plateaus = torch.zeros(n, dtype=like.dtype, device=like.device)
+        self.best = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        self.waited, self.plateaus = torch.zeros_like(self.best), torch.zeros_like(self.best)
 
-    def observe(self, fitness: Tensor, index: Tensor) -> None:
+    def observe(self, fitness: Tensor) -> None:
         """Take note of the best ``fitness (M,)`` of this generation."""
-        better = fitness > self.best[index]
-        self.best[index] = torch.maximum(fitness, self.best[index])
-        self.waited[index] = torch.where(better, 0.0, self.waited[index] + 1)
-        over = index[self.waited[index] >= self.patience]
-        self.plateaus[over] += 1
-        self.waited[over] = 0.0
+        if not self.adaptive:
+            return
+        self.waited = torch.where(fitness > self.best, 0.0, self.waited + 1)
+        self.best = torch.maximum(fitness, self.best)
+        over = self.waited >= self.patience
+        self.plateaus += over
+        self.waited.masked_fill_(over, 0.0)
 
-    def draw(self, target: Target, children: Tensor, index: Tensor) -> Tensor:
-        """Mutations in units of eps for ``children (M, P-1, …)``; the same numbers serve all examples."""
-        rate, span = (torch.full((len(index),), low).to(children) for low in self.floor)
+    def draw(self, target: Target, children: Tensor, eps: float) -> Tensor:
+        """Mutations for ``children (M, P-1, …)`` in a ball of radius ``eps``; the same numbers serve all examples."""
+        rate, span = (torch.as_tensor(low, dtype=children.dtype, device=children.device) for low in self.floor)
         if self.adaptive:
-            shrunk = 0.9 ** self.plateaus[index]
+            shrunk = 0.9**self.plateaus
             rate, span = torch.maximum(rate, 0.2 * shrunk), torch.maximum(span, 2.0 * shrunk)
-        shape = children.shape[1:]
-        where = target.rand(*shape, like=children) < per_example(rate, children)
-        return where * per_example(span, children) * (2 * target.rand(*shape, like=children) - 1)
+        lot, size = target.rand(2, *children.shape[1:], like=children)
+        return (lot < per_example(rate, children)) * (per_example(eps * span, children) * (2 * size - 1))
+
+    def keep(self, going: Tensor) -> None:
+        """Drop all rows but ``going``, bool ``(M,)``."""
+        self.best, self.waited, self.plateaus = self.best[going], self.waited[going], self.plateaus[going]
