@@ -253,7 +253,7 @@ def _carlini_wagner(name: str, examples: int, searches: int, steps: int, *extra:
         None,
         f"{searches} constants × {steps} iterations",
         (
-            _ours("carlini-wagner", **both),
+            _ours("cw", **both),
             _peer("adv-lib", adv_lib.carlini_wagner, **both),
             _peer("foolbox", foolbox.carlini_wagner, **both),
             _peer("cleverhans", cleverhans.carlini_wagner, **both),
