@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "one-pixel": {"population": 10, "generations": 5},
     "pgd": {"steps": 5},
     "rays": {"queries": 60},
-    "spsa": {"steps": 3, "samples": 8},
+    "spsa": {"queries": 60, "samples": 8},
     "square": {"queries": 30},
     "worst-case": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
 }
