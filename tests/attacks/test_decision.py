@@ -113,6 +113,7 @@ def test_the_cap_holds_and_is_used(name, norm, queries) -> None:
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("stop_inside", [True, False])
 def test_an_oracle_that_contradicts_itself_ends_normally(name, queries, draws, stop_inside) -> None:
+    torch.manual_seed(0)
     target = make_target(CoinFlip(INFO), 6, "decision", randomized=True)
     x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 2
     x_adv = ATTACKS[name](target, x, y, queries=queries, draws=draws, stop_inside=stop_inside)
@@ -169,10 +170,11 @@ def test_a_noisy_boundary_is_crossed_for_good(name, draws) -> None:
     """On a randomised defense the returned point has to fool fresh draws, not only the ones it was found on."""
     x, y = digits()[2][:12], digits()[3][:12]
     noisy = Wrapped(digits_classifier(), DIGITS, lambda x: x + 0.05 * torch.randn_like(x))
+    torch.manual_seed(0)  # of the defense's noise
     target = make_target(noisy, 12, "decision", eps=0.25, randomized=True)
-    x_adv = ATTACKS[name](target, x, y, queries=3000, draws=draws)
+    x_adv = ATTACKS[name](target, x, y, queries=3000 * draws, draws=draws)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
-    # A single step of the boundary attack learns little from many passes.
+    # The boundary attack is the weakest here: some of its examples are held up far from the nearest point.
     assert fooled.mean() > (0.7 if name == "boundary" else 0.85)
 
 
