@@ -117,4 +117,4 @@ def test_one_lucky_draw_does_not_end_it() -> None:
     noisy = Wrapped(digits_classifier(), DIGITS, lambda x: x + 0.05 * torch.randn_like(x))
     x_adv = genattack(make_target(noisy, 20, "score", eps=0.25, randomized=True), x, y, generations=100)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
-    assert fooled.mean() > 0.85
+    assert fooled.mean() > 0.75  # about 0.4 when the first lucky draw ends it

@@ -187,4 +187,4 @@ def test_one_lucky_draw_does_not_end_it() -> None:
     target = make_target(noisy, 12, "score", norm="l0", eps=8, randomized=True)
     x_adv = one_pixel(target, x, y, population=20, generations=20)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
-    assert fooled.mean() > 0.85
+    assert fooled.mean() > 0.82  # about 0.7 when the first lucky draw ends it
