@@ -89,7 +89,7 @@ def test_the_result_is_inside_the_threat_model_and_says_what_it_cost(name) -> No
         result = run(name, model, x, y, norm=norm)
         assert result.x_adv.shape == x.shape and result.x_adv.dtype == x.dtype
         assert length(result.x_adv - x, norm).max() <= EPS[norm] * (1 + 1e-4)
-        assert 0 <= result.x_adv.min() and result.x_adv.max() <= 1
+        assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1
         assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
         if name != "noise":
             assert (result.forward >= 1).all()

@@ -330,6 +330,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "all pixels, steps of 1",
         (
             _ours("jsma", **_JSMA),
+            _ours("jsma", **_JSMA, outputs="probabilities"),
             _peer("torchattacks", torchattacks.jsma, **_JSMA),
             _peer("art", art.jsma, **_JSMA),
         ),
