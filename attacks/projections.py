@@ -18,23 +18,42 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 def project_(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
     """Project ``x_adv`` in place onto the ball around ``x`` intersected with the box; returns it.
 
-    linf and l1 exactly: the nearest feasible point in l2. In l2 the ball is projected onto first and the box after
-    it: clipping towards an x that lies inside the box never lengthens the perturbation, so the result is feasible
-    (not always the nearest feasible point). In l0 the eps pixels of largest change (in l2 over the channels, after
-    clipping to the box) are kept.
+    In linf, l2 and l1 the result is the feasible point that is nearest in l2. (Ball first and box after it would be
+    feasible as well, but leave part of the radius unused wherever values are clipped.) In l0 the eps pixels of
+    largest change (in l2 over the channels, after clipping to the box) are kept.
     """
     if threat.norm == "linf":
         torch.clamp(x_adv, x - threat.eps, x + threat.eps, out=x_adv)
     elif threat.norm == "l2":
-        delta = x_adv - x
-        norm = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
-        x_adv.copy_(x + delta * per_example((threat.eps / norm).clamp_max(1.0), delta))
+        x_adv.copy_(x + l2_projection(x_adv - x, threat.low - x, threat.high - x, threat.eps))
     elif threat.norm == "l1":
         x_adv.copy_(x + l1_projection(x_adv - x, threat.low - x, threat.high - x, threat.eps))
     else:
         x_adv.clamp_(threat.low, threat.high)
         x_adv.copy_(torch.where(largest_pixels(x_adv - x, int(threat.eps)), x_adv, x))
     return x_adv.clamp_(threat.low, threat.high)
+
+
+def l2_projection(delta: Tensor, low: Tensor, high: Tensor, eps: float) -> Tensor:
+    """The nearest point of ``{u: ‖u‖₂ ≤ eps, low ≤ u ≤ high}``, with ``low ≤ 0 ≤ high`` per value; ``(M, …)`` each.
+
+    It is clip(s·δ) for the largest s ≤ 1 that keeps it in the ball (the condition of optimality of the projection).
+    For the values that are not clipped at s a larger s follows in closed form; from s = eps/‖δ‖₂ on, the set of
+    clipped values only grows, so this ends, mostly after two or three times.
+    """
+    flat = delta.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, high.flatten(1), -low.flatten(1)).clamp_min(0)
+    scale = (eps / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+    for _ in range(flat.shape[1]):
+        free = size * scale < room
+        clipped = torch.where(free, 0.0, room).pow(2).sum(1, keepdim=True)
+        rest = torch.where(free, size, 0.0).pow(2).sum(1, keepdim=True)
+        larger = ((eps**2 - clipped).clamp_min(0) / rest.clamp_min(1e-24)).sqrt().clamp_max(1.0)
+        if not (larger > scale * (1 + 1e-6)).any():
+            break
+        scale = torch.maximum(scale, larger)
+    return (flat.sign() * torch.minimum(size * scale, room)).view_as(delta)
 
 
 def l1_projection(delta: Tensor, low: Tensor, high: Tensor, eps: float | Tensor) -> Tensor:

@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddn": {"steps": 10},
     "deepfool": {"steps": 5},
     "fab": {"steps": 5},
+    "fgsm": {},
     "fmn": {"steps": 10},
     "genattack": {"generations": 10},
     "hopskipjump": {"queries": 100},

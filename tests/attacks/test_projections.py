@@ -9,7 +9,16 @@ from lab import Linear, assert_feasible, length, make_target
 from scipy.optimize import brentq
 from torch import Tensor
 
-from attacks.projections import l1_projection, largest_pixels, movable, project_, start_in_ball, steepest, top_signs
+from attacks.projections import (
+    l1_projection,
+    l2_projection,
+    largest_pixels,
+    movable,
+    project_,
+    start_in_ball,
+    steepest,
+    top_signs,
+)
 from bench.defense import BareModel, DataInfo
 from bench.errors import NotApplicable
 from bench.target import Target
@@ -51,6 +60,34 @@ def test_the_l1_projection_is_the_nearest_feasible_point(eps, size) -> None:
     delta = size * (2 * _rand(20, *SHAPE, seed=1) - 1)
     ours = l1_projection(delta, -x, 1 - x, eps)
     torch.testing.assert_close(ours, _l1_by_root_finding(delta, x, eps), atol=1e-9, rtol=0)
+
+
+def _l2_by_root_finding(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The same in l2: the multiplier of the ball shortens δ before it is clipped."""
+    flat, low, high = (part.flatten(1).numpy() for part in (delta, -x, 1 - x))
+    rows = []
+    for d, lower, upper in zip(flat, low, high, strict=True):
+
+        def clipped(multiplier: float, d=d, lower=lower, upper=upper):
+            return np.clip(d / (1 + multiplier), lower, upper)
+
+        def excess(multiplier: float, clipped=clipped) -> float:
+            return float(np.linalg.norm(clipped(multiplier)) - eps)
+
+        rows.append(clipped(0.0 if excess(0.0) <= 0 else brentq(excess, 0.0, 1e6, xtol=1e-13)))
+    return torch.tensor(np.stack(rows)).view_as(delta)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.5, 2.0, 4.0, 100.0])
+@pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
+def test_the_l2_projection_is_the_nearest_feasible_point(eps, size) -> None:
+    x = _rand(20, *SHAPE)
+    x[:5] = x[:5].round()
+    delta = size * (2 * _rand(20, *SHAPE, seed=1) - 1)
+    delta[0] = -x[0]  # nothing but clipped values, or none
+    ours = l2_projection(delta, -x, 1 - x, eps)
+    assert ours.flatten(1).norm(dim=1).max() <= eps * (1 + 1e-12)
+    torch.testing.assert_close(ours, _l2_by_root_finding(delta, x, eps), atol=1e-5 * size, rtol=0)
 
 
 def test_the_l1_projection_takes_a_radius_per_row_and_keeps_what_is_inside() -> None:
