@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
-from attacks.hyperplanes import DUAL, TINY, Shortest, length
+from attacks.hyperplanes import DUAL, TINY, Shortest
 from attacks.losses import Goal, LossLike, get_loss
 from attacks.norm_walk import least_radius
 from attacks.pgd import estimator_prepares, prepare_estimator
-from attacks.projections import per_example
+from attacks.projections import length, per_example
 from bench.attack import attack
 from bench.target import Target
 

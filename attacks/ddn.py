@@ -9,11 +9,11 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from attacks.estimators import EstimatorLike, as_estimator
-from attacks.hyperplanes import TINY, Shortest, length
+from attacks.hyperplanes import TINY, Shortest
 from attacks.losses import Goal, LossLike, get_loss
 from attacks.norm_walk import Look, anneal, least_radius, walk
 from attacks.pgd import estimator_prepares, prepare_estimator
-from attacks.projections import per_example, steepest
+from attacks.projections import length, per_example, steepest
 from bench.attack import attack
 from bench.target import Target
 

@@ -6,19 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.projections import per_example, project_
+from attacks.projections import length, per_example, project_
 from bench.target import Target
 
 #: Bisections of one search: float32 resolves no more.
 MAX_BISECTIONS = 24
 #: Questions that confirm a point on a randomised defense, and how many must be answered with yes to stop there.
 CONFIRM, ENOUGH = 9, 8
-
-
-def length(delta: Tensor, norm: str) -> Tensor:
-    """Length ``(M,)`` of perturbations ``(M, …)`` in ``linf`` or ``l2``."""
-    flat = delta.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
 
 
 def towards_x(points: Tensor, x: Tensor, radius: Tensor, norm: str) -> Tensor:

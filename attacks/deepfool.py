@@ -9,10 +9,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from attacks.estimators import EstimatorLike, as_estimator
-from attacks.hyperplanes import DUAL, TINY, NearestBoundary, Plane, Shortest, flat_length
+from attacks.hyperplanes import DUAL, TINY, NearestBoundary, Plane, Shortest
 from attacks.losses import Goal, margin
 from attacks.pgd import estimator_prepares, prepare_estimator
-from attacks.projections import per_example, steepest
+from attacks.projections import flat_length, per_example, steepest
 from attacks.selection import ranked_classes
 from bench.attack import attack
 from bench.target import Target

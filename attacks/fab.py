@@ -10,20 +10,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
-from attacks.hyperplanes import (
-    TINY,
-    Boundary,
-    GoalBoundary,
-    NearestBoundary,
-    Plane,
-    Shortest,
-    flat_length,
-    length,
-    onto_hyperplane,
-)
+from attacks.hyperplanes import TINY, Boundary, GoalBoundary, NearestBoundary, Plane, Shortest, onto_hyperplane
 from attacks.losses import Goal, margin
 from attacks.pgd import estimator_prepares, prepare_estimator
-from attacks.projections import per_example
+from attacks.projections import flat_length, length, per_example
 from attacks.selection import ranked_classes
 from bench.attack import attack
 from bench.target import Target

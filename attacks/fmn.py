@@ -10,11 +10,11 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from attacks.estimators import EstimatorLike, as_estimator
-from attacks.hyperplanes import DUAL, TINY, Shortest, length
+from attacks.hyperplanes import DUAL, TINY, Shortest
 from attacks.losses import Goal, LossLike, get_loss
 from attacks.norm_walk import Look, anneal, least_radius, walk
 from attacks.pgd import estimator_prepares, prepare_estimator
-from attacks.projections import l1_projection, per_example, steepest
+from attacks.projections import l1_projection, length, per_example, steepest
 from bench.attack import attack
 from bench.errors import InputError
 from bench.target import Target

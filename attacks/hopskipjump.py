@@ -9,8 +9,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.decision import MAX_BISECTIONS, Nearest, Oracle, find_start, length, search
-from attacks.projections import per_example, steepest
+from attacks.decision import MAX_BISECTIONS, Nearest, Oracle, find_start, search
+from attacks.projections import length, per_example, steepest
 from bench.attack import attack
 from bench.target import Target
 

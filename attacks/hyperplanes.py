@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.estimators import Estimator
 from attacks.losses import Goal
-from attacks.projections import per_example, project_
+from attacks.projections import flat_length, length, per_example, project_
 from attacks.selection import Best, strength
 from bench.target import Target, select
 from bench.threat import ThreatModel
@@ -21,21 +21,6 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _AIM = 0.95
 #: Keeps divisions by the length of a vanishing gradient finite.
 TINY = 1e-30
-
-
-def length(delta: Tensor, norm: str) -> Tensor:
-    """Length of each perturbation ``(M, C, H, W)``, ``(M,)``; in l0 the number of pixels that any channel changes."""
-    if norm == "l0":
-        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
-    return flat_length(delta.flatten(1), norm)
-
-
-def flat_length(delta: Tensor, norm: str) -> Tensor:
-    """Length of each perturbation ``(…, D)`` in linf, l2 or l1, ``(…,)``."""
-    if norm == "l2":
-        return torch.linalg.vector_norm(delta, dim=-1)
-    # Faster than vector_norm, which does not vectorise these.
-    return delta.abs().amax(-1) if norm == "linf" else delta.abs().sum(-1)
 
 
 # -- hyperplanes ------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
-from attacks.hyperplanes import Shortest, length
+from attacks.hyperplanes import Shortest
 from attacks.losses import Goal, ce
 from attacks.pgd import estimator_prepares, prepare_estimator
+from attacks.projections import length
 from attacks.selection import ranked_classes
 from bench.attack import attack
 from bench.errors import InputError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attacks.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.losses import Goal, LossLike, get_loss
-from attacks.projections import movable, per_example, project_, start_in_ball, steepest, top_signs
+from attacks.projections import l1_unit, movable, project_, start_in_ball, steepest, top_signs
 from attacks.selection import Best, ranked_classes, strength
 from bench.attack import PrepareContext, attack
 from bench.errors import InputError
@@ -203,8 +203,7 @@ class Ascent:
             if self.mask is not None:
                 grad = grad * self.mask
             if self.momentum:
-                size = per_example(grad.flatten(1).abs().sum(1).clamp_min(1e-30), grad)
-                velocity = grad = self.momentum * velocity + grad / size
+                velocity = grad = self.momentum * velocity + l1_unit(grad)
             alpha = self.step_size * _decay(self.schedule, step, self.steps) * target.threat.eps
             x_k = project_(x_k + alpha * self._along(grad, x_k, target, step), x, target.threat)
         if stop_early:

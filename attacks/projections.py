@@ -15,6 +15,26 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def length(delta: Tensor, norm: str) -> Tensor:
+    """Length of each perturbation ``(M, C, H, W)``, ``(M,)``; in l0 the number of pixels that any channel changes."""
+    if norm == "l0":
+        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
+    return flat_length(delta.flatten(1), norm)
+
+
+def flat_length(delta: Tensor, norm: str) -> Tensor:
+    """Length of each perturbation ``(…, D)`` in linf, l2 or l1, ``(…,)``."""
+    if norm == "l2":
+        return torch.linalg.vector_norm(delta, dim=-1)
+    # Faster than vector_norm, which does not vectorise these.
+    return delta.abs().amax(-1) if norm == "linf" else delta.abs().sum(-1)
+
+
+def l1_unit(grad: Tensor) -> Tensor:
+    """Gradients ``(M, …)`` divided by their l1 length, as momentum sums them up (Dong et al. 2018, eq. 6)."""
+    return grad / per_example(grad.flatten(1).abs().sum(1).clamp_min(1e-30), grad)
+
+
 def project_(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
     """Project ``x_adv`` in place onto the ball around ``x`` intersected with the box; returns it.
 

@@ -8,7 +8,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from attacks.decision import Nearest, Oracle, find_start, length
+from attacks.decision import Nearest, Oracle, find_start
+from attacks.projections import length
 from bench.attack import attack
 from bench.target import Target
 

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from attacks.losses import Goal, ce
-from attacks.projections import per_example, project_, start_in_ball, steepest
+from attacks.projections import l1_unit, project_, start_in_ball, steepest
 from attacks.surrogates import load_surrogates, train_surrogates
 from bench.attack import PrepareContext, attack
 from bench.target import Target
@@ -86,7 +86,7 @@ def transfer(
         loss = torch.stack([goal(_logits(model, at, target, diversity)).sum() for model in models]).sum()
         (grad,) = torch.autograd.grad(loss, at)
         grad = blurred(grad, translation)
-        velocity = momentum * velocity + grad / per_example(grad.flatten(1).abs().sum(1).clamp_min(1e-30), grad)
+        velocity = momentum * velocity + l1_unit(grad)
         x_k = project_(x_k + step * steepest(velocity, threat.norm), clean, threat)
     return project_(x_k.to(x.dtype), x, threat)
 

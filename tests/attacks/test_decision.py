@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, length, linear_case, make_target
+from test_budgets import INFO, CoinFlip, Constant
 from torch import Tensor
 
 import attacks
@@ -14,10 +15,9 @@ from attacks.boundary import boundary
 from attacks.decision import Nearest, Oracle, find_start, search
 from attacks.hopskipjump import hopskipjump
 from attacks.rays import rays
-from bench.defense import DataInfo, Defense
+from bench.defense import Defense
 from bench.errors import NotApplicable
 
-INFO = DataInfo("toy", (1, 8, 8), 2)
 ATTACKS = {"hopskipjump": hopskipjump, "rays": rays, "boundary": boundary}
 CASES = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.attack.norms]
 every_case = pytest.mark.parametrize(("name", "norm"), CASES)
@@ -26,18 +26,6 @@ every_attack = pytest.mark.parametrize("name", ATTACKS)
 #: (HopSkipJump: test_linear_models.py.)
 FACTOR = {"rays": 1.05, "boundary": 1.1}
 QUERIES = {"rays": 800, "boundary": 3000}
-
-
-class CoinFlip(Defense):
-    randomized = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.randn(len(x), 2)
-
-
-class Constant(Defense):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
 
 
 class Holes(Defense):

@@ -10,8 +10,9 @@ from scipy.optimize import linprog, minimize
 from test_budgets import CoinFlip
 from torch import Tensor
 
-from attacks.hyperplanes import Shortest, flat_length, length, onto_hyperplane
+from attacks.hyperplanes import Shortest, onto_hyperplane
 from attacks.losses import Goal, margin
+from attacks.projections import flat_length, length
 from bench.defense import DataInfo
 from bench.threat import ThreatModel
 
