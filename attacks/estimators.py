@@ -298,7 +298,7 @@ class EOT:
             return self.of.evaluate(target, x, goal, index)
         if self.average == "logits":
             return self._of_mean_logits(target, x, goal, index, m)
-        rows = x.repeat(m, *[1] * (x.ndim - 1))
+        rows = _repeat(x, m)
         each = self.of.evaluate(target, rows, goal.repeat(m), index.repeat(m))
         n = len(x)
         return Evaluation(
@@ -311,7 +311,7 @@ class EOT:
         m, n = self.samples if target.randomized else 1, len(x)
         if m == 1:
             return self.of.jacobian(target, x, index, classes)
-        rows = x.repeat(m, *[1] * (x.ndim - 1))
+        rows = _repeat(x, m)
         each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else _repeat(classes, m))
         return Jacobian(each.logits.view(m, n, -1).mean(0), each.grads.view(m, n, *each.grads.shape[1:]).mean(0))
 
@@ -321,7 +321,7 @@ class EOT:
             raise InputError(f"eot: average 'logits' needs a differentiable estimator, got {inner}")
 
         def through(defense: Defense, x: Tensor) -> Tensor:
-            logits = inner.logits(target, defense, x.repeat(m, *[1] * (x.ndim - 1)))
+            logits = inner.logits(target, defense, _repeat(x, m))
             return logits.view(m, len(x), -1).mean(0)
 
         return target.evaluate(x, through, goal, index, cost=m)
