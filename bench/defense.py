@@ -33,7 +33,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that a defense's paper claims, for comparison with what is measured here.
+    """A published number, the paper's own or that of somebody who broke it, to be compared with what is measured here.
 
     ``standard`` and ``robust`` are in per cent, as papers print them.
     """
@@ -48,7 +48,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Card:
-    """How a defense presents itself on the leaderboard. Every field may stay empty."""
+    """How a defense presents itself on the leaderboard. Every field may stay empty.
+
+    ``claims`` are the numbers of the defense's own paper, ``breaks`` those of the papers that attacked it later.
+    """
 
     title: str = ""
     summary: str = ""
@@ -57,6 +60,7 @@ class Card:
     family: str = "unspecified"
     tags: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    breaks: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True)

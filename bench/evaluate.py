@@ -219,6 +219,7 @@ class Evaluation:
             family=card.family,
             tags=list(card.tags),
             claims=[ClaimRecord(**vars(claim)) for claim in card.claims],
+            breaks=[ClaimRecord(**vars(claim)) for claim in card.breaks],
             num_parameters=count_parameters(defense),
             checkpoint_sha256=loaded.sha256,
             training=loaded.training,

@@ -153,6 +153,7 @@ class DefenseRecord(Record):
     family: str = "unspecified"
     tags: list[str] = []
     claims: list[ClaimRecord] = []
+    breaks: list[ClaimRecord] = []
     num_parameters: int
     checkpoint_sha256: str | None = Field(default=None, description="of the safetensors file that was loaded")
     training: dict[str, Any] = Field(default={}, description="the checkpoint's training record")

@@ -107,6 +107,7 @@ class TrainingRun:
         milestones: Sequence[int] = (),
         optimizer: Literal["sgd", "adam"] = "sgd",
         augment: Callable[[Tensor], Tensor] | None = None,
+        replays: int = 1,
     ) -> None:
         """Train ``module`` in place on shuffled batches, or load it when the stage is already finished.
 
@@ -119,11 +120,12 @@ class TrainingRun:
             milestones: epochs after which ``lr`` is multiplied by 0.1.
             optimizer: ``sgd`` or ``adam``.
             augment: ``x -> x`` applied to each batch of training images.
+            replays: steps in a row on each batch; ``loss_fn`` sees the very same images in each.
 
         Raises:
             InputError: when the loss stops being finite.
         """
-        settings = [stage, epochs, batch_size, lr, momentum, weight_decay, list(milestones), optimizer]
+        settings = [stage, epochs, batch_size, lr, momentum, weight_decay, list(milestones), optimizer, replays]
         self.identity = hashlib.sha256(json.dumps([self.identity, settings]).encode()).hexdigest()
         parameters = [p for p in module.parameters() if p.requires_grad]
         descent: torch.optim.Optimizer
@@ -140,7 +142,7 @@ class TrainingRun:
             started = time.perf_counter()
             module.train()
             with seeded(self.seed, self.info.name, stage, epoch):
-                loss = self._epoch(module, loss_fn, descent, batch_size, augment)
+                loss = self._epoch(module, loss_fn, descent, batch_size, augment, replays)
             module.eval()
             took = time.perf_counter() - started
             seconds += took
@@ -159,14 +161,17 @@ class TrainingRun:
         descent: torch.optim.Optimizer,
         batch_size: int,
         augment: Callable[[Tensor], Tensor] | None,
+        replays: int,
     ) -> float:
         total = torch.zeros((), device=self.device)
         for rows in torch.randperm(len(self.train)).split(batch_size):
             x, y = self.train.x[rows].to(self.device), self.train.y[rows].to(self.device)
-            loss = loss_fn(x if augment is None else augment(x), y)
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
+            x = x if augment is None else augment(x)
+            for _ in range(replays):
+                loss = loss_fn(x, y)
+                descent.zero_grad()
+                loss.backward()
+                descent.step()
             total += loss.detach() * len(rows)
         return total.item() / len(self.train)
 

@@ -27,6 +27,7 @@ class FeatureSqueezing(Defense):
     Args:
         data: decides the architecture.
         bits: per channel after squeezing; default 5 for colour as in the paper, BITS_GREY for grey.
+        network: another architecture by its name (``defenses.nets``).
     """
 
     card = Card(
@@ -44,13 +45,14 @@ class FeatureSqueezing(Defense):
         tags=("deterministic", "differentiable", "rejects inputs"),
     )
 
-    def __init__(self, data: DataInfo, bits: int | None = None) -> None:
+    def __init__(self, data: DataInfo, bits: int | None = None, network: str = "auto") -> None:
         super().__init__(data)
         self.bits = (5 if data.shape[0] == 3 else BITS_GREY) if bits is None else bits
         if not 1 <= self.bits <= 8:
             raise InputError(f"feature-squeezing: bits {bits} is outside 1..8")
         self.filter = min(data.shape[1:]) >= 16
-        self.classifier = classifier_for(data)
+        self.network = network
+        self.classifier = classifier_for(data, network)
 
     def detect(self, x: Tensor) -> Tensor:
         """The largest L1 distance, 0 to 2, between predictions for x and for a squeezed x; ``(N,)``."""
@@ -63,7 +65,7 @@ class FeatureSqueezing(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on clean images."""
-        train_classifier(run, self)
+        train_classifier(run, self, self.network)
 
 
 #: Bits for grey images: the fewest that leave clean validation accuracy on digits within a point (1 bit costs five).

@@ -54,6 +54,7 @@ class JPEG(Defense):
     Args:
         data: 1 or 3 channels.
         quality: 1 to 95.
+        network: another architecture by its name (``defenses.nets``).
     """
 
     card = Card(
@@ -71,19 +72,20 @@ class JPEG(Defense):
         url="https://arxiv.org/abs/1711.00117",
         family="input transformation",
         tags=("deterministic", "not differentiable"),
-        claims=(
+        breaks=(
             Claim("imagenet", "l2 0.05", None, 0.0, "BPDA", "Athalye et al. 2018, table 1"),
         ),
     )  # fmt: skip
 
-    def __init__(self, data: DataInfo, quality: int = 75) -> None:
+    def __init__(self, data: DataInfo, quality: int = 75, network: str = "auto") -> None:
         super().__init__(data)
         if not 1 <= quality <= 95:
             raise InputError(f"jpeg: quality {quality} is outside 1..95")
         if data.shape[0] not in (1, 3):
             raise InputError(f"jpeg: images have {data.shape[0]} channels, the codec takes 1 or 3")
         self.quality = quality
-        self.classifier = classifier_for(data)
+        self.network = network
+        self.classifier = classifier_for(data, network)
 
     def transform(self, x: Tensor) -> Tensor:
         """Encode and decode every image; values are rounded to 8 bits first. Cuts the graph."""
@@ -104,7 +106,7 @@ class JPEG(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on compressed images."""
-        train_classifier(run, self)
+        train_classifier(run, self, self.network)
 
 
 def differentiable_jpeg(x: Tensor, quality: int) -> Tensor:

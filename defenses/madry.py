@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bench.defense import Card, Claim, DataInfo, Defense
 from bench.errors import InputError
 from defenses.nets import classifier_for
-from defenses.recipes import adversarial_training, schedule_for
+from defenses.recipes import adversarial_training
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
@@ -57,5 +57,4 @@ class Madry(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """PGD adversarial training in the ball of ``run.threat``."""
-        schedule = schedule_for(run.info, self.network)
-        adversarial_training(run, self.classifier, steps=self.steps, schedule=schedule)
+        adversarial_training(run, self.classifier, steps=self.steps, network=self.network)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.defense import Card, Claim, DataInfo, Defense
 from defenses.nets import classifier_for
-from defenses.recipes import schedule_for, train_classifier
+from defenses.recipes import train_classifier
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
@@ -46,4 +46,4 @@ class Undefended(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on clean images."""
-        train_classifier(run, self, schedule_for(run.info, self.network))
+        train_classifier(run, self, self.network)

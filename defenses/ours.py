@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
 from bench.errors import InputError
@@ -44,6 +44,9 @@ class AdversarialTransformation(Defense):
         step_size: default radius / 10, as in the authors' released code (the paper's number is lost).
         external: training of the external network: ``adversarial`` (PGD at the suite's eps; the paper's choice),
             ``standard`` or ``untrained``.
+        external_epochs: stop standard training of the external network after so many (the paper's table 1).
+        ensemble: number of external networks, trained from different initial weights; g attacks their mean logits.
+        network: another architecture of f by its name (``defenses.nets``).
     """
 
     card = Card(
@@ -83,20 +86,27 @@ class AdversarialTransformation(Defense):
         radius: float | None = None,
         step_size: float | None = None,
         external: External = "adversarial",
+        external_epochs: int | None = None,
+        ensemble: int = 1,
+        network: str = "auto",
     ) -> None:
         super().__init__(data)
         if radius is None:
             radius = 0.2 if min(data.shape[1:]) >= 16 else SMALL_RADIUS
         if step_size is None:
             step_size = radius / 10
-        for name, value in (("steps", steps), ("radius", radius), ("step_size", step_size)):
+        if external_epochs is not None and external != "standard":
+            raise InputError(f"ours: external_epochs belongs to external=standard, not {external}")
+        settings = {"steps": steps, "radius": radius, "step_size": step_size, "ensemble": ensemble}
+        for name, value in settings.items():
             if not value > 0:
                 raise InputError(f"ours: {name} {value} must be greater than 0")
         self.mode, self.randomized, self.steps = mode, random_start, steps
         self.radius, self.step_size = radius, step_size
-        self.external_training = external
-        self.external = freeze(external_for(data))
-        self.classifier = classifier_for(data)
+        self.external_training, self.external_epochs, self.network = external, external_epochs, network
+        members = [external_for(data) for _ in range(ensemble)]
+        self.external = freeze(members[0] if ensemble == 1 else MeanLogits(members))
+        self.classifier = classifier_for(data, network)
 
     def train(self, mode: bool = True) -> AdversarialTransformation:
         """As usual, except that the external network always stays in evaluation mode."""
@@ -185,19 +195,29 @@ class AdversarialTransformation(Defense):
     # -- training -------------------------------------------------------------------------------------------
 
     def fit(self, run: TrainingRun) -> None:
-        """Stage 1: the external network. Stage 2: f on g(x), a fresh draw for every batch."""
+        """First the external network, or each of them; then f on g(x), a fresh draw for every batch."""
         self.external.requires_grad_(True)
-        if self.external_training == "adversarial":
-            adversarial_training(run, self.external, stage="external network")
-        elif self.external_training == "standard":
-            natural_training(run, self.external, stage="external network")
+        members = list(self.external) if isinstance(self.external, MeanLogits) else [self.external]
+        for number, member in enumerate(members, 1):
+            stage = "external network" if len(members) == 1 else f"external network {number}"
+            if self.external_training == "adversarial":
+                adversarial_training(run, member, stage=stage)
+            elif self.external_training == "standard":
+                natural_training(run, member, stage, epochs=self.external_epochs)
         freeze(self.external)
-        train_classifier(run, self)
+        train_classifier(run, self, self.network)
 
 
 #: Default radius below 16 pixels: the largest of 0.3, 0.4, 0.5 that keeps clean validation accuracy on digits at
 #: 90 % or more (95.3, 92.6 and 88.5 %). Robustness had no say.
 SMALL_RADIUS = 0.4
+
+
+class MeanLogits(nn.ModuleList):
+    """Networks whose logits are averaged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in self]).mean(0)
 
 
 def _tanh_slope(u: Tensor) -> Tensor:

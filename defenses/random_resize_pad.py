@@ -24,6 +24,7 @@ class RandomResizePad(Defense):
 
     Args:
         data: decides the architecture and the sizes.
+        network: another architecture by its name (``defenses.nets``).
     """
 
     card = Card(
@@ -39,17 +40,18 @@ class RandomResizePad(Defense):
         url="https://arxiv.org/abs/1711.01991",
         family="randomised",
         tags=("randomised", "differentiable", "input transformation"),
-        claims=(
+        breaks=(
             Claim("imagenet", "linf 0.031", None, 0.0, "EOT", "Athalye et al. 2018, table 1"),
         ),
     )  # fmt: skip
     randomized = True
 
-    def __init__(self, data: DataInfo) -> None:
+    def __init__(self, data: DataInfo, network: str = "auto") -> None:
         super().__init__(data)
         _, height, width = data.shape
         self.growth = max(2, min(height, width) // 8)
-        self.classifier = classifier_for(data)
+        self.network = network
+        self.classifier = classifier_for(data, network)
 
     def transform(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H + growth, W + growth)``; draws from torch's global generator."""
@@ -61,7 +63,7 @@ class RandomResizePad(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on randomly resized and padded images."""
-        train_classifier(run, self)
+        train_classifier(run, self, self.network)
 
 
 def resize_and_pad(x: Tensor, extra: Tensor, top: Tensor, left: Tensor, growth: int) -> Tensor:

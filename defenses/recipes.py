@@ -75,9 +75,11 @@ def random_crop_and_flip(pad: int, flip: bool) -> Callable[[Tensor], Tensor]:
     return augment
 
 
-def train_classifier(run: TrainingRun, defense: Defense, schedule: Schedule | None = None) -> None:
-    """Natural training of f on g(x), with a fresh draw of g for every batch: cross-entropy of ``defense(x)``."""
-    schedule = schedule or schedule_for(run.info)
+def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto") -> None:
+    """Natural training of f on g(x), with a fresh draw of g for every batch: cross-entropy of ``defense(x)``.
+
+    ``network`` names the architecture of f, which decides the schedule.
+    """
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(defense(x), y)
@@ -87,17 +89,26 @@ def train_classifier(run: TrainingRun, defense: Defense, schedule: Schedule | No
         defense.classifier,
         loss,
         augment=augmentation_for(run.info),
-        **schedule.settings(),
+        **schedule_for(run.info, network).settings(),
     )
 
 
-def natural_training(run: TrainingRun, module: nn.Module, stage: str = "natural training") -> None:
-    """Cross-entropy of ``module(x)`` on the images as they are."""
+def natural_training(
+    run: TrainingRun,
+    module: nn.Module,
+    stage: str = "natural training",
+    *,
+    network: str = "auto",
+    epochs: int | None = None,
+) -> None:
+    """Cross-entropy of ``module(x)`` on the images as they are; ``epochs``: stop the schedule after so many."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(module(x), y)
 
-    settings = schedule_for(run.info).settings()
+    settings = schedule_for(run.info, network).settings()
+    if epochs is not None:
+        settings["epochs"] = epochs
     run.minimise(stage, module, loss, augment=augmentation_for(run.info), **settings)
 
 
@@ -107,7 +118,7 @@ def adversarial_training(
     *,
     steps: int = 10,
     stage: str = "adversarial training",
-    schedule: Schedule | None = None,
+    network: str = "auto",
 ) -> None:
     """PGD adversarial training (Madry et al. 2018, eq. 2.1): cross-entropy at the worst point PGD finds.
 
@@ -119,7 +130,7 @@ def adversarial_training(
         module: the network, trained in place.
         steps: of the inner PGD; the step size is 2.5·eps/steps, so that the ball's border can be reached.
         stage: name in the training record.
-        schedule: of the descent (default: that of the images' size).
+        network: name of the architecture, which decides the schedule of the descent.
 
     Raises:
         InputError: for another norm.
@@ -127,7 +138,7 @@ def adversarial_training(
     if run.threat.norm not in ("linf", "l2"):
         raise InputError(f"adversarial training: norm {run.threat.norm} is not available (linf, l2)")
 
-    schedule = schedule or schedule_for(run.info)
+    schedule = schedule_for(run.info, network)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         share = min(1.0, 2 * (run.epoch + 1) / schedule.epochs)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bench.flags import Flag
-from bench.records import AttackRecord
+from bench.records import AttackRecord, ClaimRecord, DefenseRecord
 from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 #: Statuses in which a cell has nothing left to run.
@@ -38,6 +38,12 @@ GROUPS = (
 
 
 _GROUP = {group.id: group for group in GROUPS}
+
+
+def published(record: DefenseRecord) -> list[tuple[str, ClaimRecord]]:
+    """The published numbers of a defense: what its own paper claims, then what others left of it."""
+    claimed = [("claimed", claim) for claim in record.claims]
+    return claimed + [("broken", claim) for claim in record.breaks]
 
 
 def group_of(attack: AttackRecord) -> Group:

@@ -3,7 +3,7 @@
 
 const tables = [...document.querySelectorAll("table[data-sortable]")];
 const controls = document.getElementById("controls");
-const FILTERS = ["q", "family", "flag"];
+const FILTERS = ["q", "family", "tag", "flag"];
 
 // ---- sorting --------------------------------------------------------------------------------------------------
 
@@ -79,6 +79,7 @@ function matches(row, filter) {
   const words = filter.q.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.every((word) => row.dataset.search.includes(word))) return false;
   if (filter.family && row.dataset.family !== filter.family) return false;
+  if (filter.tag && !JSON.parse(row.dataset.tags).includes(filter.tag)) return false;
   const flags = JSON.parse(row.dataset.flags);
   if (filter.flag === "!") return flags.length === 0;
   return !filter.flag || flags.includes(filter.flag);

@@ -21,8 +21,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import attacks
-from bench.defense import freeze
-from defenses.nets import ResNet18
+from bench.defense import DataInfo, freeze
+from defenses.nets import NETWORKS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -78,7 +78,8 @@ def _subject(model: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
         return subject.model.to(DEVICE), subject.x.to(DEVICE), subject.y.to(DEVICE)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network, x = freeze(ResNet18(3, 10)).to(DEVICE), torch.rand(batch, 3, 32, 32).to(DEVICE)
+        network = freeze(NETWORKS["resnet18"](DataInfo("cifar10", (3, 32, 32), 10))).to(DEVICE)
+        x = torch.rand(batch, 3, 32, 32).to(DEVICE)
     with torch.no_grad():
         return network, x, network(x).argmax(1)
 
