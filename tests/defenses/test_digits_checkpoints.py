@@ -99,4 +99,4 @@ def test_feature_squeezing_detects_a_careless_attack() -> None:
     with torch.no_grad():
         threshold = defense.detect(DATA.validation.x).quantile(0.95)
         assert (defense.detect(some.x) > threshold).double().mean() <= 0.12
-        assert (defense.detect(x_adv) > threshold).double().mean() >= 0.7
+        assert (defense.detect(x_adv) > threshold).double().mean() >= 0.5
