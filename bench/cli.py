@@ -95,18 +95,21 @@ class _Scene:
         return DefenseSpec(reference, self.params, self.checkpoints)
 
     def specs(self, references: tuple[str, ...], every: bool) -> list[DefenseSpec]:
-        """The defenses named by ``--defense``, and all registered ones with ``--all``."""
+        """The defenses named by ``--defense``, and with ``--all`` all registered ones, or those of a suite's study."""
+        from bench.config import variants_of
         from bench.registry import DEFENSES
 
-        names = list(references)
-        if every:
+        names, variants = list(references), []
+        if every and self.suite.study is not None:
+            variants = variants_of(self.suite, self.checkpoints)
+        elif every:
             loaded, problems = DEFENSES.load_all()
             for problem in problems:
                 click.echo(f"skipped: {problem}", err=True)
             names += loaded
-        if not names:
+        if not names and not variants:
             raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
-        return [self.spec(name) for name in dict.fromkeys(names)]
+        return [self.spec(name) for name in dict.fromkeys(names)] + variants
 
 
 _PATH = click.Path(path_type=Path)
@@ -191,7 +194,7 @@ def check(scene: _Scene, defense: str) -> int:
 
 @main.command(epilog=_example("bench train --defense ours --suite digits"))
 @click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
-@click.option("--all", "every", is_flag=True, help="Every registered defense that has a training recipe.")
+@click.option("--all", "every", is_flag=True, help="Every defense with a recipe; of a study all variants.")
 @_in_a_scene
 def train(scene: _Scene, defenses: tuple[str, ...], every: bool) -> int:
     """Train defenses on a suite's data. An interrupted training goes on where it stopped."""
@@ -205,7 +208,7 @@ def train(scene: _Scene, defenses: tuple[str, ...], every: bool) -> int:
     epilog=_example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
 )
 @click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
-@click.option("--all", "every", is_flag=True, help="Every registered defense.")
+@click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
 @click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from bench.attack import KNOWLEDGE, AttackSpec, Knowledge
+from bench.defense import DefenseSpec
 from bench.errors import InputError, did_you_mean
 from bench.plugins import get_attack
 from bench.records import CLEAN
@@ -113,6 +114,26 @@ def _empty_if_none(value: object) -> object:
 Entry = Annotated[AttackEntry, BeforeValidator(_empty_if_none)]
 
 
+class Variant(_Strict):
+    """One setting of a study's defense."""
+
+    label: str = Field(description="how the variant is called in the study's table and plot")
+    set: dict[str, Any] = Field(default={}, description="parameters of the defense; the others keep their defaults")
+    published: dict[str, float] = Field(
+        default={}, description="the paper's numbers in per cent, by attack of this suite; clean: standard accuracy"
+    )
+
+
+class Study(_Strict):
+    """Variants of one defense, side by side: `bench train --all` and `bench evaluate --all` take these."""
+
+    defense: str = Field(description="the defense, on whose page the study is shown")
+    title: str = Field(description="what is compared")
+    axis: str = Field(description="what changes from variant to variant")
+    source: str = Field(default="", description="the paper and table whose comparison this repeats")
+    variants: list[Variant] = Field(min_length=1, description="in the order in which they are shown")
+
+
 class Suite(_Strict):
     """A data set, examples of it, a threat model, and attacks with their budgets."""
 
@@ -130,6 +151,7 @@ class Suite(_Strict):
     reference: str = Field(default="none", description="the undefended model that timing is relative to")
     batch_size: int = Field(default=512, ge=1, description="rows per pass; halved when memory runs out")
     shard_timeout_s: float | None = Field(default=None, gt=0, description="seconds a shard may take; null: no limit")
+    study: Study | None = Field(default=None, description="variants of one defense to compare; null: a leaderboard")
     attacks: dict[Name, Entry] = Field(min_length=1, description="the attacks, by the name used in results")
 
     _name: str = PrivateAttr(default="")
@@ -164,6 +186,10 @@ class Config(_Strict):
             suite._name = name
             if CLEAN in suite.attacks:
                 raise ValueError(f"suites.{name}.attacks: {CLEAN!r} is the name of the unattacked input")
+            for variant in suite.study.variants if suite.study else []:
+                for attack in variant.published:
+                    if attack not in (CLEAN, *suite.attacks):
+                        raise ValueError(f"suites.{name}.study: the suite has no attack {attack!r}")
         return self
 
     def suite(self, name: str) -> Suite:
@@ -171,6 +197,15 @@ class Config(_Strict):
         if name not in self.suites:
             raise InputError(f"suite {name!r} does not exist{did_you_mean(name, self.suites)}")
         return self.suites[name]
+
+
+def variants_of(suite: Suite, checkpoints: Path | None = None) -> list[DefenseSpec]:
+    """The defenses that a study compares; none for another suite."""
+    if suite.study is None:
+        return []
+    name = suite.study.defense
+    written = [{key: str(value) for key, value in variant.set.items()} for variant in suite.study.variants]
+    return [DefenseSpec(name, params, checkpoints) for params in written]
 
 
 # -- reading --------------------------------------------------------------------------------------------------

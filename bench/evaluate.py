@@ -21,7 +21,7 @@ from bench.cell import (
     run_shard,
     select_examples,
 )
-from bench.config import ResolvedAttack, Suite, resolve_attacks
+from bench.config import ResolvedAttack, Suite, resolve_attacks, variants_of
 from bench.data import Data, data_digest, load_data
 from bench.defense import DefenseSpec, count_parameters, freeze
 from bench.digest import code_digest, digest
@@ -38,7 +38,9 @@ from bench.records import (
     AttackRecord,
     ClaimRecord,
     DefenseRecord,
+    StudyRecord,
     SuiteRecord,
+    VariantRecord,
 )
 from bench.store import Store, check_writable, shard_count
 from bench.threat import check_images, check_labels
@@ -104,6 +106,17 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
     )
 
 
+def study_record(suite: Suite) -> StudyRecord | None:
+    """The record of the suite's study, if it is one."""
+    if suite.study is None:
+        return None
+    variants = [
+        VariantRecord(label=variant.label, defense=spec.name, published=variant.published)
+        for variant, spec in zip(suite.study.variants, variants_of(suite), strict=True)
+    ]
+    return StudyRecord(**suite.study.model_dump(exclude={"variants"}), variants=variants)
+
+
 def suite_record(request: Request, data: Data) -> SuiteRecord:
     """The record of the suite with its examples and all its attacks."""
     suite = request.suite
@@ -133,6 +146,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         ids=examples.ids,
         reference=suite.reference,
         attacks=attacks,
+        study=study_record(suite),
         **fixed,
     )
 

@@ -17,6 +17,8 @@ from bench.threat import ThreatModel
 
 #: Passes compared to find randomness, and examples they are taken on.
 PASSES, EXAMPLES = 5, 32
+#: Draws of a randomised transform in each of two means.
+DISTANCE_DRAWS = 16
 
 
 def ready(defense: Defense) -> Defense:
@@ -111,6 +113,20 @@ def detector_threshold(defense: Defense, split: Split, rate: float, device: torc
     return float(scores[math.floor(rate * len(scores))])
 
 
+@torch.no_grad()
+def transform_distance(defense: Defense, x: Tensor, randomized: bool) -> float | None:
+    """Root mean square of E[g(x)] - x over pixels and images; None where g changes the shape.
+
+    Of a randomised g two independent means are taken: the mean of the product of their distances, unlike the square
+    of one, does not grow with the noise that is left in a mean of a few draws.
+    """
+    if defense.transform(x).shape != x.shape:
+        return None
+    draws = DISTANCE_DRAWS if randomized else 1
+    one, two = (sum(defense.transform(x) for _ in range(draws)) / draws - x for _ in range(2))
+    return float((one * two).mean().clamp_min(0).sqrt())
+
+
 def probe(
     defense: Defense, data: Data, threat: ThreatModel, *, rate: float, seed: int, batch_size: int
 ) -> Probe:
@@ -141,6 +157,7 @@ def probe(
             zero_gradient_share=zeros,
             batch_dependent=not randomized and depends_on_batch(defense, x),
             approximations=list(defense.approximations()),
+            transform_distance=transform_distance(defense, x, defense.randomized),
             transforms=moved.shape != x.shape or not torch.equal(moved, x),
             has_detector=defense.detect is not None,
             threshold=threshold,

@@ -57,6 +57,24 @@ class AttackRecord(Record):
     url: str = Field(default="", description="where to read the paper")
 
 
+class VariantRecord(Record):
+    """One variant of a study."""
+
+    label: str
+    defense: str = Field(description="its name in the results")
+    published: dict[str, float] = Field(default={}, description="the paper's per cent by attack; clean: standard")
+
+
+class StudyRecord(Record):
+    """Variants of one defense, to be shown side by side."""
+
+    defense: str = Field(description="the defense on whose page the study is shown")
+    title: str
+    axis: str = Field(description="what changes from variant to variant")
+    source: str = ""
+    variants: list[VariantRecord]
+
+
 class SuiteRecord(Record):
     """The suite that the results below this folder belong to."""
 
@@ -78,10 +96,11 @@ class SuiteRecord(Record):
     false_positive_rate: float = Field(description="share of clean validation data a detector may reject")
     reference: str = Field(description="the undefended model that timing is relative to")
     attacks: list[AttackRecord]
+    study: StudyRecord | None = None
 
 
 class ClaimRecord(Record):
-    """A number that a defense's paper claims."""
+    """A number that a defense's paper claims, or that somebody who attacked it found."""
 
     data: str
     threat: str
@@ -104,6 +123,10 @@ class Probe(Record):
     batch_dependent: bool = Field(description="logits change when the batch is permuted or split")
     approximations: list[str] = Field(description="declared differentiable stand-ins for the transform")
     transforms: bool = Field(description="whether the transform changes its input")
+    transform_distance: float | None = Field(
+        default=None,
+        description="root mean square of E[g(x)] - x over pixels and clean images; None where g changes the size",
+    )
     has_detector: bool
     threshold: float | None = Field(description="detector threshold, fixed on clean validation data")
     validation_examples: int = Field(description="clean examples the threshold was set on")

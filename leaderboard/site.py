@@ -109,6 +109,11 @@ class _SuitePages:
         return f"{self.base}/attacks/{self.attack_keys[name]}.html"
 
 
+def _studies(pages: _SuitePages, defense: DefenseSummary) -> bool:
+    study = pages.suite.record.study
+    return study is not None and study.defense == defense.record.name
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leaderboard"),
@@ -160,7 +165,8 @@ def _write_suite(
         tables.write_table(root / pages.base / "defenses" / key, own)
         stored = Store(results, suite.record.name).defense_folder(defense.record.name) / "gallery.safetensors"
         gallery = write_gallery(stored, defense.record.gallery, root, f"{pages.base}/images/{key}")
-        page("defense.html", pages.defense(defense), defense=defense, gallery=gallery)
+        studies = [other for other in switcher if _studies(other, defense)]
+        page("defense.html", pages.defense(defense), defense=defense, gallery=gallery, studies=studies)
     for attack in pages.attacks:
         own = [tables.cell_row(suite, d, cell) for d, cell in every_cell if cell.record.name == attack.name]
         tables.write_table(root / pages.base / "attacks" / pages.attack_keys[attack.name], own)

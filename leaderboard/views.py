@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
 
 from bench.flags import Flag
-from bench.records import AttackRecord, ClaimRecord, DefenseRecord
+from bench.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord
 from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 #: Statuses in which a cell has nothing left to run.
@@ -163,6 +164,64 @@ def results_of(suite: SuiteSummary, attack: str) -> list[Result]:
         return -result.cell.robust.value if result.cell and result.cell.robust else math.inf
 
     return sorted((Result(defense, cells(defense).get(attack)) for defense in suite.defenses), key=key)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant of a study: accuracy by attack, ``clean`` among them; what has not been measured is left out."""
+
+    label: str
+    published: dict[str, float]
+    defense: DefenseSummary | None
+    measured: dict[str, Estimate]
+
+    @property
+    def distance(self) -> float | None:
+        """How far the transform's expectation lies from the image (see ``Probe.transform_distance``)."""
+        return self.defense.record.probe.transform_distance if self.defense else None
+
+
+def study_points(suite: SuiteSummary) -> list[Point]:
+    """The variants of a suite's study, in its order; none for a suite without."""
+    if suite.record.study is None:
+        return []
+    found = {defense.record.name: defense for defense in suite.defenses}
+    points = []
+    for variant in suite.record.study.variants:
+        defense = found.get(variant.defense)
+        measured = {}
+        if defense is not None:
+            measured = {name: cell.robust for name, cell in cells(defense).items() if cell.robust}
+            measured = {CLEAN: defense.standard, **measured}
+        points.append(Point(variant.label, variant.published, defense, measured))
+    return points
+
+
+def study_series(points: list[Point]) -> list[str]:
+    """What a study has measured: ``clean`` and the names of its attacks, in order."""
+    return list(dict.fromkeys(name for point in points for name in point.measured))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Pairs of variants that a paper and the measurement put in the same order, of those that the paper tells apart."""
+
+    name: str
+    same: int
+    pairs: int
+
+
+def agreements(points: list[Point]) -> list[Agreement]:
+    """For each published series of a study: does the paper's ordering hold?"""
+    result = []
+    for name in study_series(points):
+        compared = [point for point in points if name in point.published and name in point.measured]
+        both = [(point.published[name], point.measured[name].value) for point in compared]
+        pairs = [(a, b) for a, b in itertools.combinations(both, 2) if a[0] != b[0]]
+        same = sum((a[0] < b[0]) == (a[1] < b[1]) and a[1] != b[1] for a, b in pairs)
+        if pairs:
+            result.append(Agreement(name, same, len(pairs)))
+    return result
 
 
 def commits(suite: SuiteSummary) -> list[str]:
