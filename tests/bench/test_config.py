@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import bench
-from bench.config import Config, json_schema, load_config, resolve_attacks, schema_text
+from bench.config import Config, json_schema, load_config, resolve_attacks, schema_text, variants_of
 from bench.errors import InputError
 from bench.registry import ATTACKS, PluginError
 from bench.threat import ThreatModel
@@ -63,7 +63,20 @@ def test_the_shipped_suites_load_and_every_attack_in_them_exists() -> None:
     for suite in config.suites.values():
         attacks = resolve_attacks(suite)
         assert [attack.name for attack in attacks] == list(suite.attacks)
-        assert [attack.name for attack in attacks if not attack.counted] == ["unbounded"]
+        unbounded = [] if suite.study else ["unbounded"]
+        assert [attack.name for attack in attacks if not attack.counted] == unbounded
+
+
+def test_the_studies_repeat_table_1_and_figure_6_of_xiao_and_zheng() -> None:
+    config = load_config(ROOT / "bench.yaml")
+    names = [spec.name for spec in variants_of(config.suite("ours-external"))]
+    epochs = [f"ours(external=standard,external_epochs={k})" for k in (1, 2, 5, 10, 15, 20)]
+    assert names == ["ours(external=untrained)", *epochs, "ours"]
+    assert [spec.name for spec in variants_of(config.suite("ours-radius"))].count("ours") == 1
+    assert variants_of(config.suite("digits")) == []
+    for name in ("ours-external", "ours-radius"):
+        for attack, entry in config.suite(name).attacks.items():
+            assert entry == config.suite("digits").attacks[attack]
 
 
 def test_the_suites_have_the_settings_they_are_known_for() -> None:

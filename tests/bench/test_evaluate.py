@@ -327,3 +327,38 @@ def test_a_shard_past_its_timeout_is_stored_as_such(bench: Bench) -> None:
     assert [record.status for record in bench.cell("slow")] == ["timeout"] * 3
     assert (bench.status("slow"), bench.status("noise")) == ("failed", "complete")
     assert cells(run_bench(*bench.arguments())) == ["slow"]
+
+
+# -- studies ----------------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_study_is_its_variants(bench: Bench) -> None:
+    study = {
+        "defense": plugin("Means"),
+        "title": "Scales",
+        "axis": "scale",
+        "variants": [
+            {"label": "default", "published": {"clean": 90.0, "step": 10.0}},
+            {"label": "small", "set": {"scale": 0.5}},
+        ],
+    }
+    bench.configure({"step": STEP}, study=study)
+    arguments = [part for part in bench.arguments() if part not in ("--defense", plugin("Means"))]
+    assert run_bench(*arguments, "--all").code == 0
+    names = ["stand_ins.Means", "stand_ins.Means(scale=0.5)"]
+    assert sorted(defense.record.name for defense in bench.summary.defenses) == names
+    assert all(defense.complete for defense in bench.summary.defenses)
+    stored = bench.summary.record.study
+    assert stored is not None
+    assert [(variant.label, variant.defense) for variant in stored.variants] == list(
+        zip(["default", "small"], names, strict=True)
+    )
+    assert stored.variants[0].published == {"clean": 90.0, "step": 10.0}
+
+
+def test_a_study_that_quotes_an_attack_it_does_not_run_is_refused(bench: Bench) -> None:
+    variants = [{"label": "only", "published": {"stpe": 1.0}}]
+    study = {"defense": plugin("Means"), "title": "t", "axis": "a", "variants": variants}
+    ended = bench.configure({"step": STEP}, study=study).evaluate()
+    assert ended.code == 2
+    assert "suites.tiny.study: the suite has no attack 'stpe'" in ended.err

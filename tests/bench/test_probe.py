@@ -126,6 +126,23 @@ def test_approximations_and_transforms_are_listed() -> None:
     assert probed(means(plain)).transforms is False
 
 
+def test_the_distance_of_a_transform_is_that_of_its_expectation() -> None:
+    class Shifted(Means):
+        def transform(self, x: Tensor) -> Tensor:
+            return x + 0.25
+
+    class Jittered(Shifted):
+        randomized = True
+
+        def transform(self, x: Tensor) -> Tensor:
+            return x + 0.25 + torch.randn_like(x)
+
+    assert probed(Means(DATA.info)).transform_distance == 0
+    assert probed(Shifted(DATA.info)).transform_distance == pytest.approx(0.25, abs=1e-6)
+    # One mean of 16 draws alone would give sqrt(0.25² + 1/16) = 0.35.
+    assert probed(Jittered(DATA.info)).transform_distance == pytest.approx(0.25, abs=0.02)
+
+
 def test_a_transform_that_changes_the_size_transforms() -> None:
     class Larger(Means):
         def transform(self, x: Tensor) -> Tensor:
@@ -134,7 +151,9 @@ def test_a_transform_that_changes_the_size_transforms() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.classifier(F.avg_pool2d(self.transform(x), 2))
 
-    assert probed(Larger(DATA.info)).transforms
+    found = probed(Larger(DATA.info))
+    assert found.transforms
+    assert found.transform_distance is None
 
 
 def test_probing_is_reproducible_and_leaves_global_randomness_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from bench.records import (
     GalleryEntry,
     Probe,
     Provenance,
+    StudyRecord,
     SuiteRecord,
     Timing,
+    VariantRecord,
 )
 from bench.store import Store, slug
 from bench.summary import AttackSummary, DefenseSummary, DetectionSummary, Estimate, SuiteSummary
@@ -245,6 +248,24 @@ def digits_suite() -> SuiteSummary:
             defense("none-again", 5, 176, 0, [149, 0, 0, 0, 2, 9, 11, 14, 0], family="undefended"),
         ],
     )  # fmt: skip
+
+
+def study_suite() -> SuiteSummary:
+    """Four variants of ``ours``, of which one has not been evaluated."""
+    attacks = [ATTACKS[3]]
+    numbers = (("ours(radius=0.1)", 3, 160, 20), ("ours", 1, 150, 60), ("ours(radius=0.6)", 2, 120, 50))
+    one, two, three = (defense(*each, [each[-1]], attacks=attacks) for each in numbers)
+    labels = {"0.1": one, "0.4": two, "0.6": three}
+    variants = [
+        VariantRecord(label=label, defense=item.record.name, published={"bpda-i-eot": 10.0 * number})
+        for number, (label, item) in enumerate(labels.items())
+    ]
+    variants.append(VariantRecord(label="0.9", defense="ours(radius=0.9)"))
+    made = suite("ours-radius", [two, three, one], attacks)
+    study = StudyRecord(
+        defense="ours", title="Robustness by radius", axis="radius", source="figure 6", variants=variants
+    )
+    return replace(made, record=made.record.model_copy(update={"study": study}))
 
 
 def write_gallery_file(results: Path, suite_name: str, name: str) -> None:

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 from html_page import Page
 from PIL import Image
-from synthetic_site import ATTACKS, N, attack_record, cell, defense, estimate, suite
+from synthetic_site import ATTACKS, N, attack_record, cell, defense, estimate, study_suite, suite
 
 from bench.flags import Flag
+from bench.records import ClaimRecord
 from bench.summary import SuiteSummary
 from leaderboard import render
 from leaderboard.formatting import percent, with_interval
@@ -126,6 +127,25 @@ def test_claims_stand_beside_the_measurement(site: Path) -> None:
     text = Page(site / "digits/defenses/madry.html").text
     assert "claimed: Table 2 CIFAR-10 linf 8/255 PGD-20 87.3 % 45.8 %" in text
     assert "measured here digits ℓ∞, ε = 8/255 worst case of 8 85.5 %" in text
+
+
+def test_breaks_are_told_from_claims(tmp_path: Path) -> None:
+    broken = [ClaimRecord(data="imagenet", threat="l2 0.05", robust=0.0, attack="BPDA", source="Table 1")]
+    item = defense("jpeg", 1, 10, 5, [6], attacks=[ATTACKS[1]], breaks=broken)
+    render([suite("digits", [item], [ATTACKS[1]])], tmp_path, tmp_path / "site")
+    assert "broken: Table 1 imagenet l2 0.05 BPDA – 0.0 %" in Page(tmp_path / "site/digits/defenses/jpeg.html").text
+
+
+def test_a_study_stands_on_its_own_page_and_on_the_page_of_its_defense(tmp_path: Path, digits: SuiteSummary) -> None:
+    render([digits, study_suite()], tmp_path, tmp_path / "site")
+    for path in ("ours-radius/index.html", "digits/defenses/ours.html"):
+        page = Page(tmp_path / "site" / path)
+        assert "Robustness by radius" in page.text
+        assert "0.1 80.0 % [73.9, 85.0] 10.0 % [6.6, 14.9] 0.0 % –" in page.text
+        assert "2 of 3 pairs of variants stand in the paper's order" in page.text
+        assert "0.9 – – – –" in page.text
+        assert sum(tag == "polyline" for tag, _ in page.tags) == 2
+    assert "Robustness by radius" not in Page(tmp_path / "site/digits/defenses/madry.html").text
 
 
 def test_detection_is_shown_with_and_without_rejection(site: Path, digits: SuiteSummary) -> None:
