@@ -1,7 +1,7 @@
 """Hashes of code and of values: what makes a stored result stale.
 
-The hash of code is over its meaning: comments, docstrings, formatting and type-checking imports do not count,
-everything that the code imports from the harness, the attacks, the defenses and its own package does.
+The hash of code is over its meaning: comments, docstrings, formatting, type-checking imports and the card of a defense
+do not count, everything that the code imports from the harness, the attacks, the defenses and its own package does.
 """
 
 from __future__ import annotations
@@ -162,19 +162,31 @@ def _parse(path: Path, mtime_ns: int, size: int) -> _Parsed:
 
 
 class _Strip(ast.NodeTransformer):
-    """Removes what does not change what the code does: docstrings and ``if TYPE_CHECKING`` blocks."""
+    """Removes what does not change what the code does: docstrings, ``if TYPE_CHECKING`` blocks, and ``card``, which is
+    how a defense presents itself."""
 
     def _without_docstring(self, node: Any) -> Any:
         if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
         return self.generic_visit(node)
 
-    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+    visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        node.body = [statement for statement in node.body if not _assigns_card(statement)]
+        return self._without_docstring(node)
 
     def visit_If(self, node: ast.If) -> Any:
         if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             return [self.visit(child) for child in node.orelse] or None
         return self.generic_visit(node)
+
+
+def _assigns_card(statement: ast.stmt) -> bool:
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        return False
+    names = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return [name.id for name in names if isinstance(name, ast.Name)] == ["card"]
 
 
 def _canonical(node: Any) -> str:

@@ -58,8 +58,8 @@ class AdversarialTransformation(Defense):
             "The transformation has sign steps and a projection but no useful gradient, and its expectation "
             "lies far from the input, so that BPDA, EOT and finite differences were thought to fail. "
             "On CIFAR-10 its authors found no attack that took more than five points of its clean accuracy. "
-            "Similar test-time defenses later fell to about the accuracy of their static base model, and on small "
-            "images the identity as the backward pass, averaged over a few draws, is enough."
+            "Similar test-time defenses later fell to about the accuracy of their static base model. "
+            "On small images the identity as the backward pass, averaged over a few draws, is enough."
         ),
         paper="Xiao, Zheng 2020, One Man's Trash Is Another Man's Treasure: "
         "Resisting Adversarial Examples by Adversarial Examples",

@@ -55,16 +55,19 @@ def hashed(folder: Path, **changed: str) -> str:
     {"main": MAIN.replace('"""Doc."""', '"""Better words."""')},
     {"main": MAIN.replace("return helper.f(1)", "return (\n            helper.f( 1 )\n        )")},
     {"main": MAIN.replace("    import unrelated", "    import another")},
+    {"main": MAIN.replace("    def value", "    card = 'Better'\n    def value")},
+    {"main": MAIN.replace("    def value", "    card: str = 'Better'\n    def value")},
     {"unrelated": "x = 2\n"},
     {"stranger": "y = 0\n"},
 ])  # fmt: skip
-def test_comments_docstrings_layout_and_type_imports_do_not_count(tmp_path: Path, changed: dict[str, str]) -> None:
+def test_comments_docstrings_layout_type_imports_and_cards_do_not_count(tmp_path: Path, changed: dict[str, str]) -> None:
     assert hashed(tmp_path / "a") == hashed(tmp_path / "b", **changed)
 
 
 @pytest.mark.parametrize("changed", [
     {"main": MAIN.replace("f(1)", "f(2)")},
     {"main": MAIN.replace("f(1)", "f('1')")},
+    {"main": MAIN.replace("    def value", "    scale = 2\n    def value")},
     {"helper": HELPER.replace("g(x)", "-g(x)")},
     {"deeper": "def g(x):\n    return x + 1\n"},
 ])  # fmt: skip

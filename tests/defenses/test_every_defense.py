@@ -1,0 +1,110 @@
+"""What every registered defense promises, on small grey and on 32×32 colour images, before and after training."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.pgd import pgd
+from bench.check import check_defense
+from bench.checkpoints import checkpoint_path
+from bench.config import load_config
+from bench.data import Split, load_data
+from bench.defense import DataInfo, Defense, DefenseSpec, in_training_mode
+from bench.plugins import build_defense
+from bench.registry import BUILT_IN, DEFENSES
+from bench.seeding import generator, seeded
+from bench.target import Target
+from bench.threat import ThreatModel
+from bench.training import TrainingRun
+
+ROOT = Path(__file__).resolve().parents[2]
+GREY = DataInfo("grey", (1, 8, 8), 10)
+COLOUR = DataInfo("colour", (3, 32, 32), 10)
+NAMES = [entry.name for entry in DEFENSES.entries() if entry.distribution == BUILT_IN]
+EACH = pytest.mark.parametrize("name", NAMES)
+INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
+
+
+def _make(name: str, info: DataInfo) -> Defense:
+    """Untrained; from 32 pixels on with the smallest network, so that a test takes seconds."""
+    with seeded("weights"):
+        params = {"network": "resnet8"} if info is COLOUR else {}
+        return build_defense(DefenseSpec(name, params), info).eval()
+
+
+def _images(info: DataInfo, n: int) -> Tensor:
+    """Smooth images, on which a codec or a filter behaves as it does on photographs."""
+    coarse = torch.rand(n, info.shape[0], 4, 4, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(coarse, info.shape[1:], mode="bilinear", align_corners=False)
+
+
+@EACH
+def test_the_card_tells_the_whole_story(name: str) -> None:
+    card = build_defense(DefenseSpec(name), GREY).card
+    assert card.title and card.family != "unspecified"
+    assert card.tags and card.tags[0] in ("deterministic", "randomised")
+    sentences = re.split(r"(?<! al)\. (?=[A-Z])", card.summary)
+    assert len(sentences) == 5, sentences
+    assert all(claim.source for claim in (*card.claims, *card.breaks))
+    assert (card.url == "") == (name == "none")
+
+
+@EACH
+@INFOS
+def test_the_contract(name: str, info: DataInfo) -> None:
+    defense, x = _make(name, info), _images(info, 2)
+    with torch.no_grad():
+        with seeded("draw"):
+            logits = defense(x)
+        with seeded("draw"):
+            again = defense.classifier(defense.transform(x))
+    assert logits.shape == (2, 10)
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, again)
+    assert in_training_mode(defense) == []
+    assert ("randomised" in defense.card.tags) == defense.randomized
+
+
+@EACH
+def test_the_shipped_checkpoint_passes_the_check(name: str) -> None:
+    suite = load_config(ROOT / "bench.yaml").suite("digits")
+    broken = [f"{f.rule} {f.detail}" for f in check_defense(DefenseSpec(name), suite) if f.verdict == "fail"]
+    assert broken == []
+    defense = build_defense(DefenseSpec(name), load_data("digits").info)
+    if type(defense).fit is not Defense.fit:
+        assert checkpoint_path(defense, name, None).stat().st_size <= 1_000_000
+
+
+class _Short(TrainingRun):
+    """A training run whose stages last one epoch."""
+
+    def minimise(self, *arguments: Any, **settings: Any) -> None:
+        super().minimise(*arguments, **{**settings, "epochs": 1, "milestones": ()})
+
+
+@EACH
+def test_it_trains_and_is_attacked_at_32_by_32_in_colour(name: str, tmp_path: Path) -> None:
+    defense = _make(name, COLOUR)
+    x, y = _images(COLOUR, 4), torch.tensor([0, 1, 2, 3])
+    split = Split(x, y, [f"train/{i}" for i in range(4)])
+    threat = ThreatModel("linf", 8 / 255)
+    before = {key: value.clone() for key, value in defense.state_dict().items()}
+    run = _Short(split, split, COLOUR, threat, 0, torch.device("cpu"), tmp_path)
+    with seeded("training"):
+        defense.fit(run)
+    assert run.stages
+    assert any(not torch.equal(value, before[key]) for key, value in defense.state_dict().items())
+    defense.eval()
+    assert in_training_mode(defense) == []
+    target = Target(
+        defense, threat, 2, knowledge="gradient", generator=generator(0), randomized=defense.randomized
+    )
+    with seeded("attack"):
+        x_adv = pgd(target, x[:2], y[:2], steps=1, estimator="identity", rescore=1)
+    assert (x_adv - x[:2]).abs().max() <= threat.eps + 1e-6
