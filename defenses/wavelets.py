@@ -52,7 +52,7 @@ def denoise(x: Tensor, sigma: float | None = None, wavelet: str = "haar", levels
     rows, columns = _mirrored(height, multiple, x), _mirrored(width, multiple, x)
     approximation, details = decompose(x[:, :, rows][..., columns], wavelet, levels)
     if sigma is None:
-        deviation = details[0][2].flatten(2).abs().median(dim=2).values / _MEDIAN_ABS
+        deviation = details[0][2].flatten(2).abs().quantile(0.5, dim=2) / _MEDIAN_ABS
         variance = deviation[..., None, None] ** 2
     else:
         variance = torch.full((), sigma**2).to(x)
