@@ -151,11 +151,13 @@ def test_clean_accuracy(name: str) -> None:
 
 def test_anti_adversary_on_an_undefended_network_falls() -> None:
     assert _under_attack("anti-adversary", "exact", steps=10) >= 0.9
-    assert _under_attack("anti-adversary", "identity", steps=20) <= 0.1
+    assert _under_attack("anti-adversary", "identity", steps=20) <= 0.5
+    # The layer keeps the predicted class, so that an attack on the network alone is the adapted one.
+    assert _under_attack("anti-adversary", "classifier", steps=10) <= 0.05
 
 
 def test_hedge_keeps_no_more_than_adversarial_training() -> None:
     naive = _under_attack("hedge", "exact", steps=10)
-    adapted = _under_attack("hedge", "identity", steps=20)
+    adapted = _under_attack("hedge", "classifier", steps=20)
     assert naive >= 0.9
     assert 0.5 <= adapted <= 0.85
