@@ -41,8 +41,9 @@ class AdvProp(Defense):
             "The adversarial images were meant as extra training data of another distribution, "
             "to raise clean accuracy on ImageNet to 85.5 %. "
             "Robustness to small perturbations was not claimed, though it was hoped for on corrupted images. "
-            "With the clean batch norm the network was never trained on an adversarial image. "
-            "Plain gradient attacks break it."
+            "With the clean batch norm the network never saw an adversarial image in training, "
+            "and only the weights that both kinds share make it a little harder to attack. "
+            "Plain gradient attacks of many steps take most of its accuracy."
         ),
         paper="Xie, Tan, Gong, Wang, Yuille, Le 2020, Adversarial Examples Improve Image Recognition",
         url="https://arxiv.org/abs/1911.09665",
