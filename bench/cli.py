@@ -301,6 +301,26 @@ def verify(
     return 0 if confirmed else 1
 
 
+@main.command(epilog=_example("bench compact --suite digits --results results"))
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--suite", "suite_names", multiple=True, help="Only this suite [default: all with results].")
+def compact(results: Path, suite_names: tuple[str, ...]) -> None:
+    """Make stored results small enough to be published, in place.
+
+    All rows stay, compressed; of the adversarial inputs of an example, that of its worst attack stays.
+    """
+    from bench.compact import compact as compact_suite
+    from bench.store import suites
+
+    names = suite_names or tuple(suites(results))
+    if not names:
+        raise InputError(f"no results in {results}")
+    for name in names:
+        for done in compact_suite(results, name):
+            line = f"{name}: {done.defense}: {done.before / 2**20:.2f} MiB to {done.after / 2**20:.2f} MiB"
+            click.echo(f"{line} ({done.note})" if done.note else line)
+
+
 @main.command(epilog=_example("bench leaderboard --results results --out site --serve"))
 @click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--out", type=_PATH, default=Path("site"), show_default=True, help="Site folder.")

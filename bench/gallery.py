@@ -32,7 +32,7 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
         if clean is None or not clean.rows:
             continue
         for i, row in enumerate(clean.rows):
-            allowed = [attack for attack, record in done.items() if record.rows[i].reason == "ok"]
+            allowed = [a for a, record in done.items() if record.rows[i].reason == "ok" and _is_stored(record, i)]
             if len(entries) == SIZE:
                 break
             if row.prediction != row.label or not allowed:
@@ -40,7 +40,7 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
             worst = min(allowed, key=lambda attack: _survival(done[attack].rows[i]))
             record = done[worst]
             try:
-                x_adv = store.x_adv(record)[i]
+                x_adv = store.x_adv(record)[i if record.x_adv_rows is None else record.x_adv_rows.index(i)]
             except InputError:
                 continue
             entries.append(
@@ -61,6 +61,10 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
         for key in ("x", "x_adv"):
             images[f"g_{key}"] = context.defense.transform(images[key].to(setting.device)).float().cpu()
     return entries, images
+
+
+def _is_stored(record: ShardRecord, row: int) -> bool:
+    return record.x_adv_rows is None or row in record.x_adv_rows
 
 
 def _is_current(record: ShardRecord, setting: Setting, context: Context) -> bool:

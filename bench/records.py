@@ -8,6 +8,9 @@ Layout below a results folder::
     <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv, float32 (N, C, H, W), key "x_adv"
     <suite>/<defense>/gallery.safetensors   a few examples as images (see GalleryEntry)
 
+``bench compact`` makes them small enough to be published: it compresses shards (``000.json.gz``) and keeps of the
+adversarial inputs of an example the one of its worst attack.
+
 The attack named ``clean`` is the unattacked input; its shards hold the clean predictions.
 """
 
@@ -235,5 +238,6 @@ class ShardRecord(Record):
     seconds: float = Field(description="attack wall time of the shard, judging excluded")
     prepare_seconds: float = Field(default=0.0, description="one-off preparation this attack needed")
     x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")
+    x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
     provenance: Provenance
     rows: list[Row]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,15 +58,16 @@ def check_writable(folder: Path) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read one JSON record.
+    """Read one JSON record, compressed if its name ends in ``.gz``.
 
     Raises:
         NewerSchemaError: when the file is of a newer schema.
         InputError: when it is not such a record.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        data = path.read_bytes()
+        raw = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, int):
@@ -97,6 +100,10 @@ def to_json(record: Record) -> str:
     columns = list(Row.model_fields)
     lines = ",\n".join("  " + json.dumps([row[c] for c in columns], ensure_ascii=False) for row in rows)
     return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _compressed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
 
 
 def shard_count(examples: int, shard_size: int) -> int:
@@ -135,11 +142,12 @@ class Store:
         yield from sorted(self.folder.glob("*/defense.json"))
 
     def shard(self, defense: str, attack: str, shard: int) -> ShardRecord | None:
-        path = self.shard_path(defense, attack, shard)
-        return read_record(path, ShardRecord) if path.exists() else None
+        plain = self.shard_path(defense, attack, shard)
+        path = next((path for path in (plain, _compressed(plain)) if path.exists()), None)
+        return None if path is None else read_record(path, ShardRecord)
 
     def x_adv(self, record: ShardRecord) -> Tensor:
-        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``.
+        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.
 
         Raises:
             InputError: when the file is missing or its SHA-256 differs from the record's.
@@ -164,11 +172,33 @@ class Store:
     def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""
         path = self.shard_path(record.defense, record.attack, record.shard)
-        if x_adv is not None:
-            data = safetensors.torch.save({"x_adv": x_adv.detach().float().cpu().contiguous()})
-            write_atomically(path.with_suffix(".safetensors"), data)
-            record = record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
-        write_atomically(path, to_json(record).encode())
+        write_atomically(path, to_json(self._with_images(record, x_adv)).encode())
+        _compressed(path).unlink(missing_ok=True)
+
+    def compact_shard(self, record: ShardRecord, rows: list[int], x_adv: Tensor | None) -> None:
+        """Store a shard again, compressed and with the adversarial inputs ``x_adv`` of ``rows`` alone.
+
+        Whenever it is interrupted, the record that is found vouches for the images that are there, or for none.
+        """
+        path = self.shard_path(record.defense, record.attack, record.shard)
+        record = record.model_copy(update={"x_adv_rows": [], "x_adv_sha256": ""})
+        self._write_compressed(path, record)
+        path.unlink(missing_ok=True)
+        if rows:
+            record = record.model_copy(update={"x_adv_rows": rows})
+            self._write_compressed(path, self._with_images(record, x_adv))
+        else:
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def _write_compressed(self, path: Path, record: ShardRecord) -> None:
+        write_atomically(_compressed(path), gzip.compress(to_json(record).encode(), mtime=0))
+
+    def _with_images(self, record: ShardRecord, x_adv: Tensor | None) -> ShardRecord:
+        if x_adv is None:
+            return record
+        data = safetensors.torch.save({"x_adv": x_adv.detach().float().cpu().contiguous()})
+        write_atomically(self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors"), data)
+        return record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
 
     def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}  # no shared memory

@@ -43,7 +43,7 @@ class Verdict:
     """One cell judged again.
 
     Attributes:
-        rows: compared; different: of these, how many came out differently.
+        rows: compared, those whose input is stored; different: of these, how many came out differently.
         problem: what kept it from being judged again as a whole.
         note: what may explain a difference.
     """
@@ -116,14 +116,32 @@ def _cell(
         try:
             where = [position[row.id] for row in shard.rows]
             x, y = split.x[where].to(device), split.y[where].to(device)
-            x_adv = x if attack == CLEAN else store.x_adv(shard).to(device)
+            x_adv, kept = _stored(store, shard, x)
         except (KeyError, InputError) as error:
             return Verdict(record.name, attack, rows, different, f"shard {number}: {error}")
+        if not kept:
+            continue
         again = _judge(suite, record, shard, defense, x, y, x_adv)
-        rows += len(again)
-        for old, new in zip(shard.rows, again, strict=True):
+        rows += len(kept)
+        for old, new in ((shard.rows[row], again[row]) for row in kept):
             different += any(getattr(old, column) != getattr(new, column) for column in JUDGED)
     return Verdict(record.name, attack, rows, different)
+
+
+def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """The inputs of a shard and the rows that are to be compared: where none is stored any more it is the clean one.
+
+    (The judge asks a randomised defense about whole batches, so that every row needs some input.)
+    """
+    everything = list(range(len(shard.rows)))
+    if shard.attack == CLEAN:
+        return x, everything
+    if shard.x_adv_rows is None:
+        return store.x_adv(shard).to(x.device), everything
+    x_adv = x.clone()
+    if shard.x_adv_rows:
+        x_adv[shard.x_adv_rows] = store.x_adv(shard).to(x.device)
+    return x_adv, shard.x_adv_rows
 
 
 def _judge(

@@ -60,7 +60,9 @@ def hashed(folder: Path, **changed: str) -> str:
     {"unrelated": "x = 2\n"},
     {"stranger": "y = 0\n"},
 ])  # fmt: skip
-def test_comments_docstrings_layout_type_imports_and_cards_do_not_count(tmp_path: Path, changed: dict[str, str]) -> None:
+def test_comments_docstrings_layout_type_imports_and_cards_do_not_count(
+    tmp_path: Path, changed: dict[str, str]
+) -> None:
     assert hashed(tmp_path / "a") == hashed(tmp_path / "b", **changed)
 
 

@@ -51,6 +51,7 @@ def test_nothing_to_find_about_a_plain_network() -> None:
         batch_dependent=False,
         approximations=[],
         transforms=False,
+        transform_distance=0.0,
         has_detector=False,
         threshold=None,
         validation_examples=len(DATA.validation),
