@@ -108,8 +108,9 @@ class ImageQuilting(Defense):
         train_classifier(run, self, self.network)
 
 
-#: Side of a patch and size of the database below 16 pixels.
-SMALL_PATCH, SMALL_PATCHES = 4, 2000
+#: Side of a patch and size of the database below 16 pixels. Of 3 and 4 pixels 3 have the better clean validation
+#: accuracy on digits (98.6 and 97.3 %); robustness had no say. The search takes most of the time of g.
+SMALL_PATCH, SMALL_PATCHES = 3, 2000
 #: Queries whose distances to all patches are held in memory at a time.
 _CHUNK = 8192
 

