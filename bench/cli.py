@@ -301,6 +301,28 @@ def verify(
     return 0 if confirmed else 1
 
 
+@main.command(epilog=_example("bench gradients --defense prm --suite digits --results results"))
+@click.option("--defense", "defenses", multiple=True, help="A differentiable defense (repeat for several).")
+@click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
+@_in_a_scene
+def gradients(scene: _Scene, defenses: tuple[str, ...], results: Path) -> None:
+    """Measure input gradients per pixel, and accuracy under PGD confined to some pixels."""
+    from bench import provenance
+    from bench.input_gradients import measure_and_store
+    from bench.store import Store
+
+    store = Store(results, scene.suite.name)
+    for spec in scene.specs(defenses, False):
+        record = measure_and_store(
+            store, scene.suite, spec, device=scene.device, root=scene.data_root, command=provenance.command_line()
+        )
+        agreement = "" if record.iou is None else f"; IoU with the designated pixels {record.iou:.3f}"
+        click.echo(f"{spec.name}: {record.n} examples{agreement}")
+        for entry in record.accuracies:
+            bound = f"{entry.norm} {entry.eps:.3g}"
+            click.echo(f"  {entry.pixels} ({entry.changeable} pixels), {bound}: {100 * entry.accuracy:.1f} %")
+
+
 @main.command(epilog=_example("bench compact --suite digits --results results"))
 @click.option("--results", type=_PATH, default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--suite", "suite_names", multiple=True, help="Only this suite [default: all with results].")

@@ -8,82 +8,31 @@ others, at an equal linf and at an equal l2 bound.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import Split
-from bench.defense import Defense
+from bench import provenance
+from bench.cell import defense_key, select_examples
+from bench.config import Suite
+from bench.data import Split, load_data
+from bench.defense import Defense, DefenseSpec
 from bench.errors import InputError
 from bench.judge import tally, violations
-from bench.plugins import get_attack
+from bench.plugins import get_attack, load_defense
+from bench.probe import ready
+from bench.records import InputGradients, MaskedPGD
 from bench.seeding import generator, seeded
+from bench.store import Store
 from bench.target import Target
 from bench.threat import ThreatModel
 
 #: Draws of a randomised defense: averaged in the heat map and in each PGD step, and those that accuracy is taken on.
 GRADIENT_DRAWS, SCORE_DRAWS = 16, 20
-
-
-@dataclass(frozen=True)
-class MaskedPGD:
-    """Accuracy under PGD that may change some of the pixels.
-
-    Attributes:
-        pixels: ``none`` (clean accuracy), ``all``, ``designated``, ``others``, ``top`` or ``rest`` (of the heat map).
-        changeable: how many pixels that is.
-        norm, eps: the bound.
-        accuracy: share of right answers over examples and draws, 0 to 1.
-        n: examples; draws: per example.
-        steps, restarts, loss, estimator, seed: of the attack.
-    """
-
-    pixels: str
-    changeable: int
-    norm: str
-    eps: float
-    accuracy: float
-    n: int
-    draws: int
-    steps: int
-    restarts: int
-    loss: str
-    estimator: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class InputGradients:
-    """What :func:`measure` found.
-
-    Attributes:
-        heat_map: mean |∂CE/∂x| per pixel, ``H`` rows of ``W`` values.
-        top: 1 for the ``share`` of the pixels with the largest of these, else 0; same layout.
-        designated: the pixels that the defense designates, or None.
-        iou: intersection over union of ``top`` and ``designated``, or None; ``chance_iou``: its expected value (to
-            first order) for a heat map that knows nothing of the designated pixels.
-        share: of the pixels in ``top``.
-        n, gradient_draws, seed: examples and passes that the heat map was averaged over.
-        accuracies: one entry per kind of pixels and bound.
-    """
-
-    heat_map: list[list[float]]
-    top: list[list[int]]
-    designated: list[list[int]] | None
-    iou: float | None
-    chance_iou: float | None
-    share: float
-    n: int
-    gradient_draws: int
-    seed: int
-    accuracies: list[MaskedPGD]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as plain dicts, lists and numbers, for JSON."""
-        return asdict(self)
 
 
 def mean_absolute_gradient(defense: Defense, x: Tensor, y: Tensor, batch_size: int = 256) -> Tensor:
@@ -280,3 +229,22 @@ class _Attacker:
             pixels=name, changeable=changeable, norm=threat.norm, eps=threat.eps, accuracy=int(right) / (n * draws),
             n=n, draws=draws, steps=steps, restarts=restarts, loss=self.loss, estimator=estimator, seed=self.seed,
         )  # fmt: skip
+
+
+def measure_and_store(
+    store: Store, suite: Suite, spec: DefenseSpec, *, device: str, root: Path | None, command: str
+) -> InputGradients:
+    """Measure a defense on a suite's examples and store the record beside its results.
+
+    Raises:
+        InputError: as :func:`measure`; when the suite has no linf threat model or the defense cannot be loaded.
+    """
+    clock = provenance.start(command)
+    data = load_data(suite.data, root)
+    loaded = load_defense(spec, data.info, torch.device(device))
+    ready(loaded.defense)
+    found = measure(loaded.defense, select_examples(suite, data), suite.threat, seed=suite.seed)
+    about = {"key": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
+    record = found.model_copy(update=about)
+    store.write_input_gradients(spec.name, record)
+    return record

@@ -18,7 +18,15 @@ import safetensors.torch
 from torch import Tensor
 
 from bench.errors import InputError, NewerSchemaError
-from bench.records import SCHEMA_VERSION, DefenseRecord, Record, Row, ShardRecord, SuiteRecord
+from bench.records import (
+    SCHEMA_VERSION,
+    DefenseRecord,
+    InputGradients,
+    Record,
+    Row,
+    ShardRecord,
+    SuiteRecord,
+)
 
 R = TypeVar("R", bound=Record)
 
@@ -137,6 +145,10 @@ class Store:
         path = self.defense_folder(name) / "defense.json"
         return read_record(path, DefenseRecord) if path.exists() else None
 
+    def input_gradients(self, defense: str) -> InputGradients | None:
+        path = self.defense_folder(defense) / "input_gradients.json"
+        return read_record(path, InputGradients) if path.exists() else None
+
     def defenses(self) -> Iterator[Path]:
         """The files ``defense.json`` of the suite, in name order."""
         yield from sorted(self.folder.glob("*/defense.json"))
@@ -168,6 +180,9 @@ class Store:
 
     def write_defense(self, record: DefenseRecord) -> None:
         write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
+
+    def write_input_gradients(self, defense: str, record: InputGradients) -> None:
+        write_atomically(self.defense_folder(defense) / "input_gradients.json", to_json(record).encode())
 
     def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from bench.records import GalleryEntry
+from bench.records import GalleryEntry, InputGradients
 
 Array = npt.NDArray[np.float32]
 
@@ -111,3 +111,27 @@ def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder:
         flat = delta[i].astype(np.float64).ravel()
         examples.append(Example(entry, pictures, float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat))))
     return Gallery(examples, factor)
+
+
+#: Key of a picture of where a defense can be attacked -> its caption.
+GRADIENT_CAPTIONS = {
+    "heat": "mean absolute input gradient",
+    "top": "top of the pixels",
+    "designated": "designated pixels",
+}
+
+
+def write_gradients(record: InputGradients, root: Path, folder: str) -> list[Picture]:
+    """Write the heat map (white: its largest value) and the sets of pixels below ``root/folder``."""
+    heat = np.asarray(record.heat_map, dtype=np.float32)
+    images = {"heat": heat / max(float(heat.max(initial=0.0)), 1e-30), "top": np.asarray(record.top, dtype=np.float32)}
+    if record.designated is not None:
+        images["designated"] = np.asarray(record.designated, dtype=np.float32)
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for key, image in images.items():
+        pixels = to_pixels(image[None])
+        path = f"{folder}/gradients-{key}.png"
+        Image.fromarray(pixels).save(root / path, optimize=True)
+        pictures.append(Picture(key, path, pixels.shape[1], pixels.shape[0]))
+    return pictures

@@ -20,11 +20,11 @@ from typing import Any
 import jinja2
 
 from bench.errors import InputError
-from bench.records import AttackRecord
+from bench.records import AttackRecord, InputGradients
 from bench.store import Store
 from bench.summary import DefenseSummary, SuiteSummary, summarise
 from leaderboard import formatting, tables, views
-from leaderboard.gallery import CAPTIONS, write_gallery
+from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
 MARKER = ".worst-case-bench-site"
@@ -109,6 +109,15 @@ class _SuitePages:
         return f"{self.base}/attacks/{self.attack_keys[name]}.html"
 
 
+def _gradients(store: Store, defense: DefenseSummary) -> InputGradients | None:
+    """The stored measurement of the defense as it is now; what cannot be read is left out."""
+    try:
+        record = store.input_gradients(defense.record.name)
+    except InputError:
+        return None
+    return record if record is not None and record.key == defense.record.key else None
+
+
 def _studies(pages: _SuitePages, defense: DefenseSummary) -> bool:
     study = pages.suite.record.study
     return study is not None and study.defense == defense.record.name
@@ -137,7 +146,8 @@ def _environment() -> jinja2.Environment:
         formatting.web_address,
     ):
         environment.filters[write.__name__] = write
-    environment.globals.update(radius=formatting.radius, captions=CAPTIONS, views=views, missing=formatting.MISSING)
+    captions = CAPTIONS | GRADIENT_CAPTIONS
+    environment.globals.update(radius=formatting.radius, captions=captions, views=views, missing=formatting.MISSING)
     return environment
 
 
@@ -163,10 +173,14 @@ def _write_suite(
         key = pages.defense_keys[defense.slug]
         own = [tables.cell_row(suite, defense, cell) for cell in defense.attacks]
         tables.write_table(root / pages.base / "defenses" / key, own)
-        stored = Store(results, suite.record.name).defense_folder(defense.record.name) / "gallery.safetensors"
-        gallery = write_gallery(stored, defense.record.gallery, root, f"{pages.base}/images/{key}")
+        store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"
+        stored = store.defense_folder(defense.record.name) / "gallery.safetensors"
+        gallery = write_gallery(stored, defense.record.gallery, root, images)
+        gradients = _gradients(store, defense)
+        maps = [] if gradients is None else write_gradients(gradients, root, images)
         studies = [other for other in switcher if _studies(other, defense)]
-        page("defense.html", pages.defense(defense), defense=defense, gallery=gallery, studies=studies)
+        path = pages.defense(defense)
+        page("defense.html", path, defense=defense, gallery=gallery, studies=studies, gradients=gradients, maps=maps)
     for attack in pages.attacks:
         own = [tables.cell_row(suite, d, cell) for d, cell in every_cell if cell.record.name == attack.name]
         tables.write_table(root / pages.base / "attacks" / pages.attack_keys[attack.name], own)

@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bench.flags import Flag
-from bench.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord
+from bench.metrics import wilson
+from bench.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
 from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 #: Statuses in which a cell has nothing left to run.
@@ -45,6 +46,11 @@ def published(record: DefenseRecord) -> list[tuple[str, ClaimRecord]]:
     """The published numbers of a defense: what its own paper claims, then what others left of it."""
     claimed = [("claimed", claim) for claim in record.claims]
     return claimed + [("broken", claim) for claim in record.breaks]
+
+
+def masked_accuracy(entry: MaskedPGD) -> Estimate:
+    """Accuracy under masked PGD with its 95 % interval, over examples."""
+    return Estimate(entry.accuracy, *wilson(entry.accuracy, entry.n), entry.n)
 
 
 def group_of(attack: AttackRecord) -> Group:
