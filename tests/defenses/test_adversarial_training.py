@@ -18,7 +18,7 @@ from bench.errors import InputError
 from bench.plugins import load_defense
 from bench.seeding import seeded
 from bench.threat import ThreatModel
-from bench.training import TrainingRun
+from bench.training import Progress, TrainingRun
 from defenses.adversarial_recipes import minimise_in_ball, one_step_examples
 from defenses.advprop import AdvProp, DualBatchNorm, auxiliary
 from defenses.distillation import Distillation
@@ -33,7 +33,17 @@ GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)
 THREAT = ThreatModel("linf", 0.1)
 DATA = load_data("digits")
-RECIPES = (FastAT, FreeAT, TRADES, FeatureDenoising, AdvProp, EnsembleAT, MetricLearning, Distillation)
+NAMES: dict[type[Defense], str] = {
+    FastAT: "fast-at",
+    FreeAT: "free-at",
+    TRADES: "trades",
+    FeatureDenoising: "feature-denoising",
+    AdvProp: "advprop",
+    EnsembleAT: "ensemble-at",
+    MetricLearning: "metric-learning",
+    Distillation: "distillation",
+}
+RECIPES = tuple(NAMES)
 
 
 @pytest.fixture
@@ -113,6 +123,26 @@ def test_the_perturbation_restarts_with_the_epoch(linear: nn.Module, image: Tens
     clean = F.cross_entropy(linear(image), y)
     assert perturbation.loss(image, y, THREAT, 0) > clean
     assert torch.isclose(perturbation.loss(image, y, THREAT, 1), clean)
+
+
+def test_an_interrupted_free_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 1:
+            raise KeyboardInterrupt
+
+    states = []
+    for folder, interrupted in (("whole", False), ("parts", True)):
+        run = _run(GREY, tmp_path / folder, 48)
+        if interrupted:
+            with seeded("weights"), pytest.raises(KeyboardInterrupt):
+                run.progress = stop
+                FreeAT(GREY, replays=20).fit(run)
+            run = _run(GREY, tmp_path / folder, 48)
+        with seeded("weights"):
+            defense = FreeAT(GREY, replays=20)
+        defense.fit(run)
+        states.append(defense.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 # -- TRADES -------------------------------------------------------------------------------------------------
@@ -239,7 +269,7 @@ def test_training_is_repeatable_and_leaves_nothing_in_training_mode(
     for folder in ("one", "two"):
         with seeded("weights"):
             defense = cls(GREY)
-            defense.fit(_run(GREY, tmp_path / folder, 40))
+            defense.fit(_run(GREY, tmp_path / folder, 32))
         defense.eval()
         states.append(defense.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -260,7 +290,52 @@ def _load(name: str) -> Defense:
     return load_defense(DefenseSpec(name), DATA.info).defense.eval()
 
 
-def _under_pgd(name: str, steps: int, loss: str) -> float:
+def _under_pgd(name: str, steps: int = 20, loss: str = "margin") -> float:
     some = DATA.test.take(50)
     found = attacks.run("pgd", _load(name), some.x, some.y, eps=0.2, steps=steps, loss=loss)
     return _accuracy(name, found.x_adv, some.y)
+
+
+@pytest.mark.parametrize("cls", RECIPES, ids=lambda cls: cls.__name__)
+def test_clean_accuracy_on_digits(cls: type[Defense]) -> None:
+    some = DATA.test.take(200)
+    assert _accuracy(NAMES[cls], some.x, some.y) >= 0.95
+
+
+@pytest.mark.parametrize("name", ["free-at", "trades", "feature-denoising", "metric-learning"])
+def test_adversarial_training_stands(name: str) -> None:
+    assert 0.5 <= _under_pgd(name) <= 0.85
+
+
+def test_fast_resists_single_steps_better_than_many() -> None:
+    """Catastrophic overfitting, in part: eps 0.2 is large for a single step."""
+    some = DATA.test.take(50)
+    single = attacks.run("fgsm", _load("fast-at"), some.x, some.y, eps=0.2).x_adv
+    assert _accuracy("fast-at", single, some.y) >= _under_pgd("fast-at") + 0.2
+
+
+@pytest.mark.parametrize("name", ["advprop", "ensemble-at"])
+def test_what_promises_no_worst_case_falls(name: str) -> None:
+    assert _under_pgd(name) <= 0.35
+
+
+def test_distillation_starves_cross_entropy_but_not_the_margin() -> None:
+    defense, some = _load("distillation"), DATA.test.take(50)
+    x = some.x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(defense(x), some.y, reduction="sum"), x)
+    assert (grad.flatten(1).abs().amax(1) == 0).double().mean() >= 0.8
+    assert _under_pgd("distillation", loss="ce") >= 0.8
+    assert _under_pgd("distillation", loss="margin") <= 0.1
+
+
+def test_logits_divided_by_the_temperature_show_the_gradient() -> None:
+    """Carlini & Wagner 2016: the same attack on cross-entropy breaks the network without its scale."""
+
+    class Divided(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = defense(x) / 100
+            return logits
+
+    defense, some = _load("distillation"), DATA.test.take(50)
+    found = attacks.run("pgd", Divided().eval(), some.x, some.y, eps=0.2, steps=20, loss="ce")
+    assert _accuracy("distillation", found.x_adv, some.y) <= 0.1
