@@ -47,7 +47,7 @@ def mean_absolute_gradient(defense: Defense, x: Tensor, y: Tensor, batch_size: i
         batch_size: rows per pass.
 
     Raises:
-        InputError: without examples, or where no gradient reaches the input.
+        InputError: without examples, or where no gradient reaches the input or all of it is zero.
     """
     if not len(x):
         raise InputError("input gradients: no examples")
@@ -56,6 +56,8 @@ def mean_absolute_gradient(defense: Defense, x: Tensor, y: Tensor, batch_size: i
     for some, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
         for _ in range(draws):
             total += _gradient(defense, some, labels).abs().double().mean(1).sum(0)
+    if not total.any():
+        raise InputError(f"input gradients: that of {type(defense).__name__} is zero everywhere; it hides its gradient")
     return total / (draws * len(x))
 
 
