@@ -132,12 +132,12 @@ def test_an_interrupted_free_run_ends_with_the_same_weights(tmp_path: Path) -> N
 
     states = []
     for folder, interrupted in (("whole", False), ("parts", True)):
-        run = _run(GREY, tmp_path / folder, 48)
+        run = _run(GREY, tmp_path / folder, 33)
         if interrupted:
             with seeded("weights"), pytest.raises(KeyboardInterrupt):
                 run.progress = stop
                 FreeAT(GREY, replays=20).fit(run)
-            run = _run(GREY, tmp_path / folder, 48)
+            run = _run(GREY, tmp_path / folder, 33)
         with seeded("weights"):
             defense = FreeAT(GREY, replays=20)
         defense.fit(run)
@@ -269,7 +269,7 @@ def test_training_is_repeatable_and_leaves_nothing_in_training_mode(
     for folder in ("one", "two"):
         with seeded("weights"):
             defense = cls(GREY)
-            defense.fit(_run(GREY, tmp_path / folder, 32))
+            defense.fit(_run(GREY, tmp_path / folder, 24))
         defense.eval()
         states.append(defense.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
