@@ -35,8 +35,9 @@ class DefenseGAN(Defense):
 
     Two deviations in the training of G, a Wasserstein GAN with gradient penalty as in the paper. Generator and critic
     step together, by a reversed gradient, where the paper's critic takes several steps for one of the generator. And
-    the squared error after a short search joins the loss: with some thousand images the plain GAN leaves out so many
-    that an undefended classifier knows 63 % of the reconstructed digits, against 89 % with it.
+    the squared error after a short search joins the loss: on a thousand digits the plain GAN leaves out many of them.
+    At 16 latent dimensions an undefended classifier knew 63 % of 150 reconstructed validation digits without that
+    term and 81 % with it (89 % at 24 dimensions).
 
     Args:
         data: decides the architectures and the budget.

@@ -46,8 +46,9 @@ class PRM(Defense):
     to the others, so that at λ = 1 their input gradient is zero.
 
     The description that we have says that the first layer is sparse and reaches about a quarter of the pixels, and
-    that λ sets the intensity. Our choices: the pixels of :func:`lattice`; h, a U-Net as in the authors' code, trained
-    to rebuild the image (mean squared error) before the classifier and apart from it; the mixture above; a
+    that λ sets the intensity. Our choices: the pixels of :func:`lattice`; h, a U-Net (one of the networks that the
+    description of the authors' code names for its module) trained to rebuild the image, in mean squared error, before
+    the classifier and apart from it; the mixture above; a
     classifier trained on g(x).
 
     Args:

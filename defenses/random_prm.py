@@ -12,8 +12,9 @@ from defenses.prm import PRM, SETS
 class RandomPRM(PRM):
     """:class:`~defenses.prm.PRM` that draws one of the four sets of pixels for every image in every pass.
 
-    One network h serves all sets; it is told which pixels it is given. The authors' code shifts the image by a pixel
-    under a fixed module, which moves the module's lattice in the same way.
+    One network h serves all sets; it is told which pixels it is given. The description of
+    the authors' code lists a shift of the image by a pixel as a defense, which we take for the same idea: under a
+    fixed lattice a shift chooses another set.
 
     Args:
         data: decides the architectures.
