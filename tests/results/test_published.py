@@ -10,13 +10,22 @@ import torch
 
 from bench.cell import attack_key
 from bench.config import load_config, resolve_attacks
+from bench.registry import BUILT_IN, DEFENSES
 from bench.store import Store
 from bench.summary import DefenseSummary, SuiteSummary, summarise
 from bench.verify import Places, verify
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
-DEFENSES = ("none", "madry", "jpeg", "random-resize-pad", "ours", "feature-squeezing")
+#: Defenses whose gradient is exact and which do nothing but train against attacks.
+ADVERSARIALLY_TRAINED = ("madry", "trades", "metric-learning", "feature-denoising", "free-at")
+#: Nothing is left of these on an undefended classifier (Athalye et al. 2018 and others; see each card).
+BROKEN = (
+    "jpeg", "bit-depth", "median-smoothing", "gaussian-smoothing", "wavelet-denoising", "crop-rescale",
+    "tv-minimization", "image-quilting", "random-resize-pad", "pixel-deflection", "sap", "region-based", "bart",
+    "thermometer", "k-wta", "distillation", "guided-denoiser", "pixeldefend", "defense-gan", "prm", "random-prm",
+    "feature-squeezing", "ours", "anti-adversary",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,14 @@ def summary() -> SuiteSummary:
 
 @pytest.fixture(scope="module")
 def by_name(summary: SuiteSummary) -> dict[str, DefenseSummary]:
-    return {defense.record.name: defense for defense in summary.defenses}
+    return _Published((defense.record.name, defense) for defense in summary.defenses)
+
+
+class _Published(dict[str, DefenseSummary]):
+    """By name; what is not there yet skips the test that asks for it."""
+
+    def __missing__(self, name: str) -> DefenseSummary:
+        pytest.skip(f"{name} is not published yet")
 
 
 def left(defense: DefenseSummary, attack: str) -> float:
@@ -35,12 +51,17 @@ def left(defense: DefenseSummary, attack: str) -> float:
     return robust.value
 
 
-@pytest.mark.parametrize("name", DEFENSES)
-def test_every_built_in_defense_is_complete(by_name: dict[str, DefenseSummary], name: str) -> None:
-    defense = by_name[name]
-    assert defense.complete
-    assert defense.standard.n == defense.worst_case.n == 450
-    assert defense.record.timing is not None and defense.record.gallery
+def test_every_published_defense_is_complete(by_name: dict[str, DefenseSummary]) -> None:
+    for defense in by_name.values():
+        assert defense.complete
+        assert defense.standard.n == defense.worst_case.n == 450
+        assert defense.record.timing is not None and defense.record.gallery
+
+
+@pytest.mark.xfail(strict=True, reason="the costlier defenses are still to be run")
+def test_every_built_in_defense_is_published(by_name: dict[str, DefenseSummary]) -> None:
+    built_in = {entry.name for entry in DEFENSES.entries() if entry.distribution == BUILT_IN}
+    assert set(by_name) == built_in
 
 
 def test_the_budgets_are_those_of_the_shipped_suite(summary: SuiteSummary) -> None:
@@ -53,15 +74,21 @@ def test_the_radius_separates_undefended_from_adversarially_trained(by_name: dic
     assert 0.4 <= by_name["madry"].worst_case.value <= 0.7
 
 
-@pytest.mark.parametrize("name", ["jpeg", "random-resize-pad"])
-def test_an_input_transformation_gains_nothing_over_no_defense(by_name: dict[str, DefenseSummary], name: str) -> None:
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_the_literature_broke_is_broken_here(by_name: dict[str, DefenseSummary], name: str) -> None:
     assert by_name[name].worst_case.value <= by_name["none"].worst_case.value + 0.10
 
 
+@pytest.mark.parametrize("name", ADVERSARIALLY_TRAINED)
+def test_adversarial_training_keeps_what_pgd_training_keeps(by_name: dict[str, DefenseSummary], name: str) -> None:
+    assert by_name[name].worst_case.value >= by_name["madry"].worst_case.value - 0.10
+
+
 def test_plain_autograd_alone_would_have_overrated_what_hides_its_gradient(by_name: dict[str, DefenseSummary]) -> None:
-    for name in ("jpeg", "ours"):
-        assert left(by_name[name], "pgd") > by_name[name].worst_case.value + 0.5
-        assert "missing-gradient" in {flag.id for flag in by_name[name].flags}
+    for defense in by_name.values():
+        if defense.record.probe.gradient == "missing":
+            assert left(defense, "pgd") > defense.worst_case.value + 0.5
+            assert "missing-gradient" in {flag.id for flag in defense.flags}
 
 
 def test_the_worst_case_is_at_or_below_every_single_attack(by_name: dict[str, DefenseSummary]) -> None:
