@@ -162,7 +162,7 @@ def write_examples(page: str, folder: Path) -> None:
 
 def test_submit_a_defense_can_be_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule_for = recipes.schedule_for  # the scaffold trains as long as a real defense; one epoch shows that it does
-    monkeypatch.setattr(recipes, "schedule_for", lambda info: replace(schedule_for(info), epochs=1))
+    monkeypatch.setattr(recipes, "schedule_for", lambda *given: replace(schedule_for(*given), epochs=1))
     follow(PAGES["submit-a-defense.md"], folder, monkeypatch)
     names = {defense.record.name: defense for defense in summarise(Path("runs"), "demo").defenses}
     assert set(names) == {"mine.Dither", "mine.Dither(levels=3)", "detector", "half-tone", "models.trained"}
