@@ -38,7 +38,7 @@ def stored(bench: Bench) -> dict[str, int]:
     return {str(path.relative_to(bench.results)): path.stat().st_mtime_ns for path in files}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
