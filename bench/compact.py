@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.errors import InputError
 from bench.records import CLEAN, DefenseRecord, ShardRecord
 from bench.store import Store, read_record, shard_count
-from bench.summary import DefenseResults
+from bench.summary import SETTLED, DefenseResults
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
         record = read_record(path, DefenseRecord)
         found = DefenseResults(store, suite, record)
         before = _size(path.parent)
-        unfinished = [n for n, cell in found.cells.items() if cell.status not in ("complete", "not-applicable")]
+        unfinished = [n for n, cell in found.cells.items() if cell.status not in SETTLED]
         if unfinished or found.clean.status != "complete":
             yield Compacted(record.name, before, before, f"not complete: {', '.join(unfinished) or CLEAN}")
             continue

@@ -15,6 +15,9 @@ from bench.metrics import Array, wilson, worst_case
 from bench.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.store import Store, read_record, shard_count, slug
 
+#: Statuses in which a cell has nothing left to run.
+SETTLED = ("complete", "not-applicable")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -258,7 +261,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
     attacks = [_attack_summary(results, name, times_worst[name]) for name in results.attacks]
     left = {attack.record.name: attack.robust.value for attack in attacks if attack.robust and attack.record.counted}
     complete = results.clean.status == "complete" and all(
-        attack.status in ("complete", "not-applicable") for attack in attacks
+        attack.status in SETTLED for attack in attacks
     )
     return DefenseSummary(
         record=record.model_copy(update={"provenance": results.provenance()}),

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from bench.flags import Flag
 from bench.metrics import wilson
 from bench.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
-from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
-
-#: Statuses in which a cell has nothing left to run.
-SETTLED = ("complete", "not-applicable")
+from bench.summary import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 
 @dataclass(frozen=True)
