@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from shipped import DATA, THREAT, accuracy, load, under_attack
 
 from attacks.pgd import pgd
-from bench.data import load_data
 from bench.defense import Defense, DefenseSpec
 from bench.plugins import load_defense
-from bench.seeding import generator, seeded
+from bench.seeding import generator
 from bench.target import Target
-from bench.threat import ThreatModel
 
-DATA = load_data("digits")
-THREAT = ThreatModel("linf", 0.2)
 #: Clean accuracy that each must reach on 200 test images.
 CLEAN = {
     "none": 0.95,
@@ -36,30 +33,18 @@ def _load(name: str) -> Defense:
     values: dict[str, Any] = dict(p.split("=") for p in params.split(",")) if params else {}
     if "random_start" in values:
         values["random_start"] = values["random_start"] == "True"
-    spec = DefenseSpec(base, values)
-    assert spec.name == name
-    return load_defense(spec, DATA.info).defense.eval()
-
-
-def _accuracy(defense: Defense, x: torch.Tensor, y: torch.Tensor) -> float:
-    with torch.no_grad(), seeded("score"):
-        return (defense(x).argmax(1) == y).double().mean().item()
+    assert DefenseSpec(base, values).name == name
+    return load(base, **values)
 
 
 def _under_attack(name: str, estimator: Any, steps: int = 10) -> float:
-    defense, some = _load(name), DATA.test.take(50)
-    target = Target(
-        defense, THREAT, len(some), knowledge="gradient", generator=generator(0), randomized=defense.randomized
-    )
-    with seeded("attack"):
-        x_adv = pgd(target, some.x, some.y, steps=steps, estimator=estimator)
-    return _accuracy(defense, x_adv, some.y)
+    return under_attack(_load(name), estimator, steps)
 
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_accuracy(name: str) -> None:
     some = DATA.test.take(200)
-    assert _accuracy(_load(name), some.x, some.y) >= CLEAN[name]
+    assert accuracy(_load(name), some.x, some.y) >= CLEAN[name]
 
 
 def test_checkpoint_carries_its_training_record() -> None:
