@@ -60,12 +60,11 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
 
 
 def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> None:
-    there = range(len(shard.rows)) if shard.x_adv_rows is None else shard.x_adv_rows
-    keep = [row for row in there if worst[shard.rows[row].id] == shard.attack and shard.attack != CLEAN]
+    keep = [row for row in shard.stored if worst[shard.rows[row].id] == shard.attack and shard.attack != CLEAN]
     if not keep:
         store.compact_shard(shard, [], None)
     elif keep != shard.x_adv_rows:
-        places = [list(there).index(row) for row in keep]
+        places = [shard.stored.index(row) for row in keep]
         store.compact_shard(shard, keep, store.x_adv(shard)[places])
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bench.cell import Context, Setting, attack_key
 from bench.errors import InputError
-from bench.records import CLEAN, GalleryEntry, Row, ShardRecord
+from bench.records import CLEAN, GalleryEntry, ShardRecord
+from bench.row import Row
 from bench.seeding import seeded
 from bench.store import shard_count
 
@@ -32,7 +33,7 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
         if clean is None or not clean.rows:
             continue
         for i, row in enumerate(clean.rows):
-            allowed = [a for a, record in done.items() if record.rows[i].reason == "ok" and _is_stored(record, i)]
+            allowed = [a for a, record in done.items() if record.rows[i].reason == "ok" and i in record.stored]
             if len(entries) == SIZE:
                 break
             if row.prediction != row.label or not allowed:
@@ -40,7 +41,7 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
             worst = min(allowed, key=lambda attack: _survival(done[attack].rows[i]))
             record = done[worst]
             try:
-                x_adv = store.x_adv(record)[i if record.x_adv_rows is None else record.x_adv_rows.index(i)]
+                x_adv = store.x_adv(record)[record.stored.index(i)]
             except InputError:
                 continue
             entries.append(
@@ -61,10 +62,6 @@ def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry]
         for key in ("x", "x_adv"):
             images[f"g_{key}"] = context.defense.transform(images[key].to(setting.device)).float().cpu()
     return entries, images
-
-
-def _is_stored(record: ShardRecord, row: int) -> bool:
-    return record.x_adv_rows is None or row in record.x_adv_rows
 
 
 def _is_current(record: ShardRecord, setting: Setting, context: Context) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.defense import Defense, check_logits
-from bench.records import Row
+from bench.row import Row
 from bench.seeding import seeded
 from bench.target import Counts
 from bench.threat import ThreatModel, distances

@@ -17,21 +17,18 @@ The attack named ``clean`` is the unattacked input; its shards hold the clean pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bench.row import Record, Row
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
 SCHEMA_VERSION = 1
 
 #: The name under which clean predictions are stored beside the attacks.
 CLEAN = "clean"
-
-
-class Record(BaseModel):
-    """Base of all records: unknown fields are refused, so that a typo cannot hide."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Provenance(Record):
@@ -172,21 +169,21 @@ class DefenseRecord(Record):
     key: str = Field(description="hash of code, parameters and weights")
     name: str
     reference: str = Field(description="what was given to --defense")
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default={})
     title: str = ""
     summary: str = ""
     paper: str = ""
     url: str = ""
     family: str = "unspecified"
-    tags: list[str] = []
-    claims: list[ClaimRecord] = []
-    breaks: list[ClaimRecord] = []
+    tags: list[str] = Field(default=[])
+    claims: list[ClaimRecord] = Field(default=[])
+    breaks: list[ClaimRecord] = Field(default=[])
     num_parameters: int
     checkpoint_sha256: str | None = Field(default=None, description="of the safetensors file that was loaded")
     training: dict[str, Any] = Field(default={}, description="the checkpoint's training record")
     probe: Probe
     timing: Timing | None = None
-    gallery: list[GalleryEntry] = []
+    gallery: list[GalleryEntry] = Field(default=[])
     provenance: Provenance
 
 
@@ -225,34 +222,6 @@ class InputGradients(Record):
     provenance: Provenance | None = None
 
 
-class Row(Record):
-    """One example under one attack.
-
-    ``robust`` counts draws in which the attack did not get through: right, or rejected by the detector. For
-    ``clean`` a draw counts only when it is right *and* accepted. A deterministic defense has one draw.
-    """
-
-    id: str
-    label: int
-    prediction: int = Field(description="first reporting draw; -1 where the output was not finite")
-    select_correct: int = Field(description="draws classified rightly, of draws_select")
-    select_robust: int = Field(description="draws survived, of draws_select: to choose the worst attack")
-    report_robust: int = Field(description="draws survived, of draws_report: to score it")
-    report_correct: int = Field(description="draws classified rightly whatever the detector says")
-    report_rejected: int = Field(description="draws rejected by the detector")
-    report_caught: int = Field(description="draws misclassified and rejected")
-    detector_score: float | None = Field(description="mean over the reporting draws")
-    linf: float
-    l2: float
-    l1: float
-    l0: int
-    forward: int = Field(description="forward passes of the defense spent on this example")
-    backward: int = Field(description="backward passes")
-    zero_gradient: int = Field(description="gradients that were exactly zero")
-    nonfinite_gradient: int = Field(description="gradients with NaN or infinite entries")
-    reason: str = Field(description="ok, or why the judge refused x_adv (then the row scores as the clean input)")
-
-
 class ShardRecord(Record):
     """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
 
@@ -277,3 +246,8 @@ class ShardRecord(Record):
     x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
     provenance: Provenance
     rows: list[Row]
+
+    @property
+    def stored(self) -> Sequence[int]:
+        """The rows whose x_adv is still there, in the order of the file's."""
+        return range(len(self.rows)) if self.x_adv_rows is None else self.x_adv_rows

@@ -22,11 +22,10 @@ from bench.records import (
     SCHEMA_VERSION,
     DefenseRecord,
     InputGradients,
-    Record,
-    Row,
     ShardRecord,
     SuiteRecord,
 )
+from bench.row import Record, Row
 
 R = TypeVar("R", bound=Record)
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bench.errors import InputError
 from bench.flags import Flag, find_flags
 from bench.metrics import Array, wilson, worst_case
-from bench.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
+from bench.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
+from bench.row import Row
 from bench.store import Store, read_record, shard_count, slug
 
 #: Statuses in which a cell has nothing left to run.

@@ -15,7 +15,8 @@ from bench.errors import InputError
 from bench.judge import Draws, judge
 from bench.plugins import load_defense
 from bench.probe import ready
-from bench.records import CLEAN, DefenseRecord, Row, ShardRecord, SuiteRecord
+from bench.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
+from bench.row import Row
 from bench.store import Store, read_record, shard_count
 from bench.target import Counts
 from bench.threat import ThreatModel
@@ -133,15 +134,13 @@ def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Te
 
     (The judge asks a randomised defense about whole batches, so that every row needs some input.)
     """
-    everything = list(range(len(shard.rows)))
     if shard.attack == CLEAN:
-        return x, everything
-    if shard.x_adv_rows is None:
-        return store.x_adv(shard).to(x.device), everything
+        return x, list(range(len(shard.rows)))
+    stored = list(shard.stored)
     x_adv = x.clone()
-    if shard.x_adv_rows:
-        x_adv[shard.x_adv_rows] = store.x_adv(shard).to(x.device)
-    return x_adv, shard.x_adv_rows
+    if stored:
+        x_adv[stored] = store.x_adv(shard).to(x.device)
+    return x_adv, stored
 
 
 def _judge(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.defense import Approximation
-from defenses.ours import _LeakyClamp, _SmoothSign, _softsign_slope, _tanh_slope
+from defenses.smooth_sign import LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
 #: Derivative of a smooth sign; None: the true sign, and a cut graph.
 Slope = Callable[[Tensor], Tensor]
@@ -32,7 +32,7 @@ def descend(
         steps, step_size, radius: K, α and the radius, the last two in pixel units.
         slope: None leaves no graph, as the true sign has no useful derivative. Otherwise the graph of all steps is
             kept, second derivatives of the network included, with this derivative of a smooth sign in the backward
-            pass, where a clipped projection also leaks (both as in ``defenses.ours``). The value is the same.
+            pass, where a clipped projection also leaks (``defenses.smooth_sign``). The value is the same.
 
     Returns:
         z_K, shaped like x; it may leave [0, 1].
@@ -47,9 +47,9 @@ def descend(
             if not z.requires_grad:
                 z.requires_grad_()
             (u,) = torch.autograd.grad(loss(z), z, create_graph=smooth)
-            delta = z - step_size * (u.sign() if slope is None else _SmoothSign.apply(u, slope)) - x
+            delta = z - step_size * (u.sign() if slope is None else SmoothSign.apply(u, slope)) - x
             if radius is not None:
-                delta = _LeakyClamp.apply(delta, radius)
+                delta = LeakyClamp.apply(delta, radius)
             z = x + delta
     return z if smooth else z.detach()
 
@@ -60,6 +60,6 @@ def smooth_approximations(draw: Callable[[Tensor, Slope], Tensor]) -> dict[str, 
     ``draw(x, slope)`` is g with the slope handed on to :func:`descend`.
     """
     return {
-        "tanh": Approximation(lambda x: draw(x, _tanh_slope), exact_forward=True),
-        "softsign": Approximation(lambda x: draw(x, _softsign_slope), exact_forward=True),
+        "tanh": Approximation(lambda x: draw(x, tanh_slope), exact_forward=True),
+        "softsign": Approximation(lambda x: draw(x, softsign_slope), exact_forward=True),
     }

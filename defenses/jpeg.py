@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from bench.defense import Approximation, Card, Claim, DataInfo, Defense
 from bench.errors import InputError
+from defenses.jpeg_codec import compress
 from defenses.nets import classifier_for
 from defenses.recipes import train_classifier
 
@@ -89,16 +87,7 @@ class JPEG(Defense):
 
     def transform(self, x: Tensor) -> Tensor:
         """Encode and decode every image; values are rounded to 8 bits first. Cuts the graph."""
-        images = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        decoded = np.stack([self._codec(image) for image in images]) if len(x) else images
-        return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x) / 255
-
-    def _codec(self, image: np.ndarray) -> np.ndarray:
-        buffer = io.BytesIO()
-        grey = image.shape[2] == 1
-        Image.fromarray(image[:, :, 0] if grey else image).save(buffer, "JPEG", quality=self.quality)
-        with Image.open(buffer) as decoded:
-            return np.asarray(decoded).reshape(image.shape)
+        return compress(x, [self.quality] * len(x))
 
     def approximations(self) -> dict[str, Approximation]:
         """``differentiable-jpeg``: the codec's own steps with a smooth rounding (:func:`differentiable_jpeg`)."""

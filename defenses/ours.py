@@ -7,7 +7,7 @@ use, from a random start. f is trained to classify what g leaves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from bench.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
 from bench.errors import InputError
 from defenses.nets import classifier_for, external_for
 from defenses.recipes import adversarial_training, natural_training, train_classifier
+from defenses.smooth_sign import LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
 if TYPE_CHECKING:
     from bench.training import TrainingRun
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 Mode = Literal["least-likely", "untargeted"]
 External = Literal["adversarial", "standard", "untrained"]
 
-#: Derivative of the projection where it clips (inside it is 1). Eq. 5 of the paper has such a value, but the text
-#: at hand has lost it; a tenth keeps some signal without pretending that a clipped pixel moves freely.
-LEAK = 0.1
 _SOURCE = "Xiao & Zheng 2020, tables 2, 3, 6 and appendix A.2"
 
 
@@ -175,20 +173,20 @@ class AdversarialTransformation(Defense):
 
         The backward pass of every step takes sign(u) for tanh(ũ) or ũ/(1 + |ũ|), with ũ = u / mean|u| per example.
         The scale is ours: gradients of the external network are so small that without it both functions are linear
-        with a slope that says nothing about sign. The projection's derivative is 1 inside the ball and ``LEAK``
-        where it clips (eq. 5).
+        with a slope that says nothing about sign. The projection's derivative is 1 inside the ball and
+        ``smooth_sign.LEAK`` where it clips (eq. 5).
         """
         return {
-            "tanh": Approximation(lambda x: self._smooth(x, _tanh_slope), exact_forward=True),
-            "softsign": Approximation(lambda x: self._smooth(x, _softsign_slope), exact_forward=True),
+            "tanh": Approximation(lambda x: self._smooth(x, tanh_slope), exact_forward=True),
+            "softsign": Approximation(lambda x: self._smooth(x, softsign_slope), exact_forward=True),
         }
 
     def _smooth(self, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
         return self._attack(
             x,
             self.sample_start(x),
-            lambda u: _SmoothSign.apply(u, slope),
-            lambda delta: _LeakyClamp.apply(delta, self.radius),
+            lambda u: SmoothSign.apply(u, slope),
+            lambda delta: LeakyClamp.apply(delta, self.radius),
             True,
         )
 
@@ -218,43 +216,3 @@ class MeanLogits(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([network(x) for network in self]).mean(0)
-
-
-def _tanh_slope(u: Tensor) -> Tensor:
-    """d tanh(u) / du."""
-    return 1 - u.tanh() ** 2
-
-
-def _softsign_slope(u: Tensor) -> Tensor:
-    """d/du of u / (1 + |u|)."""
-    return (1 + u.abs()) ** -2
-
-
-class _SmoothSign(torch.autograd.Function):
-    """sign(u) forward; the derivative of a smooth sign of u / mean|u| backward, the mean held constant."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.slope = slope
-        return u.sign()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (u,) = ctx.saved_tensors
-        scale = u.flatten(1).abs().mean(1).clamp_min(1e-30).view(-1, *[1] * (u.ndim - 1))
-        return grad * ctx.slope(u / scale) / scale, None
-
-
-class _LeakyClamp(torch.autograd.Function):
-    """clamp(δ, ±radius) forward; backward 1 inside and ``LEAK`` where it clips."""
-
-    @staticmethod
-    def forward(ctx: Any, delta: Tensor, radius: float) -> Tensor:
-        ctx.save_for_backward(delta.abs() <= radius)
-        return delta.clamp(-radius, radius)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        return torch.where(inside, grad, LEAK * grad), None

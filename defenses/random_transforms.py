@@ -6,15 +6,14 @@ returns images of the same shape, not clipped. Sizes are relative to the image w
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+from defenses.jpeg_codec import compress
 
 Transform = Callable[[Tensor, float], Tensor]
 
@@ -34,17 +33,7 @@ def precision(x: Tensor, strength: float) -> Tensor:
 def jpeg(x: Tensor, strength: float) -> Tensor:
     """A real JPEG codec (Pillow) at a quality between 95 and, at full strength, 55. Cuts the graph."""
     qualities = _uniform(x, 95 - 40 * strength, 95).round().flatten().tolist()
-    images = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded = [_codec(image, int(quality)) for image, quality in zip(images, qualities, strict=True)]
-    return torch.from_numpy(np.stack(decoded) if decoded else images).permute(0, 3, 1, 2).to(x) / 255
-
-
-def _codec(image: np.ndarray, quality: int) -> np.ndarray:
-    """One image ``(H, W, 1 or 3)``, uint8, encoded and decoded."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as decoded:
-        return np.asarray(decoded).reshape(image.shape)
+    return compress(x, [int(quality) for quality in qualities])
 
 
 def swirl(x: Tensor, strength: float) -> Tensor:

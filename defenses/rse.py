@@ -26,8 +26,9 @@ class RandomSelfEnsemble(Defense):
         data: decides the architecture.
         init_noise: standard deviation in front of the first convolution, in pixel units (the paper: 0.2).
         inner_noise: in front of all others (the paper: 0.1).
-        samples: passes whose probabilities are averaged (the paper: 10). Default: 10 from 16 pixels on, else 5, which
-            have the same clean validation accuracy on digits (98.8 %; a single pass: 98.0 %).
+        samples: passes whose probabilities are averaged (the paper: 10). Default: 10 from 16 pixels on, else 2:
+            clean validation accuracy on digits is 98.0, 98.7, 98.9, 99.0 and 99.0 % with 1, 2, 3, 5 and 10, and all
+            the time that attacks take grows with them.
         network: another architecture by its name (``defenses.nets``).
     """
 
@@ -62,7 +63,7 @@ class RandomSelfEnsemble(Defense):
     ) -> None:
         super().__init__(data)
         if samples is None:
-            samples = 10 if min(data.shape[1:]) >= 16 else 5
+            samples = 10 if min(data.shape[1:]) >= 16 else 2
         for name, value in {"init_noise": init_noise, "inner_noise": inner_noise}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"rse: {name} {value} is outside [0, 1]")

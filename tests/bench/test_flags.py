@@ -10,7 +10,7 @@ import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record
 
 from bench.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, Flag
-from bench.records import Row
+from bench.row import Row
 from bench.summary import summarise
 
 N = 1000

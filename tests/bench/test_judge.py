@@ -8,7 +8,7 @@ from stand_ins import Coin, Scripted, ScriptedDetector, linear_defense, picture
 from torch import Tensor
 
 from bench.judge import Draws, judge, tally, violations
-from bench.records import Row
+from bench.row import Row
 from bench.seeding import seeded
 from bench.target import Counts
 from bench.threat import ThreatModel

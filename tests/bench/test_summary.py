@@ -19,7 +19,8 @@ from written_results import (
 
 from bench.errors import InputError
 from bench.metrics import wilson
-from bench.records import DefenseRecord, Row
+from bench.records import DefenseRecord
+from bench.row import Row
 from bench.summary import AttackSummary, DefenseSummary, Estimate, summarise
 
 PGD, NOISE = attack_record("pgd"), attack_record("noise", knowledge="decision")

@@ -15,11 +15,11 @@ from bench.records import (
     DefenseRecord,
     Probe,
     Provenance,
-    Row,
     ShardRecord,
     SuiteRecord,
     Timing,
 )
+from bench.row import Row
 from bench.store import Store
 
 PROVENANCE = Provenance(

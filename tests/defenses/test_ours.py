@@ -10,7 +10,8 @@ from bench.defense import DataInfo
 from bench.seeding import seeded
 from bench.threat import ThreatModel
 from bench.training import TrainingRun
-from defenses.ours import LEAK, AdversarialTransformation, _LeakyClamp, _SmoothSign, _softsign_slope, _tanh_slope
+from defenses.ours import AdversarialTransformation
+from defenses.smooth_sign import LEAK, LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)
@@ -116,21 +117,21 @@ def test_backward_goes_through_the_inner_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "smooth"), [(_tanh_slope, torch.tanh), (_softsign_slope, torch.nn.functional.softsign)]
+    ("slope", "smooth"), [(tanh_slope, torch.tanh), (softsign_slope, torch.nn.functional.softsign)]
 )
 def test_smooth_sign_has_the_papers_derivatives(slope, smooth) -> None:
     u = torch.randn(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     scale = u.detach().flatten(1).abs().mean(1).view(-1, 1, 1, 1)
     weights = torch.randn_like(u)
-    (found,) = torch.autograd.grad((weights * _SmoothSign.apply(u, slope)).sum(), u)
+    (found,) = torch.autograd.grad((weights * SmoothSign.apply(u, slope)).sum(), u)
     (expected,) = torch.autograd.grad((weights * smooth(u / scale)).sum(), u)
     assert torch.allclose(found, expected)
-    assert torch.equal(_SmoothSign.apply(u, slope), u.sign())
+    assert torch.equal(SmoothSign.apply(u, slope), u.sign())
 
 
 def test_leaky_clamp() -> None:
     delta = torch.tensor([-2.0, -0.5, 0.5, 2.0], requires_grad=True)
-    out = _LeakyClamp.apply(delta, 1.0)
+    out = LeakyClamp.apply(delta, 1.0)
     assert out.tolist() == [-1.0, -0.5, 0.5, 1.0]
     (grad,) = torch.autograd.grad(out.sum(), delta)
     assert torch.allclose(grad, torch.tensor([LEAK, 1.0, 1.0, LEAK]))

@@ -25,7 +25,7 @@ from bench.cli import main
 from bench.defense import Defense
 from bench.engine import Job, Outcome
 from bench.metrics import wilson
-from bench.records import Row
+from bench.row import Row
 from bench.summary import summarise
 from bench.target import Target
 from defenses import recipes
