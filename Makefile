@@ -43,9 +43,10 @@ schema: $(VENV)/.installed ## Write bench.schema.json again after a change to be
 	$(BIN)/python -m bench.config > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
-docs: $(VENV)/.installed ## Write docs/attacks.md again after a change to an attack or its docstring
-	$(BIN)/python -m attacks.reference > docs/attacks.md.part
-	mv docs/attacks.md.part docs/attacks.md
+docs: $(VENV)/.installed ## Write docs/attacks.md and docs/defenses.md again after a change to a docstring or card
+	for page in attacks defenses; do \
+	  $(BIN)/python -m $$page.reference > docs/$$page.md.part && mv docs/$$page.md.part docs/$$page.md || exit 1; \
+	done
 
 clean: ## Remove what was installed and built here (results stay)
 	rm -rf $(VENV) build site *.egg-info

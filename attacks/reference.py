@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,6 +15,7 @@ from attacks.estimators import ESTIMATORS, EstimatorLike
 from attacks.losses import LOSSES, LossLike
 from attacks.pgd import MaskLike
 from bench.attack import KNOWLEDGE, AttackSpec
+from bench.markdown import first_paragraph, inline, split_docstring, table
 from bench.plugins import get_attack
 from bench.registry import ATTACKS, BUILT_IN
 
@@ -31,7 +31,6 @@ _BOUNDS: dict[type, tuple[str, str]] = {
     annotated_types.Le: ("le", "≤"),
     annotated_types.Lt: ("lt", "<"),
 }
-_ARGUMENT = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
 _INTRODUCTION = """\
 # Attacks
@@ -63,13 +62,13 @@ def reference() -> str:
     specs = [get_attack(entry.name) for entry in ATTACKS.entries() if entry.distribution == BUILT_IN]
     specs.sort(key=lambda spec: (-KNOWLEDGE.index(spec.knowledge), spec.name))
     overview = [
-        [f"[{spec.name}](#{spec.name})", _inline(spec.summary), spec.knowledge, ", ".join(spec.norms),
+        [f"[{spec.name}](#{spec.name})", inline(spec.summary), spec.knowledge, ", ".join(spec.norms),
          _tick(spec.targeted), _tick(spec.minimum_norm)]
         for spec in specs
     ]  # fmt: skip
     parts = [
         _INTRODUCTION,
-        _table(["Attack", "What it is", "Knowledge", "Norms", "Targeted", "Minimum norm"], overview),
+        table(["Attack", "What it is", "Knowledge", "Norms", "Targeted", "Minimum norm"], overview),
         *map(_section, specs),
         _losses(),
         _estimators(),
@@ -87,21 +86,21 @@ def _section(spec: AttackSpec) -> str:
         if not arguments.get(name):
             raise ValueError(f"{spec.name}: the docstring does not explain the parameter {name!r}")
         kind = _kind(parameter.annotation)
-        rows.append([f"`{name}`", kind, f"`{_written(parameter.default)}`", _inline(arguments[name])])
-    parts = [f"## {spec.name}", source, f"{', '.join(facts).capitalize()}.", *map(_inline, text)]
-    parts.append(_table(["Parameter", "Type", "Default", "Meaning"], rows) if rows else "No parameters.")
+        rows.append([f"`{name}`", kind, f"`{_written(parameter.default)}`", inline(arguments[name])])
+    parts = [f"## {spec.name}", source, f"{', '.join(facts).capitalize()}.", *map(inline, text)]
+    parts.append(table(["Parameter", "Type", "Default", "Meaning"], rows) if rows else "No parameters.")
     return "\n\n".join(part for part in parts if part)
 
 
 def _losses() -> str:
-    rows = [[f"`{name}`", _inline(_first_paragraph(loss))] for name, loss in LOSSES.items()]
+    rows = [[f"`{name}`", inline(first_paragraph(loss))] for name, loss in LOSSES.items()]
     return f"""\
 ## Losses
 
 Each is maximised, one value per image; z are the logits, p the probabilities, y the label. A multi-targeted run goes
 towards a class t. A targeted attack maximises the negative of the untargeted loss of the class it has to reach.
 
-{_table(["Loss", "Value"], rows)}
+{table(["Loss", "Value"], rows)}
 Written with a setting: `{{m_logit: {{kappa: 5}}}}`. CE-sign (Ozbulak et al. 2020) is `loss: ce` with `direction: sign`
 of `pgd`. The cross-entropy of the averaged logits of a randomised defense is `loss: ce` with
 `estimator: {{eot: {{of: exact, samples: 16, average: logits}}}}`.
@@ -115,35 +114,14 @@ def _estimators() -> str:
             f"{p.name}" if p.default is p.empty else f"{p.name}: {_written(p.default)}"
             for p in inspect.signature(maker).parameters.values()
         ]
-        rows.append([f"`{name}`", f"`{', '.join(settings)}`" if settings else "", _inline(_first_paragraph(maker))])
+        rows.append([f"`{name}`", f"`{', '.join(settings)}`" if settings else "", inline(first_paragraph(maker))])
     return f"""\
 ## Gradient estimators
 
 How an attack gets a gradient; any parameter of type estimator takes any of them, by name (`identity`) or with settings
 (`{{finite_difference: {{samples: 64}}}}`, `{{eot: {{samples: 16, of: {{bpda: tanh}}}}}}`).
 
-{_table(["Estimator", "Settings", "Gradient"], rows)}"""
-
-
-def split_docstring(function: Callable[..., object]) -> tuple[list[str], dict[str, str]]:
-    """The paragraphs before ``Args:``, and the text of each argument (``a, b: text`` explains both)."""
-    text, _, rest = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-    arguments: dict[str, str] = {}
-    names: list[str] = []
-    for line in rest.splitlines():
-        if line and not line.startswith(" "):
-            break  # Returns, Raises
-        found = _ARGUMENT.match(line[4:])
-        if found:
-            names = found[1].split(", ")
-            arguments.update(dict.fromkeys(names, found[2]))
-        elif line.strip():
-            arguments.update({name: f"{arguments[name]} {line.strip()}" for name in names})
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()], arguments
-
-
-def _first_paragraph(thing: object) -> str:
-    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+{table(["Estimator", "Settings", "Gradient"], rows)}"""
 
 
 def _kind(annotation: Any) -> str:
@@ -153,7 +131,7 @@ def _kind(annotation: Any) -> str:
             return name
     origin, members = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _inline(" ".join([_kind(members[0]), *_bounds(members[1:])]))
+        return inline(" ".join([_kind(members[0]), *_bounds(members[1:])]))
     if origin is Literal:
         return ", ".join(f"`{member}`" for member in members)
     if origin in (Union, UnionType):
@@ -174,19 +152,6 @@ def _written(value: object) -> str:
 
 def _tick(value: bool) -> str:
     return "yes" if value else ""
-
-
-def _inline(text: str) -> str:
-    """One line of a docstring as Markdown: code in single backticks, and nothing else taken for markup."""
-    pieces = re.split(r"(``.+?``|`.+?`)", text)
-    return "".join(
-        f"`{piece.strip('`')}`" if piece.startswith("`") else re.sub(r"([*<\\])", r"\\\1", piece) for piece in pieces
-    )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

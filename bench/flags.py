@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: By how much one family of attacks must beat another before it is worth a warning (deterministic, randomised).
 #: 0.2 points is AutoAttack's own threshold for Square against the white-box attacks.
 BEATS, BEATS_RANDOMIZED = 0.002, 0.01
+#: How much more than the worst case an attack by plain automatic differentiation may leave.
+OVERRATED = 0.10
 #: How far above chance an unbounded attack may leave a defense.
 ABOVE_CHANCE = 0.05
 
@@ -29,8 +31,8 @@ class Flag:
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     """All flags of a defense, most serious first."""
-    found = [*_incomplete(attacks, complete), *_probe(results), *_orderings(results), *_unbounded(results, attacks)]
-    found += _refused(attacks)
+    found = [*_incomplete(attacks, complete), *_probe(results), *_masked(results), *_orderings(results)]
+    found += [*_unbounded(results, attacks), *_refused(attacks)]
     return sorted(found, key=lambda flag: flag.kind != "warning")
 
 
@@ -66,6 +68,20 @@ def _probe(results: DefenseResults) -> list[Flag]:
         text = "The logits of an image change with the other images of its batch."
         flags.append(Flag("batch-dependent", "batch-dependent", text))
     return flags
+
+
+def _masked(results: DefenseResults) -> list[Flag]:
+    """Whether attacks that were not adapted to the defense would have overrated it."""
+    white = results.names(knowledge=("gradient",))
+    naive = [name for name in white if results.attacks[name].params.get("estimator") == "exact"]
+    left = {name: results.under(name).mean() for name in naive}
+    worst = results.worst(results.names())[0].mean()
+    overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}
+    if not overrated:
+        return []
+    what = ", ".join(f"{name} leaves {100 * value:.1f} %" for name, value in overrated.items())
+    text = f"By plain automatic differentiation {what}; all attacks together leave {100 * worst:.1f} %."
+    return [Flag("gradient-masking", "gradient masking", text)]
 
 
 def _orderings(results: DefenseResults) -> list[Flag]:

@@ -31,8 +31,8 @@ class MetricLearning(Defense):
 
     Args:
         data: decides the architecture.
-        weight: λ₁ of the triplet loss; margin: α in units of the angular distance 1 - |cos|. Both are the authors'
-            configuration for CIFAR-10.
+        weight: λ₁ of the triplet loss; this and the margin are the authors' configuration for CIFAR-10.
+        margin: α in units of the angular distance 1 - |cos|.
         steps: of the PGD inside training.
         network: another architecture by its name (``defenses.nets.NETWORKS``).
     """

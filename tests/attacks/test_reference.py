@@ -12,6 +12,7 @@ from attacks import reference
 from attacks.estimators import ESTIMATORS, EstimatorLike, as_estimator
 from attacks.losses import LOSSES
 from bench.attack import attack
+from bench.markdown import split_docstring
 from bench.plugins import get_attack
 from bench.registry import ATTACKS, BUILT_IN
 
@@ -40,33 +41,8 @@ def test_every_attack_names_its_paper_and_explains_its_parameters(name) -> None:
     spec = get_attack(name)
     assert spec.paper and spec.url.startswith("https://")
     assert spec.summary.endswith("."), "the first line is a sentence"
-    _, arguments = reference.split_docstring(spec.function)
+    _, arguments = split_docstring(spec.function)
     assert set(arguments) - {"target", "x"} == set(spec.parameters())
-
-
-def _example(parameter: str = "a thing") -> object:
-    """Summary of it.
-
-    More about ``x|y``
-    on two lines.
-
-    Args:
-        target: given; x: given.
-        first, second: explained together,
-            on two lines: with a colon.
-        third: another.
-
-    Returns:
-        nothing: of interest.
-    """
-
-
-def test_a_docstring_is_taken_apart() -> None:
-    text, arguments = reference.split_docstring(_example)
-    assert text == ["Summary of it.", "More about ``x|y`` on two lines."]
-    both = "explained together, on two lines: with a colon."
-    assert arguments == {"target": "given; x: given.", "first": both, "second": both, "third": "another."}
-    assert reference.split_docstring(lambda: None) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -82,11 +58,6 @@ def test_a_docstring_is_taken_apart() -> None:
 )
 def test_types_are_written_for_readers(annotation, text) -> None:
     assert reference._kind(annotation) == text
-
-
-def test_markup_in_docstrings_is_harmless() -> None:
-    assert reference._inline("2*a < ``b*c`` and `d`") == "2\\*a \\< `b*c` and `d`"
-    assert reference._table(["Head"], [["a|b"]]) == "| Head |\n| --- |\n| a\\|b |\n"
 
 
 def test_a_parameter_without_a_word_is_an_error() -> None:

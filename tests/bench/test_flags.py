@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record
 
-from bench.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, Flag
+from bench.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, OVERRATED, Flag
 from bench.row import Row
 from bench.summary import summarise
 
@@ -18,6 +18,7 @@ WHITE = attack_record("pgd")
 SCORE = attack_record("square", knowledge="score")
 DECISION = attack_record("hopskipjump", knowledge="decision")
 TRANSFER = attack_record("transfer", knowledge="transfer")
+NAIVE = attack_record("naive", params={"estimator": "exact"})
 
 
 def left(share: float) -> list[int]:
@@ -27,7 +28,7 @@ def left(share: float) -> list[int]:
 
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
     """Flags by id of a defense with the named cells; every example is right when clean."""
-    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER)}
+    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER, NAIVE)}
     known["unbounded"] = attack_record("unbounded", eps=1.0, counted=False)
     known["large"] = attack_record("large", eps=0.3, counted=False)
     suite = suite_record([known[name] for name in cells], n=N, shard_size=N)
@@ -72,6 +73,19 @@ def test_undeclared_randomness_is_said_to_be_measured(tmp_path: Path) -> None:
     measured = flags(tmp_path / "b", {"pgd": left(0.3)}, randomized=True, declared_randomized=False)
     assert "does not declare" not in declared["randomized"].text
     assert "does not declare" in measured["randomized"].text
+
+
+def test_an_attack_that_is_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
+    for excess, fires in ((0.01, True), (-0.01, False)):
+        cells = {"naive": left(0.2 + OVERRATED + excess), "pgd": left(0.2)}
+        found = flags(tmp_path / str(fires), cells)
+        assert list(found) == ["gradient-masking"] * fires
+    (flag,) = flags(tmp_path, {"naive": left(0.95), "pgd": left(0.01), "square": left(0.01)}).values()
+    assert "naive leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
+
+
+def test_a_weak_attack_that_is_adapted_says_nothing_about_masking(tmp_path: Path) -> None:
+    assert flags(tmp_path, {"naive": left(0.2), "pgd": left(0.9)}) == {}
 
 
 # -- one kind of attack against another -------------------------------------------------------------------------
