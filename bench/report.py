@@ -28,7 +28,7 @@ def headline(summary: SuiteSummary) -> str:
     return (
         f"{record.name}: {record.data}, {len(record.ids)} examples, {record.norm} eps {format_eps(record.eps)}, "
         f"seed {record.seed}. Accuracy in % with 95 % intervals; worst case per example over all attacks: "
-        "an upper bound on robustness."
+        f"an upper bound on robustness. One worker's time for all of it: {summary.worker_seconds / 60:.0f} min."
     )
 
 

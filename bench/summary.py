@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ class DefenseSummary:
     attacks: list[AttackSummary]
     detection: DetectionSummary | None
     flags: list[Flag]
+    worker_seconds: float  # one worker's wall time: attacks, judging, preparations
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
 
 
@@ -90,6 +92,11 @@ class SuiteSummary:
     record: SuiteRecord
     defenses: list[DefenseSummary]
     warnings: list[str]  # files that could not be read, defenses without clean results
+
+    @property
+    def worker_seconds(self) -> float:
+        """What the whole matrix would have taken a single worker."""
+        return sum(defense.worker_seconds for defense in self.defenses)
 
 
 def estimate(values: Array) -> Estimate:
@@ -117,6 +124,10 @@ class Cell:
 
     def __getitem__(self, column: str) -> Array:
         return self._values[column]
+
+    @property
+    def prepare_seconds(self) -> float:
+        return max((shard.prepare_seconds for shard in self.shards), default=0.0)
 
     @property
     def status(self) -> str:
@@ -177,9 +188,17 @@ class DefenseResults:
 
     def provenance(self) -> Provenance:
         """That of the defense's record, with the time from the first stored shard's start to the last one's end."""
-        runs = [shard.provenance for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
+        runs = [shard.provenance for shard in self._shards()]
         span = {"started": min(run.started for run in runs), "ended": max(run.ended for run in runs)}
         return self.record.provenance.model_copy(update=span)
+
+    def _shards(self) -> list[ShardRecord]:
+        return [shard for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
+
+    def worker_seconds(self) -> float:
+        """Wall time of one worker: every shard from start to end, and every attack's preparation once."""
+        running = sum(_seconds_between(s.provenance.started, s.provenance.ended) for s in self._shards())
+        return running + sum(cell.prepare_seconds for cell in self.cells.values())
 
     def reached(self, name: str) -> NDArray[np.bool_]:
         """Which of the measured examples an attack has finished with."""
@@ -194,6 +213,10 @@ class DefenseResults:
             and self.cells[name].rows
             and (knowledge is None or attack.knowledge in knowledge)
         ]
+
+
+def _seconds_between(started: str, ended: str) -> float:
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
 
 
 def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> AttackSummary:
@@ -211,7 +234,7 @@ def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> Attac
         mean_forward=sum(row.forward for row in rows) / len(rows) if rows else 0.0,
         mean_backward=backward / len(rows) if rows else 0.0,
         seconds_per_example=seconds / len(rows) if rows else 0.0,
-        prepare_seconds=max((shard.prepare_seconds for shard in cell.shards), default=0.0),
+        prepare_seconds=cell.prepare_seconds,
         worst_for=worst_for,
         zero_gradient_share=sum(row.zero_gradient for row in rows) / backward if backward else 0.0,
         violations=dict(Counter(row.reason.partition(":")[0] for row in rows if row.reason != "ok")),
@@ -275,6 +298,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
         attacks=attacks,
         detection=_detection(results, names),
         flags=find_flags(results, attacks, complete),
+        worker_seconds=results.worker_seconds(),
         survival={name: results.under(name).tolist() for name in names},
     )
 

@@ -51,6 +51,7 @@ def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
                 "inference_ratio": timing.ratio if timing else None,
                 "seconds_per_1000": timing.seconds_per_1000 if timing else None,
                 "training_seconds": timing.training_seconds if timing else None,
+                "worker_seconds": defense.worker_seconds,
                 "flags": [flag.id for flag in defense.flags],
                 **_setting(suite),
                 "git_commit": record.provenance.git_commit,

@@ -95,6 +95,17 @@ def test_effort_time_and_violations_are_summed_up(results: Results) -> None:
     assert found.detection_rate is None
 
 
+def test_the_time_of_a_worker_is_that_of_all_shards_and_of_each_preparation_once(results: Results) -> None:
+    results.write_defense(PLAIN, COMPLETE)
+    assert summary_of(results).worker_seconds == 6  # three cells of two shards of a second
+    slow = PROVENANCE.model_copy(update={"ended": "2026-01-02T00:00:01+00:00"})
+    for number in (0, 1):
+        rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
+        results.write_shard(PLAIN, "pgd", number, rows=rows, provenance=slow, prepare_seconds=40.0)
+    assert summary_of(results).worker_seconds == 4 + 2 * 86_401 + 40
+    assert summarise(results.root, "made").worker_seconds == summary_of(results).worker_seconds
+
+
 # -- randomised defenses ----------------------------------------------------------------------------------------
 
 
