@@ -72,9 +72,7 @@ def _probe(results: DefenseResults) -> list[Flag]:
 
 def _masked(results: DefenseResults) -> list[Flag]:
     """Whether attacks that were not adapted to the defense would have overrated it."""
-    white = results.names(knowledge=("gradient",))
-    naive = [name for name in white if results.attacks[name].params.get("estimator") == "exact"]
-    left = {name: results.under(name).mean() for name in naive}
+    left = {name: results.under(name).mean() for name in results.names() if results.attacks[name].plain}
     worst = results.worst(results.names())[0].mean()
     overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}
     if not overrated:

@@ -57,6 +57,12 @@ class AttackRecord(Record):
     paper: str = Field(default="", description="authors, year, title")
     url: str = Field(default="", description="where to read the paper")
 
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter."""
+        estimator = self.params.get("estimator", "exact")
+        return self.knowledge == "gradient" and estimator in ("exact", {"exact": {}})
+
 
 class VariantRecord(Record):
     """One variant of a study."""

@@ -51,16 +51,12 @@ def masked_accuracy(entry: MaskedPGD) -> Estimate:
 
 
 def group_of(attack: AttackRecord) -> Group:
-    """The group an attack belongs to.
-
-    A gradient attack is plain when its ``estimator`` is ``exact``, or when it has no such parameter.
-    """
+    """The group an attack belongs to."""
     if not attack.counted:
         return _GROUP["sanity"]
     if attack.knowledge != "gradient":
         return _GROUP[attack.knowledge]
-    estimator = attack.params.get("estimator", "exact")
-    return _GROUP["plain" if estimator in ("exact", {"exact": {}}) else "adapted"]
+    return _GROUP["plain" if attack.plain else "adapted"]
 
 
 def attacks_of(suite: SuiteSummary) -> list[tuple[Group, list[AttackRecord]]]:

@@ -18,7 +18,7 @@ WHITE = attack_record("pgd")
 SCORE = attack_record("square", knowledge="score")
 DECISION = attack_record("hopskipjump", knowledge="decision")
 TRANSFER = attack_record("transfer", knowledge="transfer")
-NAIVE = attack_record("naive", params={"estimator": "exact"})
+ADAPTED = attack_record("bpda-i", params={"estimator": "identity"})
 
 
 def left(share: float) -> list[int]:
@@ -28,7 +28,7 @@ def left(share: float) -> list[int]:
 
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
     """Flags by id of a defense with the named cells; every example is right when clean."""
-    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER, NAIVE)}
+    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER, ADAPTED)}
     known["unbounded"] = attack_record("unbounded", eps=1.0, counted=False)
     known["large"] = attack_record("large", eps=0.3, counted=False)
     suite = suite_record([known[name] for name in cells], n=N, shard_size=N)
@@ -77,15 +77,14 @@ def test_undeclared_randomness_is_said_to_be_measured(tmp_path: Path) -> None:
 
 def test_an_attack_that_is_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
     for excess, fires in ((0.01, True), (-0.01, False)):
-        cells = {"naive": left(0.2 + OVERRATED + excess), "pgd": left(0.2)}
-        found = flags(tmp_path / str(fires), cells)
-        assert list(found) == ["gradient-masking"] * fires
-    (flag,) = flags(tmp_path, {"naive": left(0.95), "pgd": left(0.01), "square": left(0.01)}).values()
-    assert "naive leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
+        cells = {"pgd": left(0.2 + OVERRATED + excess), "bpda-i": left(0.2)}
+        assert list(flags(tmp_path / str(fires), cells)) == ["gradient-masking"] * fires
+    (flag,) = flags(tmp_path, {"pgd": left(0.95), "bpda-i": left(0.01), "square": left(0.01)}).values()
+    assert "pgd leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
 
 
 def test_a_weak_attack_that_is_adapted_says_nothing_about_masking(tmp_path: Path) -> None:
-    assert flags(tmp_path, {"naive": left(0.2), "pgd": left(0.9)}) == {}
+    assert flags(tmp_path, {"pgd": left(0.2), "bpda-i": left(0.9)}) == {}
 
 
 # -- one kind of attack against another -------------------------------------------------------------------------

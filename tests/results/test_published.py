@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from bench.cell import attack_key
-from bench.config import load_config, resolve_attacks
+from bench.config import load_config, resolve_attacks, variants_of
 from bench.registry import BUILT_IN, DEFENSES
-from bench.store import Store
 from bench.summary import DefenseSummary, SuiteSummary, summarise
 from bench.verify import Places, verify
 
@@ -113,6 +112,16 @@ def test_no_attack_broke_the_rules(by_name: dict[str, DefenseSummary]) -> None:
         assert not [cell.record.name for cell in defense.attacks if cell.violations]
 
 
+@pytest.mark.parametrize("name", ["ours-external", "ours-radius"])
+def test_every_variant_of_a_study_is_published(name: str) -> None:
+    study, shipped = summarise(RESULTS, name), load_config(ROOT / "bench.yaml").suite(name)
+    assert {defense.record.name for defense in study.defenses} == {spec.name for spec in variants_of(shipped)}
+    for defense in study.defenses:
+        assert defense.complete and defense.standard.n == 450
+    keys = {entry.name: attack_key(entry) for entry in resolve_attacks(shipped)}
+    assert keys == {attack.name: attack.key for attack in study.record.attacks}
+
+
 def test_stored_inputs_are_judged_the_same_again() -> None:
     torch.set_num_threads(1)
     verdicts = list(verify(RESULTS, "digits", ("none", "madry"), "cpu", Places()))
@@ -125,8 +134,7 @@ def test_stored_inputs_are_judged_the_same_again() -> None:
 
 
 def test_files_are_small_and_name_no_folder_of_the_machine() -> None:
-    everything = Store(RESULTS, "digits").folder.rglob("*")
-    files = [path for path in everything if path.is_file() and ".prepared" not in path.parts]
+    files = [path for path in RESULTS.rglob("*") if path.is_file() and ".prepared" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 40 * 2**20
     assert all(path.stat().st_size <= 2**20 for path in files)
     for path in (p for p in files if p.suffix in (".json", ".gz")):
