@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from bench.summary import DefenseSummary, Estimate, SuiteSummary
+from bench.summary import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 from bench.threat import format_eps
 
 FORMATS = ("table", "csv", "json", "markdown")
@@ -56,17 +56,20 @@ def detection_accuracy(defense: DefenseSummary) -> str:
 
 
 def matrix(summary: SuiteSummary) -> list[dict[str, str]]:
-    """One row per attack, one column per defense: the accuracy left, or why there is none."""
-    rows = []
-    for attack in summary.record.attacks:
-        sanity = "" if attack.counted else f" (eps {format_eps(attack.eps)}, not counted)"
-        row = {"attack": attack.name + sanity}
-        for defense in summary.defenses:
-            cell = next(a for a in defense.attacks if a.record.name == attack.name)
-            text = "–" if cell.robust is None else f"{100 * cell.robust.value:.1f}"
-            row[defense.record.name] = text if cell.status == "complete" else f"{text} ({cell.status})"
-        rows.append(row)
-    return rows
+    """The accuracy that each attack left of each defense, or why there is none; what there is less of in columns."""
+    attacks = {
+        attack.name: attack.name + ("" if attack.counted else f" (eps {format_eps(attack.eps)}, not counted)")
+        for attack in summary.record.attacks
+    }
+    cells = {d.record.name: {cell.record.name: _left(cell) for cell in d.attacks} for d in summary.defenses}
+    if len(cells) > len(attacks):
+        return [{"defense": name, **{title: row[a] for a, title in attacks.items()}} for name, row in cells.items()]
+    return [{"attack": title, **{name: row[a] for name, row in cells.items()}} for a, title in attacks.items()]
+
+
+def _left(cell: AttackSummary) -> str:
+    text = "–" if cell.robust is None else f"{100 * cell.robust.value:.1f}"
+    return text if cell.status == "complete" else f"{text} ({cell.status})"
 
 
 def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,16 @@ def test_the_matrix_shows_every_cell_and_why_one_is_empty(summary: SuiteSummary)
     assert rows["pgd"]["unfinished"].endswith(" (partial)")
     assert rows["noise"]["unfinished"] == "– (failed)"
     assert rows["unbounded (eps 1, not counted)"]["unfinished"] == "– (missing)"
+
+
+def test_what_there_is_less_of_is_in_the_columns_of_the_matrix(summary: SuiteSummary) -> None:
+    upright = {cells["attack"]: cells for cells in matrix(summary)}
+    many = [replace(d, record=d.record.model_copy(update={"name": f"{d.record.name} {i}"}))
+            for d in summary.defenses for i in (1, 2)]  # fmt: skip
+    rows = {cells["defense"]: cells for cells in matrix(replace(summary, defenses=many))}
+    assert list(rows) == [d.record.name for d in many]
+    for attack, cells in upright.items():
+        assert rows["plain 2"][attack] == cells["plain"]
 
 
 def test_the_long_form_has_one_unrounded_number_per_line(summary: SuiteSummary) -> None:
