@@ -22,7 +22,7 @@ ADVERSARIALLY_TRAINED = ("madry", "trades", "metric-learning", "feature-denoisin
 #: Nothing is left of these on an undefended classifier (Athalye et al. 2018 and others; see each card).
 BROKEN = (
     "jpeg", "bit-depth", "median-smoothing", "gaussian-smoothing", "wavelet-denoising", "crop-rescale",
-    "tv-minimization", "image-quilting", "random-resize-pad", "pixel-deflection", "sap", "region-based", "bart",
+    "tv-minimization", "image-quilting", "random-resize-pad", "pixel-deflection", "sap", "region-based",
     "thermometer", "k-wta", "distillation", "guided-denoiser", "pixeldefend", "defense-gan", "prm", "random-prm",
     "feature-squeezing", "ours", "anti-adversary",
 )  # fmt: skip
