@@ -109,20 +109,22 @@ def test_the_time_of_a_worker_is_that_of_all_shards_and_of_each_preparation_once
 # -- randomised defenses ----------------------------------------------------------------------------------------
 
 
+def drawn(select: list[int], report: list[int]) -> list[Row]:
+    """One row per example, with so many draws survived on either stream."""
+    return [
+        row(f"e{i}", 0, select_robust=s, select_correct=s, report_robust=r, report_correct=r)
+        for i, (s, r) in enumerate(zip(select, report, strict=True))
+    ]
+
+
 def test_a_randomised_defense_is_scored_on_draws_its_worst_attack_was_not_chosen_on(tmp_path: Path) -> None:
     results = Results(tmp_path, suite_record([PGD, NOISE], n=2, draws_select=4, draws_report=10))
     random = defense_record("random", probe_record(randomized=True))
 
-    def rows(select: list[int], report: list[int]) -> list[Row]:
-        return [
-            row(f"e{i}", 0, select_robust=s, select_correct=s, report_robust=r, report_correct=r)
-            for i, (s, r) in enumerate(zip(select, report, strict=True))
-        ]
-
     cells = {
-        "clean": rows([4, 4], [10, 9]),
-        "pgd": rows([2, 3], [6, 5]),
-        "noise": rows([3, 1], [1, 4]),  # on e0 the reporting draws flatter noise: it was not chosen there
+        "clean": drawn([4, 4], [10, 9]),
+        "pgd": drawn([1, 3], [6, 5]),
+        "noise": drawn([3, 2], [1, 4]),  # on e0 the reporting draws flatter noise: it was not chosen there
     }
     results.write_defense(random, cells)
     found = summary_of(results, "random")
@@ -132,6 +134,16 @@ def test_a_randomised_defense_is_scored_on_draws_its_worst_attack_was_not_chosen
     assert value(cell(found, "noise")) == pytest.approx((0.1 + 0.4) / 2)
     assert (cell(found, "pgd").worst_for, cell(found, "noise").worst_for) == (1, 1)
     assert found.survival["noise"] == pytest.approx([0.1, 0.4])
+
+
+def test_the_worst_case_does_not_exceed_the_strongest_attack_where_few_draws_choose_badly(tmp_path: Path) -> None:
+    results = Results(tmp_path, suite_record([PGD, NOISE], n=2, draws_select=4, draws_report=10))
+
+    cells = {"clean": drawn([4, 4], [10, 10]), "pgd": drawn([1, 1], [3, 3]), "noise": drawn([0, 3], [8, 8])}
+    results.write_defense(defense_record("random", probe_record(randomized=True)), cells)
+    found = summary_of(results, "random")
+    assert found.worst_case.value == pytest.approx(0.3)  # not (0.8 + 0.3) / 2
+    assert cell(found, "noise").worst_for == 1
 
 
 # -- what is missing --------------------------------------------------------------------------------------------

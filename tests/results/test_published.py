@@ -103,7 +103,7 @@ def test_a_low_clean_accuracy_is_explained(by_name: dict[str, DefenseSummary]) -
 def test_the_worst_case_is_at_or_below_every_single_attack(by_name: dict[str, DefenseSummary]) -> None:
     for defense in by_name.values():
         lowest = min(cell.robust.value for cell in defense.attacks if cell.robust and cell.record.counted)
-        slack = 0.01 if defense.record.probe.randomized else 1e-12  # scored on other draws than it is chosen on
+        slack = 0.005 if defense.record.probe.randomized else 1e-12  # scored on other draws than it is chosen on
         assert defense.worst_case.value <= lowest + slack
 
 
