@@ -81,6 +81,7 @@ class DefenseSummary:
     attacks: list[AttackSummary]
     detection: DetectionSummary | None
     flags: list[Flag]
+    commits: list[str]  # code versions that its shards come from; "+" marks uncommitted changes
     worker_seconds: float  # one worker's wall time: attacks, judging, preparations
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
 
@@ -198,6 +199,11 @@ class DefenseResults:
     def _shards(self) -> list[ShardRecord]:
         return [shard for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
 
+    def commits(self) -> list[str]:
+        """Each code version that shards come from, in the order of time; ``+`` marks uncommitted changes."""
+        runs = sorted((shard.provenance for shard in self._shards()), key=lambda run: run.started)
+        return list(dict.fromkeys(run.git_commit + "+" * bool(run.git_dirty) for run in runs if run.git_commit))
+
     def worker_seconds(self) -> float:
         """Wall time of one worker: every shard from start to end, and every attack's preparation once."""
         running = sum(_seconds_between(s.provenance.started, s.provenance.ended) for s in self._shards())
@@ -301,6 +307,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
         attacks=attacks,
         detection=_detection(results, names),
         flags=find_flags(results, attacks, complete),
+        commits=results.commits(),
         worker_seconds=results.worker_seconds(),
         survival={name: results.under(name).tolist() for name in names},
     )

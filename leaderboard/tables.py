@@ -54,7 +54,7 @@ def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
                 "worker_seconds": defense.worker_seconds,
                 "flags": [flag.id for flag in defense.flags],
                 **_setting(suite),
-                "git_commit": record.provenance.git_commit,
+                "git_commits": defense.commits,
                 "ended": record.provenance.ended,
             }
         )

@@ -225,11 +225,5 @@ def agreements(points: list[Point]) -> list[Agreement]:
 
 def commits(suite: SuiteSummary) -> list[str]:
     """The code versions the results come from, shortened, each once; ``+`` marks uncommitted changes."""
-    found = []
-    for defense in suite.defenses:
-        origin = defense.record.provenance
-        if origin.git_commit:
-            label = origin.git_commit[:10] + ("+" if origin.git_dirty else "")
-            if label not in found:
-                found.append(label)
-    return found
+    full = dict.fromkeys(commit for defense in suite.defenses for commit in defense.commits)
+    return [commit[:10] + "+" * commit.endswith("+") for commit in full]

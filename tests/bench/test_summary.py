@@ -106,6 +106,18 @@ def test_the_time_of_a_worker_is_that_of_all_shards_and_of_each_preparation_once
     assert summarise(results.root, "made").worker_seconds == summary_of(results).worker_seconds
 
 
+def test_all_code_versions_are_named_the_first_one_first(results: Results) -> None:
+    results.write_defense(PLAIN, COMPLETE)
+    assert summary_of(results).commits == []
+    for attack, day, commit, dirty in (("noise", 3, "b" * 40, True), ("pgd", 2, "a" * 40, False)):
+        update = {"git_commit": commit, "git_dirty": dirty, "started": f"2026-01-0{day}T00:00:00+00:00"}
+        origin = PROVENANCE.model_copy(update={**update, "ended": "2026-01-04T00:00:00+00:00"})
+        for number in (0, 1):
+            rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
+            results.write_shard(PLAIN, attack, number, rows=rows, provenance=origin)
+    assert summary_of(results).commits == ["a" * 40, "b" * 40 + "+"]
+
+
 # -- randomised defenses ----------------------------------------------------------------------------------------
 
 

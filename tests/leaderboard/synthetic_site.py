@@ -173,6 +173,7 @@ def defense(
         if detector
         else None,
         flags=[FLAGS[flag] for flag in flags],
+        commits=[f"{ORIGIN.git_commit}+"],
         worker_seconds=754.0,
         survival={c.record.name: survivors(c.robust, randomized) for c in measured if c.robust},
     )
