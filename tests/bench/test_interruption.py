@@ -29,6 +29,8 @@ def start(bench: Bench) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -38,9 +40,10 @@ def stored(bench: Bench) -> dict[str, int]:
     return {str(path.relative_to(bench.results)): path.stat().st_mtime_ns for path in files}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
 
@@ -66,12 +69,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
     running = []
     try:
         running.append(start(bench))
-        wait_for(lambda: len(stored(bench)) >= 4)
+        wait_for(lambda: len(stored(bench)) >= 4, running[0])
         running[0].send_signal(signal.SIGINT)
         _, err = running[0].communicate(timeout=30)
         after_ctrl_c = stored(bench)
         running.append(start(bench))
-        wait_for(lambda: len(stored(bench)) >= len(after_ctrl_c) + 4)
+        wait_for(lambda: len(stored(bench)) >= len(after_ctrl_c) + 4, running[1])
         running[1].kill()
         running[1].communicate(timeout=30)
         after_kill = stored(bench)
