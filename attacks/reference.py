@@ -15,9 +15,9 @@ from attacks.estimators import ESTIMATORS, EstimatorLike
 from attacks.losses import LOSSES, LossLike
 from attacks.pgd import MaskLike
 from bench.attack import KNOWLEDGE, AttackSpec
-from bench.markdown import first_paragraph, inline, split_docstring, table
+from bench.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 from bench.plugins import get_attack
-from bench.registry import ATTACKS, BUILT_IN
+from bench.registry import ATTACKS
 
 #: What is written for the parameters whose type is no plain Python type.
 _NAMED: list[tuple[Any, str]] = [
@@ -59,7 +59,7 @@ def reference() -> str:
         PluginError: for an attack that cannot be imported.
         ValueError: for a parameter that its docstring does not explain.
     """
-    specs = [get_attack(entry.name) for entry in ATTACKS.entries() if entry.distribution == BUILT_IN]
+    specs = [get_attack(name) for name in ATTACKS.built_in()]
     specs.sort(key=lambda spec: (-KNOWLEDGE.index(spec.knowledge), spec.name))
     overview = [
         [f"[{spec.name}](#{spec.name})", inline(spec.summary), spec.knowledge, ", ".join(spec.norms),
@@ -73,7 +73,7 @@ def reference() -> str:
         _losses(),
         _estimators(),
     ]
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    return page(parts)
 
 
 def _section(spec: AttackSpec) -> str:
@@ -83,10 +83,8 @@ def _section(spec: AttackSpec) -> str:
     source = f"[{spec.paper}]({spec.url})." if spec.url else f"{spec.paper}." if spec.paper else ""
     rows = []
     for name, parameter in spec.parameters().items():
-        if not arguments.get(name):
-            raise ValueError(f"{spec.name}: the docstring does not explain the parameter {name!r}")
         kind = _kind(parameter.annotation)
-        rows.append([f"`{name}`", kind, f"`{_written(parameter.default)}`", inline(arguments[name])])
+        rows.append([f"`{name}`", kind, f"`{_written(parameter.default)}`", meaning(spec.name, name, arguments)])
     parts = [f"## {spec.name}", source, f"{', '.join(facts).capitalize()}.", *map(inline, text)]
     parts.append(table(["Parameter", "Type", "Default", "Meaning"], rows) if rows else "No parameters.")
     return "\n\n".join(part for part in parts if part)

@@ -31,7 +31,7 @@ class Flag:
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     """All flags of a defense, most serious first."""
-    found = [*_incomplete(attacks, complete), *_probe(results), *_masked(results), *_orderings(results)]
+    found = [*_incomplete(attacks, complete), *_probe(results), *_masked(results, attacks), *_orderings(results)]
     found += [*_unbounded(results, attacks), *_refused(attacks)]
     return sorted(found, key=lambda flag: flag.kind != "warning")
 
@@ -70,9 +70,10 @@ def _probe(results: DefenseResults) -> list[Flag]:
     return flags
 
 
-def _masked(results: DefenseResults) -> list[Flag]:
+def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]:
     """Whether attacks that were not adapted to the defense would have overrated it."""
-    left = {name: results.under(name).mean() for name in results.names() if results.attacks[name].plain}
+    plain = [attack for attack in attacks if attack.record.counted and attack.record.plain]
+    left = {attack.record.name: attack.robust.value for attack in plain if attack.robust}
     worst = results.worst(results.names())[0].mean()
     overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}
     if not overrated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _ARGUMENT = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
@@ -43,3 +43,19 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def meaning(owner: str, parameter: str, arguments: dict[str, str]) -> str:
+    """What a docstring's ``arguments`` say of a parameter, as a cell of a table.
+
+    Raises:
+        ValueError: when they say nothing.
+    """
+    if not arguments.get(parameter):
+        raise ValueError(f"{owner}: the docstring does not explain the parameter {parameter!r}")
+    return inline(arguments[parameter])
+
+
+def page(parts: Iterable[str]) -> str:
+    """Parts with an empty line between any two."""
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)

@@ -62,6 +62,10 @@ class Registry:
         """All registered names, sorted."""
         return sorted(self._winners())
 
+    def built_in(self) -> list[str]:
+        """Names of the plugins that are shipped here."""
+        return [entry.name for entry in self.entries() if entry.distribution == BUILT_IN]
+
     def entries(self) -> list[Entry]:
         """All registered plugins, sorted by name; nothing is imported."""
         return [_describe(point) for _, point in sorted(self._winners().items())]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 
-from bench.defense import Card, Claim, DataInfo, Defense
-from bench.markdown import first_paragraph, inline, split_docstring, table
+from bench.defense import Card, DataInfo, Defense
+from bench.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 from bench.plugins import resolve
-from bench.registry import BUILT_IN, DEFENSES
+from bench.registry import DEFENSES
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.
 _DIGITS = DataInfo("digits", (1, 8, 8), 10)
@@ -40,7 +40,7 @@ def reference() -> str:
         PluginError: for a defense that cannot be imported.
         ValueError: for a parameter that its docstring does not explain.
     """
-    defenses = {entry.name: resolve(entry.name) for entry in DEFENSES.entries() if entry.distribution == BUILT_IN}
+    defenses = {name: resolve(name) for name in DEFENSES.built_in()}
     shipped = {name: cls for name, cls in defenses.items() if isinstance(cls, type) and issubclass(cls, Defense)}
     order = sorted(shipped, key=lambda name: (shipped[name].card.family, name))
     overview = [
@@ -53,7 +53,7 @@ def reference() -> str:
         table(["Defense", "What it is", "Family", "Tags"], overview),
         *(_section(name, shipped[name]) for name in order),
     ]
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    return page(parts)
 
 
 def _section(name: str, cls: type[Defense]) -> str:
@@ -61,10 +61,8 @@ def _section(name: str, cls: type[Defense]) -> str:
     text, arguments = split_docstring(cls)
     rows = []
     for parameter in list(inspect.signature(cls).parameters.values())[1:]:
-        if not arguments.get(parameter.name):
-            raise ValueError(f"{name}: the docstring does not explain the parameter {parameter.name!r}")
         default = "null" if parameter.default is None else str(parameter.default)
-        rows.append([f"`{parameter.name}`", f"`{default}`", inline(arguments[parameter.name])])
+        rows.append([f"`{parameter.name}`", f"`{default}`", meaning(name, parameter.name, arguments)])
     defense = cls(_DIGITS)
     stand_ins = ", ".join(f"`{each}`" for each in defense.approximations())
     facts = [
@@ -85,11 +83,10 @@ def _section(name: str, cls: type[Defense]) -> str:
 
 
 def _claims(card: Card) -> str:
-    said: list[tuple[str, Claim]] = [("claimed", claim) for claim in card.claims]
-    said += [("broken", claim) for claim in card.breaks]
     rows = [
         [kind, *map(inline, (c.data, c.threat, _percent(c.standard), _percent(c.robust), c.attack, c.source))]
-        for kind, c in said
+        for kind, claims in (("claimed", card.claims), ("broken", card.breaks))
+        for c in claims
     ]
     return table(["", "Data", "Threat", "Clean", "Robust", "Attack", "Source"], rows) if rows else ""
 

@@ -14,10 +14,10 @@ from attacks.losses import LOSSES
 from bench.attack import attack
 from bench.markdown import split_docstring
 from bench.plugins import get_attack
-from bench.registry import ATTACKS, BUILT_IN
+from bench.registry import ATTACKS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
-SHIPPED = [entry.name for entry in ATTACKS.entries() if entry.distribution == BUILT_IN]
+SHIPPED = ATTACKS.built_in()
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -40,7 +40,7 @@ def stored(bench: Bench) -> dict[str, int]:
     return {str(path.relative_to(bench.results)): path.stat().st_mtime_ns for path in files}
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 600) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"ended with {process.returncode}"

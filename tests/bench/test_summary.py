@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written_results import (
@@ -95,13 +96,18 @@ def test_effort_time_and_violations_are_summed_up(results: Results) -> None:
     assert found.detection_rate is None
 
 
+def survived(results: Results, attack: str, **fields: Any) -> None:
+    """Both shards of an attack that fooled nobody, with these fields."""
+    for number in (0, 1):
+        rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
+        results.write_shard(PLAIN, attack, number, rows=rows, **fields)
+
+
 def test_the_time_of_a_worker_is_that_of_all_shards_and_of_each_preparation_once(results: Results) -> None:
     results.write_defense(PLAIN, COMPLETE)
     assert summary_of(results).worker_seconds == 6  # three cells of two shards of a second
     slow = PROVENANCE.model_copy(update={"ended": "2026-01-02T00:00:01+00:00"})
-    for number in (0, 1):
-        rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
-        results.write_shard(PLAIN, "pgd", number, rows=rows, provenance=slow, prepare_seconds=40.0)
+    survived(results, "pgd", provenance=slow, prepare_seconds=40.0)
     assert summary_of(results).worker_seconds == 4 + 2 * 86_401 + 40
     assert summarise(results.root, "made").worker_seconds == summary_of(results).worker_seconds
 
@@ -112,9 +118,7 @@ def test_all_code_versions_are_named_the_first_one_first(results: Results) -> No
     for attack, day, commit, dirty in (("noise", 3, "b" * 40, True), ("pgd", 2, "a" * 40, False)):
         update = {"git_commit": commit, "git_dirty": dirty, "started": f"2026-01-0{day}T00:00:00+00:00"}
         origin = PROVENANCE.model_copy(update={**update, "ended": "2026-01-04T00:00:00+00:00"})
-        for number in (0, 1):
-            rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
-            results.write_shard(PLAIN, attack, number, rows=rows, provenance=origin)
+        survived(results, attack, provenance=origin)
     assert summary_of(results).commits == ["a" * 40, "b" * 40 + "+"]
 
 

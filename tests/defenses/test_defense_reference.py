@@ -9,11 +9,11 @@ import pytest
 
 from bench.defense import Card, DataInfo, Defense
 from bench.plugins import resolve
-from bench.registry import BUILT_IN, DEFENSES
+from bench.registry import DEFENSES
 from defenses import reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "defenses.md"
-SHIPPED = [entry.name for entry in DEFENSES.entries() if entry.distribution == BUILT_IN]
+SHIPPED = DEFENSES.built_in()
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -17,7 +17,7 @@ from bench.config import load_config
 from bench.data import Split, load_data
 from bench.defense import DataInfo, Defense, DefenseSpec, in_training_mode
 from bench.plugins import build_defense
-from bench.registry import BUILT_IN, DEFENSES
+from bench.registry import DEFENSES
 from bench.seeding import generator, seeded
 from bench.target import Target
 from bench.threat import ThreatModel
@@ -26,7 +26,7 @@ from bench.training import TrainingRun
 ROOT = Path(__file__).resolve().parents[2]
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)
-NAMES = [entry.name for entry in DEFENSES.entries() if entry.distribution == BUILT_IN]
+NAMES = DEFENSES.built_in()
 EACH = pytest.mark.parametrize("name", NAMES)
 #: What would take minutes on 32×32 images of a CPU; everything else is tested with its defaults.
 CHEAPER = {"defense-gan": {"steps": 3, "restarts": 1}}

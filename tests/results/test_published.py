@@ -11,7 +11,7 @@ import torch
 
 from bench.cell import attack_key
 from bench.config import load_config, resolve_attacks, variants_of
-from bench.registry import BUILT_IN, DEFENSES
+from bench.registry import DEFENSES
 from bench.summary import DefenseSummary, SuiteSummary, summarise
 from bench.verify import Places, verify
 
@@ -52,8 +52,7 @@ def test_every_published_defense_is_complete(by_name: dict[str, DefenseSummary])
 
 
 def test_every_built_in_defense_is_published(by_name: dict[str, DefenseSummary]) -> None:
-    built_in = {entry.name for entry in DEFENSES.entries() if entry.distribution == BUILT_IN}
-    assert set(by_name) == built_in
+    assert set(by_name) == set(DEFENSES.built_in())
 
 
 def test_the_budgets_are_those_of_the_shipped_suite(summary: SuiteSummary) -> None:
@@ -77,9 +76,10 @@ def test_adversarial_training_keeps_what_pgd_training_keeps(by_name: dict[str, D
 
 
 def test_plain_autograd_alone_would_have_overrated_what_hides_its_gradient(by_name: dict[str, DefenseSummary]) -> None:
-    for defense in by_name.values():
+    for name, defense in by_name.items():
         if defense.record.probe.gradient == "missing":
-            assert left(defense, "pgd") > defense.worst_case.value + 0.3
+            # What is below the hedge defense was trained against PGD, and keeps most of that.
+            assert left(defense, "pgd") > defense.worst_case.value + (0.3 if name == "hedge" else 0.5)
             assert {"missing-gradient", "gradient-masking"} <= {flag.id for flag in defense.flags}
 
 
@@ -95,7 +95,7 @@ def test_nothing_is_masked_by_adversarial_training(by_name: dict[str, DefenseSum
 
 
 def test_a_low_clean_accuracy_is_explained(by_name: dict[str, DefenseSummary]) -> None:
-    text = (RESULTS / "README.md").read_text(encoding="utf-8").partition("## Clean accuracy")[2]
+    text = (RESULTS / "README.md").read_text(encoding="utf-8").partition("## Clean accuracy")[2].partition("\n## ")[0]
     below = {name for name, defense in by_name.items() if defense.standard.value < 0.9}
     assert below == set(re.findall(r"^- `(.+?)`", text, re.MULTILINE))
 
