@@ -39,13 +39,13 @@ compare: $(VENV)/.installed-peers ## Compare our attacks with theirs (DATA=folde
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/benchmarks $(BIN)/python -m peers --out docs/benchmarks.md \
 		$(if $(DATA),--data '$(DATA)') $(ARGS)
 
-schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/config.py
-	$(BIN)/python -m bench.config > bench.schema.json.part
+schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/suites/config.py
+	$(BIN)/python -m bench.suites.config > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
 docs: $(VENV)/.installed ## Write docs/attacks.md and docs/defenses.md again after a change to a docstring or card
 	for page in attacks defenses; do \
-	  $(BIN)/python -m $$page.reference > docs/$$page.md.part && mv docs/$$page.md.part docs/$$page.md || exit 1; \
+	  $(BIN)/python -m bench.reference.$$page > docs/$$page.md.part && mv docs/$$page.md.part docs/$$page.md || exit 1; \
 	done
 
 clean: ## Remove what was installed and built here (results stay)

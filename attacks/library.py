@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attack import AttackSpec
-from bench.defense import BareModel, DataInfo, Defense, in_training_mode
-from bench.errors import InputError, NotApplicable
-from bench.judge import violations
-from bench.plugins import get_attack
-from bench.seeding import seeded
-from bench.target import Target, predictions
-from bench.threat import ThreatModel, check_images, check_labels
+from bench.contracts.attack import AttackSpec
+from bench.contracts.defense import BareModel, DataInfo, Defense, in_training_mode
+from bench.contracts.errors import InputError, NotApplicable
+from bench.contracts.seeding import seeded
+from bench.contracts.target import Target, predictions
+from bench.contracts.threat import ThreatModel, check_images, check_labels
+from bench.judging.judge import violations
+from bench.plugins.resolve import get_attack
 
 
 @dataclass(frozen=True)

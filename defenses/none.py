@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.defense import Card, Claim, DataInfo, Defense
-from defenses.nets import classifier_for
-from defenses.recipes import train_classifier
+from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from defenses.parts.nets import classifier_for
+from defenses.parts.recipes import train_classifier
 
 if TYPE_CHECKING:
-    from bench.training import TrainingRun
+    from bench.training.recipe import TrainingRun
 
 _SOURCE = "Xiao & Zheng 2020, tables 2 and 3"
 
@@ -19,7 +19,7 @@ class Undefended(Defense):
 
     Args:
         data: decides the architecture.
-        network: another one by its name (``defenses.nets.NETWORKS``).
+        network: another one by its name (``defenses.parts.nets.NETWORKS``).
     """
 
     card = Card(

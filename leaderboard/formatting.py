@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any
 
-from bench.summary import Estimate
-from bench.threat import format_eps
+from bench.contracts.threat import format_eps
+from bench.summary.summarise import Estimate
 
 MISSING = "–"
 

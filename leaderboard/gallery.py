@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from bench.records import GalleryEntry, InputGradients
+from bench.storing.records import GalleryEntry, InputGradients
 
 Array = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from bench.errors import InputError
+from bench.contracts.errors import InputError
 
 _log = logging.getLogger(__name__)
 

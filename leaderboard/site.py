@@ -19,10 +19,10 @@ from typing import Any
 
 import jinja2
 
-from bench.errors import InputError
-from bench.records import AttackRecord, InputGradients
-from bench.store import Store
-from bench.summary import DefenseSummary, SuiteSummary, summarise
+from bench.contracts.errors import InputError
+from bench.storing.records import AttackRecord, InputGradients
+from bench.storing.store import Store
+from bench.summary.summarise import DefenseSummary, SuiteSummary, summarise
 from leaderboard import formatting, tables, views
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 

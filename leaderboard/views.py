@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from bench.flags import Flag
-from bench.metrics import wilson
-from bench.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
-from bench.summary import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
+from bench.summary.flags import Flag
+from bench.summary.metrics import wilson
+from bench.summary.summarise import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 
 @dataclass(frozen=True)

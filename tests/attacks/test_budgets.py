@@ -6,39 +6,15 @@ import pytest
 import torch
 from lab import Linear, linear_case, make_target
 from torch import Tensor, nn
+from two_classes import INFO, Broken, CoinFlip, Constant
 
-from attacks.genattack import genattack
-from attacks.hopskipjump import hopskipjump
-from attacks.noise import noise
-from attacks.pgd import pgd
-from attacks.transfer import transfer
-from bench.defense import BareModel, DataInfo, Defense
-from bench.errors import KnowledgeError
-
-INFO = DataInfo("toy", (1, 8, 8), 2)
-
-
-class CoinFlip(Defense):
-    """Labels are heads or tails, whatever the image: an oracle that contradicts itself."""
-
-    randomized = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.randn(len(x), 2)
-
-
-class Constant(Defense):
-    """Always class 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
-
-
-class Broken(Defense):
-    """NaN for every image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.full((len(x), 2), torch.nan)
+from attacks.decision.hopskipjump import hopskipjump
+from attacks.gradient.pgd import pgd
+from attacks.score.genattack import genattack
+from attacks.score.noise import noise
+from attacks.transfer.transfer import transfer
+from bench.contracts.defense import BareModel, Defense
+from bench.contracts.errors import KnowledgeError
 
 
 def _bright(n: int) -> tuple[Defense, Tensor, Tensor]:

@@ -10,10 +10,10 @@ from canaries import canaries
 from lab import DIGITS, digits, digits_classifier, make_target
 from torch import Tensor
 
-from attacks.genattack import genattack
-from attacks.hopskipjump import hopskipjump
-from attacks.pgd import pgd
-from bench.defense import BareModel, Defense, freeze
+from attacks.decision.hopskipjump import hopskipjump
+from attacks.gradient.pgd import pgd
+from attacks.score.genattack import genattack
+from bench.contracts.defense import BareModel, Defense, freeze
 
 SUITE = {
     "exact": (partial(pgd, steps=20), "gradient"),

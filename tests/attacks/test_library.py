@@ -11,9 +11,9 @@ from lab import digits, digits_classifier, length, linear_case
 from torch import Tensor, nn
 
 import attacks
-from bench.attack import AttackSpec
-from bench.errors import InputError, NotApplicable
-from bench.plugins import ATTACKS, get_attack
+from bench.contracts.attack import AttackSpec
+from bench.contracts.errors import InputError, NotApplicable
+from bench.plugins.resolve import ATTACKS, get_attack
 
 #: Budgets that show behaviour, not strength.
 SMALL: dict[str, dict[str, Any]] = {

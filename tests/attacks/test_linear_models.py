@@ -8,10 +8,10 @@ import pytest
 import torch
 from lab import assert_feasible, length, linear_case
 
-from attacks.genattack import genattack
-from attacks.hopskipjump import hopskipjump
-from attacks.noise import noise
-from attacks.pgd import pgd
+from attacks.decision.hopskipjump import hopskipjump
+from attacks.gradient.pgd import pgd
+from attacks.score.genattack import genattack
+from attacks.score.noise import noise
 
 SHAPES = [(1, 8, 8), (3, 5, 7)]
 NORMS = ["linf", "l2"]

@@ -27,8 +27,8 @@ from peers.render import document, verdicts
 from peers.subjects import Subject, Unavailable, provider
 from torch import Tensor, nn
 
-from bench import provenance
-from bench.defense import freeze
+from bench.contracts.defense import freeze
+from bench.storing import provenance
 
 SHAPE, CLASSES = (1, 4, 4), 10
 

@@ -12,22 +12,22 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 import attacks
-from bench.data import Split, load_data
-from bench.defense import DataInfo, Defense, DefenseSpec
-from bench.errors import InputError
-from bench.plugins import load_defense
-from bench.seeding import seeded
-from bench.threat import ThreatModel
-from bench.training import Progress, TrainingRun
-from defenses.adversarial_recipes import minimise_in_ball, one_step_examples
-from defenses.advprop import AdvProp, DualBatchNorm, auxiliary
-from defenses.distillation import Distillation
-from defenses.ensemble_at import EnsembleAT
-from defenses.fast_at import FastAT
-from defenses.feature_denoising import DenoisingBlock, FeatureDenoising
-from defenses.free_at import FreeAT, Perturbation
-from defenses.metric_learning import MetricLearning, triplet_loss
-from defenses.trades import TRADES, divergent_examples
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Split, load_data
+from bench.plugins.resolve import load_defense
+from bench.training.recipe import Progress, TrainingRun
+from defenses.adversarial_training.advprop import AdvProp, DualBatchNorm, auxiliary
+from defenses.adversarial_training.ensemble_at import EnsembleAT
+from defenses.adversarial_training.fast_at import FastAT
+from defenses.adversarial_training.feature_denoising import DenoisingBlock, FeatureDenoising
+from defenses.adversarial_training.free_at import FreeAT, Perturbation
+from defenses.adversarial_training.metric_learning import MetricLearning, triplet_loss
+from defenses.adversarial_training.trades import TRADES, divergent_examples
+from defenses.modified_network.distillation import Distillation
+from defenses.parts.adversarial_recipes import minimise_in_ball, one_step_examples
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)

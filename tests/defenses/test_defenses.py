@@ -7,18 +7,18 @@ import torch
 from scipy.ndimage import median_filter
 from torch import Tensor
 
-from bench.defense import DataInfo, Defense
-from bench.errors import InputError
-from bench.seeding import seeded
-from bench.threat import ThreatModel
-from defenses.feature_squeezing import FeatureSqueezing, median_2x2, reduce_bit_depth
-from defenses.jpeg import JPEG, differentiable_jpeg
-from defenses.madry import Madry
-from defenses.nets import classifier_for, external_for
+from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from defenses.adversarial_training.madry import Madry
+from defenses.adversarial_transformation.ours import AdversarialTransformation
+from defenses.detection.feature_squeezing import FeatureSqueezing, median_2x2, reduce_bit_depth
+from defenses.input_transformation.jpeg import JPEG, differentiable_jpeg
 from defenses.none import Undefended
-from defenses.ours import AdversarialTransformation
-from defenses.random_resize_pad import RandomResizePad, resize_and_pad
-from defenses.recipes import pgd_examples, random_crop_and_flip
+from defenses.parts.nets import classifier_for, external_for
+from defenses.parts.recipes import pgd_examples, random_crop_and_flip
+from defenses.randomised.random_resize_pad import RandomResizePad, resize_and_pad
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)

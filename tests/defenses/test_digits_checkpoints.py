@@ -8,11 +8,11 @@ import pytest
 import torch
 from shipped import DATA, THREAT, accuracy, load, under_attack
 
-from attacks.pgd import pgd
-from bench.defense import Defense, DefenseSpec
-from bench.plugins import load_defense
-from bench.seeding import generator
-from bench.target import Target
+from attacks.gradient.pgd import pgd
+from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.seeding import generator
+from bench.contracts.target import Target
+from bench.plugins.resolve import load_defense
 
 #: Clean accuracy that each must reach on 200 test images.
 CLEAN = {

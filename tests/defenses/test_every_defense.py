@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.pgd import pgd
-from bench.check import check_defense
-from bench.checkpoints import checkpoint_path
-from bench.config import load_config
-from bench.data import Split, load_data
-from bench.defense import DataInfo, Defense, DefenseSpec, in_training_mode
-from bench.plugins import build_defense
-from bench.registry import DEFENSES
-from bench.seeding import generator, seeded
-from bench.target import Target
-from bench.threat import ThreatModel
-from bench.training import TrainingRun
+from attacks.gradient.pgd import pgd
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec, in_training_mode
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.target import Target
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Split, load_data
+from bench.judging.check import check_defense
+from bench.plugins.registry import DEFENSES
+from bench.plugins.resolve import build_defense
+from bench.storing.checkpoints import checkpoint_path
+from bench.suites.config import load_config
+from bench.training.recipe import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY = DataInfo("grey", (1, 8, 8), 10)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data import load_data
-from bench.defense import DataInfo, Defense, DefenseSpec
-from bench.errors import InputError
-from bench.plugins import load_defense
-from bench.seeding import generator, seeded
-from bench.target import Target
-from bench.threat import ThreatModel
-from defenses.anti_adversary import AntiAdversary
-from defenses.hedge import Hedge
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.target import Target
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import load_data
+from bench.plugins.resolve import load_defense
+from defenses.adversarial_transformation.anti_adversary import AntiAdversary
+from defenses.adversarial_transformation.hedge import Hedge
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 DIGITS = load_data("digits")
@@ -127,7 +127,7 @@ def test_impossible_parameters(make: Any, name: str, value: float) -> None:
 
 
 def _under_attack(name: str, estimator: Any, steps: int) -> float:
-    from attacks.pgd import pgd
+    from attacks.gradient.pgd import pgd
 
     defense, some = load_defense(DefenseSpec(name), DIGITS.info).defense.eval(), DIGITS.test.take(50)
     target = Target(

@@ -11,22 +11,22 @@ from scipy.ndimage import gaussian_filter, median_filter
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from bench.data import Split
-from bench.defense import DataInfo, Defense
-from bench.errors import InputError
-from bench.seeding import seeded
-from bench.threat import ThreatModel
-from bench.training import TrainingRun
-from defenses.bit_depth import BitDepth
-from defenses.crop_rescale import CropRescale, MeanOverCrops, crop
-from defenses.gaussian_smoothing import GaussianSmoothing, gaussian_blur
-from defenses.image_quilting import ImageQuilting, beyond_cut, places, quilt, random_patches
-from defenses.k_wta import KWTA, KWinners
-from defenses.median_smoothing import MedianSmoothing, median
-from defenses.thermometer import WIDTH, Thermometer, ThermometerEncoding
-from defenses.tv_minimization import TVMinimization, minimise_tv
-from defenses.wavelet_denoising import WaveletDenoising
-from defenses.wavelets import WAVELETS, decompose, denoise, reconstruct
+from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Split
+from bench.training.recipe import TrainingRun
+from defenses.input_transformation.bit_depth import BitDepth
+from defenses.input_transformation.crop_rescale import CropRescale, MeanOverCrops, crop
+from defenses.input_transformation.gaussian_smoothing import GaussianSmoothing, gaussian_blur
+from defenses.input_transformation.image_quilting import ImageQuilting, beyond_cut, places, quilt, random_patches
+from defenses.input_transformation.median_smoothing import MedianSmoothing, median
+from defenses.input_transformation.thermometer import WIDTH, Thermometer, ThermometerEncoding
+from defenses.input_transformation.tv_minimization import TVMinimization, minimise_tv
+from defenses.input_transformation.wavelet_denoising import WaveletDenoising
+from defenses.modified_network.k_wta import KWTA, KWinners
+from defenses.parts.wavelets import WAVELETS, decompose, denoise, reconstruct
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)
@@ -278,12 +278,12 @@ def test_the_smooth_search_tends_to_the_nearest_patch(monkeypatch: pytest.Monkey
     defense = _make(ImageQuilting, TILE, patch=4, neighbours=1, patches=50, network="resnet8")
     soft, x = defense.approximations()["soft-patches"], _images(3, 1, 4, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(soft.through, (x.requires_grad_(),))
-    monkeypatch.setattr("defenses.image_quilting.BANDWIDTH", 1e-3)
+    monkeypatch.setattr("defenses.input_transformation.image_quilting.BANDWIDTH", 1e-3)
     assert torch.allclose(soft.through(x), defense.transform(x))
 
 
 def test_the_database_holds_training_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("defenses.image_quilting.train_classifier", lambda run, defense, network: None)
+    monkeypatch.setattr("defenses.input_transformation.image_quilting.train_classifier", lambda run, defense, network: None)
     images = torch.arange(3 * 64.0).view(3, 1, 8, 8)
     split = Split(images, torch.zeros(3, dtype=torch.long), ["a", "b", "c"])
     defense = _make(ImageQuilting, patch=3, patches=40)
@@ -330,7 +330,7 @@ def test_adversarial_thermometer_trains_through_the_ramps(monkeypatch: pytest.Mo
         assert grad.abs().sum() > 0
         seen.append({id(p) for p in module.parameters()} == {id(p) for p in defense.classifier.parameters()})
 
-    monkeypatch.setattr("defenses.thermometer.adversarial_training", recipe)
+    monkeypatch.setattr("defenses.input_transformation.thermometer.adversarial_training", recipe)
     defense.fit(None)  # type: ignore[arg-type]
     assert seen == [True]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.defense import DataInfo
-from bench.seeding import seeded
-from bench.threat import ThreatModel
-from bench.training import TrainingRun
-from defenses.ours import AdversarialTransformation
-from defenses.smooth_sign import LEAK, LeakyClamp, SmoothSign, softsign_slope, tanh_slope
+from bench.contracts.defense import DataInfo
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from bench.training.recipe import TrainingRun
+from defenses.adversarial_transformation.ours import AdversarialTransformation
+from defenses.parts.smooth_sign import LEAK, LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)

@@ -1,4 +1,4 @@
-"""Pixel robustness manipulation, and the measurement that goes with it (bench.input_gradients)."""
+"""Pixel robustness manipulation, and the measurement that goes with it (bench.studies.input_gradients)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data import Split, load_data
-from bench.defense import DataInfo, Defense, DefenseSpec
-from bench.errors import InputError
-from bench.input_gradients import (
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Split, load_data
+from bench.plugins.resolve import load_defense
+from bench.studies.input_gradients import (
     equal_l2,
     intersection_over_union,
     mean_absolute_gradient,
     measure,
     top_share,
 )
-from bench.plugins import load_defense
-from bench.seeding import seeded
-from bench.threat import ThreatModel
-from defenses.jpeg import JPEG
-from defenses.prm import PRM, SETS, lattice
-from defenses.random_prm import RandomPRM
+from defenses.input_transformation.jpeg import JPEG
+from defenses.modified_network.prm import PRM, SETS, lattice
+from defenses.modified_network.random_prm import RandomPRM
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.pgd import pgd
-from bench.data import load_data
-from bench.defense import DataInfo, Defense, DefenseSpec
-from bench.errors import InputError
-from bench.plugins import load_defense
-from bench.seeding import generator, seeded
-from bench.target import Target
-from bench.threat import ThreatModel
-from bench.training import TrainingRun
-from defenses.defense_gan import DefenseGAN, _gradient_penalty, _Reverse, critic_for, generator_for
-from defenses.guided_denoiser import GuidedDenoiser
-from defenses.pixeldefend import PixelCNN, PixelDefend
-from defenses.unet import UNet, scales_for
+from attacks.gradient.pgd import pgd
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.target import Target
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import load_data
+from bench.plugins.resolve import load_defense
+from bench.training.recipe import TrainingRun
+from defenses.parts.unet import UNet, scales_for
+from defenses.purification.defense_gan import DefenseGAN, _gradient_penalty, _Reverse, critic_for, generator_for
+from defenses.purification.guided_denoiser import GuidedDenoiser
+from defenses.purification.pixeldefend import PixelCNN, PixelDefend
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 SMALL_COLOUR = DataInfo("small", (3, 4, 5), 10)

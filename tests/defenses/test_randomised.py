@@ -11,21 +11,21 @@ import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
-from bench.data import load_data
-from bench.defense import DataInfo, Defense, DefenseSpec
-from bench.errors import InputError
-from bench.plugins import load_defense
-from bench.seeding import generator, seeded
-from bench.target import Target
-from bench.threat import ThreatModel
-from defenses import random_transforms
-from defenses.bart import BaRT
-from defenses.nets import NETWORKS
-from defenses.pixel_deflection import PixelDeflection
-from defenses.region_based import RegionBased
-from defenses.rse import RandomSelfEnsemble
-from defenses.sap import SAP, StochasticActivationPruning
-from defenses.voting import GaussianNoise, UniformNoise, Vote
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.target import Target
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import load_data
+from bench.plugins.resolve import load_defense
+from defenses.parts import random_transforms
+from defenses.parts.nets import NETWORKS
+from defenses.parts.voting import GaussianNoise, UniformNoise, Vote
+from defenses.randomised.bart import BaRT
+from defenses.randomised.pixel_deflection import PixelDeflection
+from defenses.randomised.region_based import RegionBased
+from defenses.randomised.rse import RandomSelfEnsemble
+from defenses.randomised.sap import SAP, StochasticActivationPruning
 
 GREY = DataInfo("grey", (1, 8, 8), 10)
 COLOUR = DataInfo("colour", (3, 32, 32), 10)
@@ -309,7 +309,7 @@ def _accuracy(defense: Defense, x: Tensor, y: Tensor, draws: int = 4) -> float:
 
 
 def _under_attack(name: str, estimator: Any, steps: int = 12) -> float:
-    from attacks.pgd import pgd
+    from attacks.gradient.pgd import pgd
 
     defense, some = _load(name), DIGITS.test.take(50)
     target = Target(

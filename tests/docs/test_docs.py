@@ -19,16 +19,16 @@ import click
 import pytest
 import yaml
 
-from attacks.estimators import as_estimator
-from bench import flags
-from bench.cli import main
-from bench.defense import Defense
-from bench.engine import Job, Outcome
-from bench.metrics import wilson
-from bench.row import Row
-from bench.summary import summarise
-from bench.target import Target
-from defenses import recipes
+from attacks.toolkit.estimators import as_estimator
+from bench.cli.main import main
+from bench.contracts.defense import Defense
+from bench.contracts.target import Target
+from bench.running.engine import Job, Outcome
+from bench.storing.row import Row
+from bench.summary import flags
+from bench.summary.metrics import wilson
+from bench.summary.summarise import summarise
+from defenses.parts import recipes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "bench.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr("bench.engine.LocalEngine", InProcess)
+    monkeypatch.setattr("bench.running.engine.LocalEngine", InProcess)
     yield tmp_path
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):

@@ -13,8 +13,8 @@ import pytest
 from synthetic_site import defense, suite
 
 import leaderboard.site
-from bench.errors import InputError
-from bench.summary import SuiteSummary
+from bench.contracts.errors import InputError
+from bench.summary.summarise import SuiteSummary
 from leaderboard import build, render, serve
 from leaderboard.gallery import amplification, to_pixels
 from leaderboard.server import server

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.summary import Estimate
+from bench.summary.summarise import Estimate
 from leaderboard import formatting
 
 

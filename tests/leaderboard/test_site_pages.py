@@ -14,9 +14,9 @@ from html_page import Page
 from PIL import Image
 from synthetic_site import ATTACKS, N, attack_record, cell, defense, estimate, study_suite, suite
 
-from bench.flags import Flag
-from bench.records import ClaimRecord
-from bench.summary import SuiteSummary
+from bench.storing.records import ClaimRecord
+from bench.summary.flags import Flag
+from bench.summary.summarise import SuiteSummary
 from leaderboard import render
 from leaderboard.formatting import percent, with_interval
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cell import attack_key
-from bench.config import load_config, resolve_attacks, variants_of
-from bench.registry import DEFENSES
-from bench.summary import DefenseSummary, SuiteSummary, summarise
-from bench.verify import Places, verify
+from bench.plugins.registry import DEFENSES
+from bench.running.cell import attack_key
+from bench.suites.config import load_config, resolve_attacks, variants_of
+from bench.summary.summarise import DefenseSummary, SuiteSummary, summarise
+from bench.upkeep.verify import Places, verify
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from bench import provenance
+from bench.storing import provenance
 
 from .comparison import Comparison
 from .comparisons import COMPARISONS

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.judge import violations
-from bench.metrics import Z95
-from bench.provenance import without_folders
-from bench.seeding import seeded
-from bench.target import predictions
-from bench.threat import ThreatModel, distances
+from bench.contracts.seeding import seeded
+from bench.contracts.target import predictions
+from bench.contracts.threat import ThreatModel, distances
+from bench.judging.judge import violations
+from bench.storing.provenance import without_folders
+from bench.summary.metrics import Z95
 
 from .problem import Adapter, Problem
 

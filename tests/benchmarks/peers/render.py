@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.metrics import wilson
-from bench.provenance import Clock, git_state, hardware
-from bench.threat import format_eps
+from bench.contracts.threat import format_eps
+from bench.storing.provenance import Clock, git_state, hardware
+from bench.summary.metrics import wilson
 
 from .comparison import LIBRARIES, OURS, Comparison, Entry
 from .measure import BOX_TOLERANCE, REPORT_DRAWS

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from bench.digest import code_digest, digest
-from bench.errors import InputError
-from bench.plugins import get_attack
-from bench.provenance import hardware
-from bench.registry import PluginError
+from bench.contracts.errors import InputError
+from bench.plugins.registry import PluginError
+from bench.plugins.resolve import get_attack
+from bench.storing.digest import code_digest, digest
+from bench.storing.provenance import hardware
 
 from .comparison import LIBRARIES, OURS, Comparison, Entry
 from .measure import Measurement, Stopped, measure, one_line

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.data import Data, load_data
-from bench.defense import DefenseSpec, freeze
-from bench.digest import digest, state_digest
-from bench.errors import InputError
-from bench.plugins import load_defense
-from bench.target import predictions
+from bench.contracts.defense import DefenseSpec, freeze
+from bench.contracts.errors import InputError
+from bench.contracts.target import predictions
+from bench.data.sets import Data, load_data
+from bench.plugins.resolve import load_defense
+from bench.storing.digest import digest, state_digest
 
 #: Standard deviation of the noise that makes the digits model a randomised one.
 NOISE = 0.1

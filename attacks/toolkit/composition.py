@@ -1,0 +1,81 @@
+"""Compositions: several attacks in a row, each on the examples that the ones before it left standing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.toolkit.losses import Goal, margin
+from attacks.toolkit.selection import Best, strength
+from bench.contracts.target import Target
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a composition.
+
+    Attributes:
+        run: ``(target, x, y) -> x_adv`` for the examples it is given.
+        knowledge: what the target shows it.
+    """
+
+    run: Callable[[Target, Tensor, Tensor], Tensor]
+    knowledge: str = "gradient"
+
+
+class Standing:
+    """The best point of every example so far, and which examples are not finished.
+
+    On a deterministic defense an example is finished when it is fooled, and clean errors are finished at once. On
+    a randomised one every stage attacks every example, and its result is kept where it fools more often on fresh
+    draws: what fooled once may have been luck.
+
+    Args:
+        draws: passes that compare two points on a randomised defense.
+    """
+
+    def __init__(self, target: Target, x: Tensor, y: Tensor, draws: int) -> None:
+        self.target, self.x, self.y, self.draws = target, x, y, draws
+        self.goal = Goal.of(target, margin, y)
+        self.best = Best(x)
+        self.index = torch.arange(len(x), device=x.device)
+        #: Logits of x, ``(N, K)``.
+        self.logits = target.logits(x, draws=draws if target.randomized else 1)
+        fooled = target.fooled(self.logits, x, y)
+        score = self.goal.margin(self.logits)
+        self.keep(x, score if target.randomized else torch.where(fooled, torch.inf, score), self.index)
+
+    def run(self, stage: Stage) -> int:
+        """Run a stage on the examples still standing; returns how many of them it finished."""
+        before = len(self.index)
+        if before:
+            part = self.target.subset(self.index, stage.knowledge)
+            self.offer(stage.run(part, self.x[self.index], self.y[self.index]))
+        return before - len(self.index)
+
+    def offer(self, points: Tensor) -> None:
+        """Judge ``points``, one for each example still standing, and keep those that are better."""
+        index = self.index
+        if self.target.randomized:
+            self.keep(points, strength(self.target, points, self.y[index], index, self.draws), index)
+            return
+        logits = self.target.logits(points, index)
+        fooled = self.target.fooled(logits, points, self.y[index], index)
+        self.keep(points, torch.where(fooled, torch.inf, self.goal.at(index).margin(logits)), index)
+
+    def keep(self, points: Tensor, score: Tensor, index: Tensor) -> None:
+        """Offer ``points`` with their ``score`` (∞ once fooled) for the examples ``index``."""
+        self.best.update(points, torch.nan_to_num(score, nan=-torch.inf, posinf=torch.inf), index)
+        if not self.target.randomized:
+            self.index = self.index[self.best.score[self.index] < torch.inf]
+
+
+def cascade(target: Target, x: Tensor, y: Tensor, stages: Sequence[Stage], draws: int) -> Tensor:
+    """Run the stages in order; returns the best point of every example, shaped like x."""
+    standing = Standing(target, x, y, draws)
+    for stage in stages:
+        standing.run(stage)
+    return standing.best.x

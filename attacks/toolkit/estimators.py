@@ -1,0 +1,422 @@
+"""Gradient estimators: how an attack gets a gradient of a defense that hides it.
+
+Estimators are values that compose: ``eot(bpda("tanh"), samples=32)``. An optimiser takes any loss and any
+estimator. BPDA, BPDA-I, EOT and reparameterization, as the literature names them, are such compositions given a
+name in ``bench.yaml``, where they are written as nested mappings::
+
+    estimator: {eot: {samples: 32, of: {bpda: tanh}}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks.toolkit.losses import Goal
+from bench.contracts.attack import PrepareContext
+from bench.contracts.defense import Defense
+from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.target import Evaluation, Jacobian, Target, select
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """How to get a gradient.
+
+    ``true_forward``: whether its logits are those of the defense itself. ``prepares``: whether ``prepare`` does
+    anything.
+    """
+
+    @property
+    def true_forward(self) -> bool: ...
+
+    @property
+    def prepares(self) -> bool: ...
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
+        ...
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        """Logits ``(M, K)`` and gradients ``(M, k, C, H, W)`` of ``classes`` (see :meth:`Target.jacobian`)."""
+        ...
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        """Train or measure whatever the estimator needs, once per defense; mostly nothing."""
+        ...
+
+
+class _Differentiable:
+    """An estimator defined by a differentiable path from x to logits."""
+
+    true_forward = True
+    prepares = False
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        return target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        return target.jacobian(x, lambda defense, rows: self.logits(target, defense, rows), index, classes=classes)
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Exact(_Differentiable):
+    """Plain automatic differentiation through the defense as it is."""
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        return defense(x)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Exactly the first argument forward; the gradient goes to the second, untouched."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
+    """A tensor with the value of ``value`` and the gradient of ``stand_in``, resized where g changes the size.
+
+    Raises:
+        InputError: when g changes the number of channels, where an identity gradient is not defined.
+    """
+    if stand_in.shape[1] != value.shape[1]:
+        raise InputError(
+            f"identity gradient: the transform maps {stand_in.shape[1]} channels to {value.shape[1]}; "
+            "declare an approximation instead"
+        )
+    if stand_in.shape[2:] != value.shape[2:]:
+        stand_in = F.interpolate(stand_in, value.shape[2:], mode="bilinear", align_corners=False)
+    return _StraightThrough.apply(value.detach(), stand_in)
+
+
+@dataclass(frozen=True)
+class Identity(_Differentiable):
+    """BPDA-I: the gradient of the classifier at g(x), applied to x (Athalye et al. 2018, section 4.1.1).
+
+    The point is g(x), never g(x) + x.
+    """
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = defense.transform(x)
+        return defense.classifier(straight_through(value, x))
+
+
+@dataclass(frozen=True)
+class Classifier(_Differentiable):
+    """The classifier at x itself, as if there were no transform: white-box transfer (Xiao & Zheng 2020, 4.2)."""
+
+    true_forward = False
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        return defense.classifier(x)
+
+
+@dataclass(frozen=True)
+class BPDA(_Differentiable):
+    """Backward pass differentiable approximation: g forward, a declared stand-in backward (Athalye et al. 2018).
+
+    Args:
+        name: a key of ``defense.approximations()``; ``"first"`` takes the first one declared. A defense that
+            declares none is differentiated as it is: silence gains nothing, since the identity and
+            finite-difference estimators run as well.
+    """
+
+    name: str = "first"
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        declared = defense.approximations()
+        if not declared:
+            return defense(x)
+        name = next(iter(declared)) if self.name == "first" else self.name
+        if name not in declared:
+            name = next(iter(declared))
+            target.counts.notes.add(f"approximation {self.name!r} is not declared; {name!r} was used")
+        approximation = declared[name]
+        z = approximation.through(x)
+        if not approximation.exact_forward:
+            with torch.no_grad():
+                value = defense.transform(x)
+            z = straight_through(value, z)
+        return defense.classifier(z)
+
+
+@dataclass(frozen=True)
+class Reparameterized(_Differentiable):
+    """Attack through a network q trained to imitate g: gradients and forward passes of f(q(x)).
+
+    Xiao & Zheng 2020, eq. 6 and appendix A.2: q(x, δ0) is fully convolutional, sees the start noise δ0 as well
+    as the image, and is trained on ‖q(x, δ0) - g(x; δ0)‖². The network is trained once per defense.
+
+    Args:
+        epochs: passes over the training images.
+        width: channels of the hidden layers.
+    """
+
+    true_forward = False
+    prepares = True
+    epochs: int = 30
+    width: int = 32
+
+    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
+        from attacks.toolkit.imitation import imitate
+
+        return defense.classifier(imitate(target, x, self.width))
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        from attacks.toolkit.imitation import train_imitator
+
+        return train_imitator(context, epochs=self.epochs, width=self.width)
+
+
+def _repeat(rows: Tensor, times: int) -> Tensor:
+    """``rows (M, …)`` stacked ``times`` times."""
+    return rows.repeat(times, *[1] * (rows.ndim - 1))
+
+
+#: How the directions of finite differences are drawn: orthogonal ones, random signs, or independent Gaussians.
+Directions = Literal["orthogonal", "rademacher", "gaussian"]
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """Antithetic finite differences along random directions.
+
+    Needs nothing but logits, so no defense can hide from it by cutting its graph. With as many orthogonal
+    directions as there are values it is exact on a linear model. Random signs are SPSA (Uesato et al. 2018),
+    independent Gaussians NES (Ilyas et al. 2018). All examples share the directions.
+
+    Args:
+        samples: number of directions per gradient; each costs two forward passes. (There are no more orthogonal
+            directions than values.)
+        sigma: length of the probe in each pixel's typical size (root mean square), in pixel units.
+        directions: ``orthogonal``, ``rademacher`` (signs) or ``gaussian``.
+    """
+
+    true_forward = True
+    prepares = False
+    samples: int = 50
+    sigma: float = 0.03
+    directions: Directions = "orthogonal"
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        grad = self.gradient(target, x, goal, index)
+        logits = target.logits(x, index)
+        return Evaluation(goal(logits), grad, logits)
+
+    def gradient(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Tensor:
+        """The gradient alone, without a forward pass at ``x`` itself."""
+
+        def loss(logits: Tensor, repeats: int) -> Tensor:
+            return goal.repeat(repeats)(logits)[:, None]
+
+        return self._differences(target, x, index, loss, 1)[:, 0]
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        def chosen(logits: Tensor, repeats: int) -> Tensor:
+            return select(logits, None if classes is None else _repeat(classes, repeats))
+
+        number = target.num_classes if classes is None else classes.shape[1]
+        grads = self._differences(target, x, index, chosen, number)
+        return Jacobian(target.logits(x, index), grads)
+
+    def _differences(
+        self, target: Target, x: Tensor, index: Tensor, values: Callable[[Tensor, int], Tensor], number: int
+    ) -> Tensor:
+        """Gradients ``(M, number, C, H, W)`` of the ``number`` columns that ``values`` makes of stacked logits."""
+        dim = x[0].numel()
+        directions = self._directions(target, dim).to(x)
+        pairs = len(directions)
+        grads = x.new_zeros(len(x), number, dim)
+        for some in directions.split(max(1, 4096 // max(1, len(x)))):
+            probes = torch.cat([some, -some]) * self.sigma
+            rows = (x.flatten(1)[None] + probes[:, None]).reshape(-1, *x.shape[1:])
+            repeats = len(probes)
+            seen = values(target.logits(rows, index.repeat(repeats)), repeats).view(2, len(some), len(x), number)
+            seen = torch.nan_to_num(seen, nan=0.0, posinf=0.0, neginf=0.0)
+            grads += torch.einsum("smk,sd->mkd", seen[0] - seen[1], some) / (2 * self.sigma * pairs)
+        return grads.view(len(x), number, *x.shape[1:])
+
+    def _directions(self, target: Target, dim: int) -> Tensor:
+        """Directions ``(samples, dim)`` of root mean square 1."""
+        count = min(self.samples, dim) if self.directions == "orthogonal" else self.samples
+        gaussian = torch.randn(dim, count, generator=target.generator, dtype=torch.float64)
+        if self.directions == "orthogonal":
+            return torch.linalg.qr(gaussian).Q.T * dim**0.5
+        return gaussian.T if self.directions == "gaussian" else gaussian.T.sign()
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class EOT:
+    """Expectation over transformation: the mean over draws of the defense's randomness (Athalye et al. 2018).
+
+    The draws are stacked into one batch. A defense that is not randomised is evaluated once.
+
+    Args:
+        of: the estimator to average.
+        samples: draws per gradient.
+        average: ``"loss"`` averages gradients of the loss; ``"logits"`` takes the loss of the mean logits
+            (differentiable estimators only).
+    """
+
+    of: Estimator
+    samples: int = 16
+    average: str = "loss"
+
+    @property
+    def true_forward(self) -> bool:
+        return self.of.true_forward
+
+    @property
+    def prepares(self) -> bool:
+        return self.of.prepares
+
+    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
+        m = self.samples if target.randomized else 1
+        if m == 1:
+            return self.of.evaluate(target, x, goal, index)
+        if self.average == "logits":
+            return self._of_mean_logits(target, x, goal, index, m)
+        rows = _repeat(x, m)
+        each = self.of.evaluate(target, rows, goal.repeat(m), index.repeat(m))
+        n = len(x)
+        return Evaluation(
+            each.loss.view(m, n).mean(0),
+            each.grad.view(m, *x.shape).mean(0),
+            each.logits.view(m, n, -1).mean(0),
+        )
+
+    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
+        m, n = self.samples if target.randomized else 1, len(x)
+        if m == 1:
+            return self.of.jacobian(target, x, index, classes)
+        rows = _repeat(x, m)
+        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else _repeat(classes, m))
+        return Jacobian(each.logits.view(m, n, -1).mean(0), each.grads.view(m, n, *each.grads.shape[1:]).mean(0))
+
+    def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:
+        inner = self.of
+        if not isinstance(inner, _Differentiable):
+            raise InputError(f"eot: average 'logits' needs a differentiable estimator, got {inner}")
+
+        def through(defense: Defense, x: Tensor) -> Tensor:
+            logits = inner.logits(target, defense, _repeat(x, m))
+            return logits.view(m, len(x), -1).mean(0)
+
+        return target.evaluate(x, through, goal, index, cost=m)
+
+    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
+        return self.of.prepare(context)
+
+
+def exact() -> Estimator:
+    """Plain automatic differentiation."""
+    return Exact()
+
+
+def identity() -> Estimator:
+    """BPDA with the identity as the backward pass of g."""
+    return Identity()
+
+
+def classifier() -> Estimator:
+    """The classifier alone, without the transform: white-box transfer."""
+    return Classifier()
+
+
+def bpda(name: str = "first") -> Estimator:
+    """BPDA with the declared approximation ``name``."""
+    return BPDA(name)
+
+
+def finite_difference(samples: int = 50, sigma: float = 0.03, directions: Directions = "orthogonal") -> Estimator:
+    """Antithetic finite differences along ``samples`` random directions."""
+    if directions not in get_args(Directions):
+        raise InputError(f"finite_difference: directions {directions!r} is not one of {get_args(Directions)}")
+    return FiniteDifference(samples, sigma, directions)
+
+
+def reparameterized(epochs: int = 30, width: int = 32) -> Estimator:
+    """Gradients of f(q(x)), q a fully convolutional network trained to imitate g."""
+    return Reparameterized(epochs, width)
+
+
+def eot(of: Estimator, samples: int = 16, average: str = "loss") -> Estimator:
+    """The mean of ``of`` over ``samples`` draws of the defense's randomness; ``average``: of the loss's gradients, or
+    with ``logits`` the gradient of the loss of the mean logits."""
+    if samples < 1:
+        raise InputError(f"eot: samples {samples} must be at least 1")
+    if average not in ("loss", "logits"):
+        raise InputError(f"eot: average {average!r} is not 'loss' or 'logits'")
+    return EOT(of, samples, average)
+
+
+#: How each estimator is made, by the name under which it is written.
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "exact": exact,
+    "identity": identity,
+    "classifier": classifier,
+    "bpda": bpda,
+    "finite_difference": finite_difference,
+    "reparameterized": reparameterized,
+    "eot": eot,
+}
+
+
+def as_estimator(value: Any) -> Estimator:
+    """An estimator from its written form.
+
+    ``"identity"``; ``{bpda: tanh}``; ``{finite_difference: {samples: 64}}``; ``{eot: {samples: 16, of: bpda}}``.
+
+    Raises:
+        InputError: naming what is not an estimator or which setting is unknown.
+    """
+    if isinstance(value, Estimator) and not isinstance(value, type):
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InputError(f"estimator: expected a name or a mapping with one name, got {value!r}")
+    ((name, settings),) = value.items()
+    if name not in ESTIMATORS:
+        raise InputError(f"estimator {name!r} does not exist{did_you_mean(str(name), ESTIMATORS)}")
+    if not isinstance(settings, dict):
+        settings = {"name": settings}
+    settings = dict(settings)
+    if "of" in settings:
+        settings["of"] = as_estimator(settings["of"])
+    try:
+        return ESTIMATORS[name](**settings)
+    except TypeError as error:
+        raise InputError(f"estimator {name}: {error}") from None
+
+
+#: Annotation for attack parameters: an :class:`Estimator` or its written form.
+EstimatorLike = Annotated[Any, pydantic.AfterValidator(as_estimator)]
+
+__all__ = [
+    "BPDA", "EOT", "Classifier", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity",
+    "Reparameterized", "as_estimator", "bpda", "classifier", "eot", "exact", "finite_difference", "identity",
+    "reparameterized", "straight_through",
+]  # fmt: skip

@@ -1,0 +1,144 @@
+"""A fully convolutional network q that imitates a transform g, for the reparameterization attack.
+
+Xiao & Zheng 2020, eq. 6 and appendix A.2: q(x, δ0) is trained on ‖q(x, δ0) - g(x; δ0)‖², where δ0 is the start
+noise that g draws. A defense shows its noise by two methods, ``sample_start(x)``, which draws the start of g for
+each image, and ``transform_from(x, start)``, which is g with that start and nothing else random. Without them the
+noise cannot be observed, and q(x) learns the mean of g_s(x) over the draws s.
+
+q works on residuals, q = x + h(x, …), without a squashing output: g(x) is close to x, and not always in the box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.contracts.attack import PrepareContext
+from bench.contracts.defense import Defense, freeze
+from bench.contracts.target import Target
+
+_BATCH = 64
+_PEAK_RATE = 4e-3
+#: One training image in this many is held out to measure the imitation.
+_HELD_OUT = 10
+#: Keys of what the training reports beside the network's weights.
+TRAIN_MSE, TEST_MSE = "train_mse", "test_mse"
+_SIZE = "size"
+_DILATIONS = (1, 1, 2, 2, 1)
+
+
+class Imitator(nn.Module):
+    """q(x, start) = x + h(x, start): ``(N, C, H, W)``, twice, to ``(N, C', H', W')``. h has a linear path too.
+
+    Args:
+        c_in: channels of x.
+        c_out: channels of g(x).
+        size: ``(H', W')`` of g(x); the result is interpolated where it differs from that of x.
+        width: channels of the hidden layers.
+        with_start: whether a start is an input beside x.
+    """
+
+    def __init__(self, c_in: int, c_out: int, size: tuple[int, int], width: int, with_start: bool) -> None:
+        super().__init__()
+        self.size, self.with_start, self.residual = size, with_start, c_in == c_out
+        layers: list[nn.Module] = []
+        channels = 2 * c_in if with_start else c_in
+        for dilation in _DILATIONS:
+            layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+            channels = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, c_out, 1))
+        self.skip = nn.Conv2d(2 * c_in if with_start else c_in, c_out, 1, bias=False)
+        for parameter in [*self.layers[-1].parameters(), *self.skip.parameters()]:
+            nn.init.zeros_(parameter)  # training starts from the identity
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        inputs = x if start is None else torch.cat([x, start], 1)
+        h = self.layers(inputs) + self.skip(inputs)
+        if h.shape[2:] != self.size:
+            h = F.interpolate(h, self.size, mode="bilinear", align_corners=False)
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        return x + h if self.residual else h
+
+
+def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str, Tensor]:
+    """Train q on the training split; returns its weights, ``train_mse`` and ``test_mse`` (on held-out images).
+
+    Empty where g is the identity. Adam with a one-cycle rate; every batch sees fresh draws of g.
+    """
+    defense, device = context.defense, context.device
+    assert defense is not None, "an imitator is trained per defense"
+    images = context.train.x
+    example = images[:_BATCH].to(device)
+    pairs = _pairs(defense)
+    start, wanted = pairs(example)
+    if wanted.shape == example.shape and torch.equal(wanted, example):
+        return {}
+    shape = wanted.shape
+    held_out = torch.arange(len(images)) % _HELD_OUT == 0
+    train, test = images[~held_out], images[held_out]
+    net = Imitator(example.shape[1], shape[1], (shape[2], shape[3]), width, start is not None).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
+    total = epochs * math.ceil(len(train) / _BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train)).split(_BATCH):
+            x = train[rows].to(device)
+            start, wanted = pairs(x)
+            optimizer.zero_grad()
+            F.mse_loss(net(x, start), wanted).backward()
+            optimizer.step()
+            schedule.step()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    errors = {TRAIN_MSE: _error(net, pairs, train, device), TEST_MSE: _error(net, pairs, test, device)}
+    return weights | errors | {_SIZE: torch.tensor(shape[2:])}
+
+
+def imitate(target: Target, x: Tensor, width: int) -> Tensor:
+    """q(x), differentiable; x itself where g is the identity. ``width``: as given to :func:`train_imitator`.
+
+    Where the defense shows its start noise, each row draws its own.
+    """
+    weights = {k: v for k, v in target.prepared.items() if k not in (TRAIN_MSE, TEST_MSE, _SIZE)}
+    if not weights:
+        return x
+    channels, (rows, columns) = x.shape[1], target.prepared[_SIZE].tolist()
+    c_out, inputs, *_ = weights["skip.weight"].shape
+    with_start = inputs > channels
+    net = Imitator(channels, c_out, (rows, columns), width, with_start)
+    net.load_state_dict(weights)
+    sample_start = getattr(target.defense, "sample_start", None)
+    start = sample_start(x.detach()) if with_start and sample_start is not None else None
+    return freeze(net).to(x)(x, start)
+
+
+def _pairs(defense: Defense) -> Callable[[Tensor], tuple[Tensor | None, Tensor]]:
+    """``x -> (start, g(x; start))``, or ``(None, g(x))`` where the start noise cannot be seen."""
+    transform_from = getattr(defense, "transform_from", None)
+    sample_start = getattr(defense, "sample_start", None)
+
+    @torch.no_grad()
+    def pairs(x: Tensor) -> tuple[Tensor | None, Tensor]:
+        if transform_from is None or sample_start is None:
+            return None, defense.transform(x)
+        start = sample_start(x)
+        return start, transform_from(x, start)
+
+    return pairs
+
+
+@torch.no_grad()
+def _error(
+    net: Imitator, pairs: Callable[[Tensor], tuple[Tensor | None, Tensor]], images: Tensor, device: torch.device
+) -> Tensor:
+    """Mean squared error per value over ``images``, a scalar."""
+    total, count = 0.0, 0
+    for part in images.split(_BATCH):
+        x = part.to(device)
+        start, wanted = pairs(x)
+        total += F.mse_loss(net(x, start), wanted, reduction="sum").item()
+        count += wanted.numel()
+    return torch.tensor(total / max(count, 1))

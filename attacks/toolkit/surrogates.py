@@ -1,0 +1,139 @@
+"""Surrogate classifiers for transfer attacks: small networks trained without any knowledge of a defense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks.toolkit.projections import project_, steepest
+from bench.contracts.attack import PrepareContext
+from bench.contracts.defense import DataInfo, freeze
+from bench.contracts.threat import ThreatModel
+
+_BATCH = 128
+_PEAK_RATE = 4e-3
+#: Steps of the inner maximisation of adversarial training, each of half of eps.
+_INNER_STEPS = 3
+
+
+def build(number: int, info: DataInfo) -> nn.Module:
+    """The ``number``-th surrogate for images of ``info.shape``: plain, residual and large-kernel in turn.
+
+    Maps ``(N, C, H, W)`` in [0, 1] to logits ``(N, num_classes)``. Group normalisation throughout, so that
+    training and evaluation mode do not differ.
+    """
+    return (_plain, _residual, _large_kernel)[number % 3](info)
+
+
+def is_robust(number: int, training: str) -> bool:
+    """Whether the ``number``-th surrogate is adversarially trained: all, none, or two of every three (mixed)."""
+    return training == "adversarial" or (training == "mixed" and number % 3 != 2)
+
+
+def train_surrogates(context: PrepareContext, *, count: int, epochs: int, training: str) -> dict[str, Tensor]:
+    """Train ``count`` surrogates on ``context.train``; returns their weights, keys ``"<number>.<parameter>"``.
+
+    A robust surrogate sees PGD examples at the threat's eps (Madry et al. 2018), which transfer to robust models;
+    a standard one sees clean images. Adam with a one-cycle rate.
+    """
+    weights: dict[str, Tensor] = {}
+    for number in range(count):
+        model = build(number, context.info).to(context.device)
+        _train(model, context, epochs, is_robust(number, training))
+        for name, tensor in model.state_dict().items():
+            weights[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
+    return weights
+
+
+def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.device) -> list[nn.Module]:
+    """The surrogates that :func:`train_surrogates` returned the weights of, frozen."""
+    numbers = sorted({int(key.partition(".")[0]) for key in weights})
+    models = []
+    for number in numbers:
+        prefix = f"{number}."
+        model = build(number, info)
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        models.append(freeze(model).to(device))
+    return models
+
+
+def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> None:
+    x, y = context.train.x, context.train.y
+    batches = math.ceil(len(x) / _BATCH)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=epochs * batches)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(_BATCH):
+            images, labels = x[rows].to(context.device), y[rows].to(context.device)
+            if robust:
+                images = _worst_nearby(model, images, labels, context.threat)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    """PGD on the cross-entropy, from a random point of the ball."""
+    x_k = project_(x + threat.eps * steepest(torch.randn_like(x), threat.norm) * torch.rand(()), x, threat)
+    for _ in range(_INNER_STEPS):
+        x_k.requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(model(x_k), y, reduction="sum"), x_k)
+        x_k = project_(x_k.detach() + threat.eps / 2 * steepest(grad, threat.norm), x, threat)
+    return x_k
+
+
+# -- architectures ----------------------------------------------------------------------------------------------
+
+
+def _widths(info: DataInfo) -> list[int]:
+    """Channels of each stage; a stage halves the image, the last one leaves about 4×4."""
+    stages = max(1, round(math.log2(max(info.shape[1:]) / 4)))
+    return [min(24 * 2**stage, 128) for stage in range(stages + 1)]
+
+
+def _block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(8, c_out), nn.ReLU())
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(_block(width, width), _block(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def _network(info: DataInfo, stem: nn.Module, stage: Callable[[int, int], nn.Module]) -> nn.Sequential:
+    widths = _widths(info)
+    stages = [stage(c_in, c_out) for c_in, c_out in pairwise(widths)]
+    head = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * widths[-1], info.num_classes)]
+    return nn.Sequential(stem, *stages, *head)
+
+
+def _plain(info: DataInfo) -> nn.Module:
+    def stage(c_in: int, c_out: int) -> nn.Module:
+        return nn.Sequential(_block(c_in, c_out, stride=2), _block(c_out, c_out))
+
+    return _network(info, _block(info.shape[0], _widths(info)[0]), stage)
+
+
+def _residual(info: DataInfo) -> nn.Module:
+    def stage(c_in: int, c_out: int) -> nn.Module:
+        return nn.Sequential(_Residual(c_in), _block(c_in, c_out, stride=2), _Residual(c_out))
+
+    return _network(info, _block(info.shape[0], _widths(info)[0]), stage)
+
+
+def _large_kernel(info: DataInfo) -> nn.Module:
+    def stage(c_in: int, c_out: int) -> nn.Module:
+        return _block(c_in, c_out, kernel=5, stride=2)
+
+    return _network(info, _block(info.shape[0], _widths(info)[0], kernel=5), stage)

@@ -1,0 +1,137 @@
+"""The attack contract: a plain function ``(target, x, y, *, parameters) -> x_adv`` registered with its knowledge.
+
+An attack never decides success, never clips for the judge and never prints. It draws all its randomness from
+``target.generator`` and sees of the defense only what its knowledge allows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import pydantic
+from torch import Tensor
+
+from bench.contracts.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.contracts.defense import DataInfo, Defense
+    from bench.contracts.threat import ThreatModel
+    from bench.data.sets import Split
+
+Knowledge = Literal["transfer", "decision", "score", "gradient"]
+#: From least to most: each level may use what the levels before it may.
+KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
+
+
+@dataclass(frozen=True)
+class PrepareContext:
+    """What an attack may use to prepare itself once, before it meets the examples of any shard.
+
+    ``defense`` is None for an attack whose preparation depends on the data alone; ``train`` is the training
+    split; ``device`` is where to work. Global randomness is already seeded.
+    """
+
+    defense: Defense | None
+    info: DataInfo
+    threat: ThreatModel
+    train: Split
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """A registered attack.
+
+    Attributes:
+        name: as in ``bench.yaml`` and on the leaderboard.
+        function: ``(target, x, y, **parameters) -> x_adv``.
+        knowledge: what the target shows it: ``transfer``, ``decision``, ``score`` or ``gradient``.
+        norms: the norms it can be bounded by.
+        paper: authors, year, title; url: where to read it.
+        prepare: ``(PrepareContext, **parameters) -> dict of tensors``, computed once per cell (or once per data
+            set when ``prepare_scope`` is ``"data"``), stored, and given to the function as ``target.prepared``.
+        prepares: ``(**parameters) -> bool``: whether these parameters need the preparation at all.
+        targeted: whether it can be asked for a class to reach (``target.towards``).
+        minimum_norm: whether it shortens the perturbation instead of filling the ball; such an attack has a
+            parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    knowledge: Knowledge
+    norms: tuple[str, ...]
+    paper: str
+    url: str
+    prepare: Callable[..., dict[str, Tensor]] | None = None
+    prepare_scope: Literal["data", "defense"] = "defense"
+    prepares: Callable[..., bool] = lambda **_: True
+    targeted: bool = False
+    minimum_norm: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of the attack's docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword-only parameters of the function."""
+        signature = inspect.signature(self.function, eval_str=True)
+        return {n: p for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    def check(self, params: dict[str, Any], where: str) -> dict[str, Any]:
+        """Validate ``params`` by the function's annotations and return them with every default filled in.
+
+        Raises:
+            InputError: naming ``where.parameter``, the value and the rule.
+        """
+        known = self.parameters()
+        for name in params:
+            if name not in known:
+                raise InputError(f"{where}.{name}: {self.name} has no such parameter{did_you_mean(name, known)}")
+        fields: dict[str, Any] = {
+            n: (Any if p.annotation is p.empty else p.annotation, p.default) for n, p in known.items()
+        }
+        config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+        model = pydantic.create_model("Parameters", __config__=config, **fields)
+        try:
+            values = model(**params)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join([where, *map(str, first["loc"])])
+            raise InputError(f"{path}: {first['msg']}, got {first['input']!r}") from None
+        plain = (bool, int, float, str)
+        checked = {n: getattr(values, n) for n in known}
+        # Written forms (an estimator's nested mapping) stay as written, so that they can be stored and hashed.
+        return {n: v if isinstance(v, plain) else params.get(n, known[n].default) for n, v in checked.items()}
+
+
+def attack(
+    name: str,
+    *,
+    knowledge: Knowledge,
+    norms: tuple[str, ...],
+    paper: str = "",
+    url: str = "",
+    prepare: Callable[..., dict[str, Tensor]] | None = None,
+    prepare_scope: Literal["data", "defense"] = "defense",
+    prepares: Callable[..., bool] = lambda **_: True,
+    targeted: bool = False,
+    minimum_norm: bool = False,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
+    if knowledge not in KNOWLEDGE:
+        raise InputError(f"attack {name}: knowledge {knowledge!r} is not one of {', '.join(KNOWLEDGE)}")
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        spec = AttackSpec(
+            name, function, knowledge, norms, paper, url, prepare, prepare_scope, prepares, targeted, minimum_norm
+        )
+        function.attack = spec  # type: ignore[attr-defined]
+        return function
+
+    return register

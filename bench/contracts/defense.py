@@ -1,0 +1,189 @@
+"""The defense contract: ``transform`` (the paper's g), then ``classifier`` (the paper's f).
+
+A defense is a ``torch.nn.Module`` whose ``forward(x)`` returns logits. Everything else has a default, and
+whatever a defense declares only ever helps the attacker: the harness also attacks with identity, finite
+differences, transfer, score and decision attacks that need no declaration, so silence cannot raise a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from bench.contracts.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.training.recipe import TrainingRun
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a defense may know about the data it will classify: a name, an image shape, a class count."""
+
+    name: str
+    shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published number, the paper's own or that of somebody who broke it, to be compared with what is measured here.
+
+    ``standard`` and ``robust`` are in per cent, as papers print them.
+    """
+
+    data: str
+    threat: str
+    standard: float | None
+    robust: float
+    attack: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a defense presents itself on the leaderboard. Every field may stay empty.
+
+    ``claims`` are the numbers of the defense's own paper, ``breaks`` those of the papers that attacked it later.
+    """
+
+    title: str = ""
+    summary: str = ""
+    paper: str = ""
+    url: str = ""
+    family: str = "unspecified"
+    tags: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    breaks: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """A differentiable stand-in for ``transform``, used by BPDA.
+
+    ``through(x)`` returns an image batch that autograd can differentiate with respect to ``x``. With
+    ``exact_forward`` its *value* is already a draw of ``transform(x)`` (the approximation lives only in the
+    backward pass), so the attack need not evaluate ``transform`` as well.
+    """
+
+    through: Callable[[Tensor], Tensor]
+    exact_forward: bool = False
+
+
+class Defense(nn.Module):
+    """Base class of defenses. Subclasses set ``self.classifier`` and usually override ``transform``.
+
+    Args:
+        data: name, image shape and class count of the data set.
+        **params: the variant, e.g. ``random_start=False``; a subclass names its own keyword arguments.
+
+    ``forward`` takes float ``(N, C, H, W)`` in [0, 1] and returns logits ``(N, num_classes)``.
+    """
+
+    card: ClassVar[Card] = Card()
+    #: True when two forward passes of one input may differ.
+    randomized: bool = False
+    #: True when the weights come from ``fit``; False for defenses that need no training.
+    trainable: ClassVar[bool] = True
+    #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.
+    detect: Callable[[Tensor], Tensor] | None = None
+
+    classifier: nn.Module
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__()
+        self.data = data
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The pre-processing g; the identity unless overridden. Returns an image batch."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, num_classes)`` of f(g(x))."""
+        return self.classifier(self.transform(x))
+
+    def approximations(self) -> dict[str, Approximation]:
+        """Named differentiable stand-ins for ``transform``; empty when there is nothing to approximate."""
+        return {}
+
+    def fit(self, run: TrainingRun) -> None:
+        """Train in place from ``run.train`` (see :class:`bench.training.recipe.TrainingRun`)."""
+        raise InputError(f"defense {type(self).__name__} has no training recipe (fit is not implemented)")
+
+
+class BareModel(Defense):
+    """Any ``nn.Module`` that maps [0, 1] images to logits, evaluated as it is."""
+
+    trainable = False
+
+    def __init__(self, model: nn.Module, data: DataInfo) -> None:
+        super().__init__(data)
+        self.classifier = model
+
+
+@dataclass(frozen=True)
+class DefenseSpec:
+    """How to build one defense again, in any process: a reference and its parameters."""
+
+    reference: str
+    params: dict[str, Any] = field(default_factory=dict)
+    checkpoints: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in results: ``ours`` or ``ours(random_start=False)``; a path's stem for a plugin file."""
+        base, _, member = self.reference.rpartition(":")
+        if not base:
+            # A file or folder alone; its only defense is meant.
+            label = Path(member).stem if member.endswith(".py") or "/" in member else member
+        elif Path(base).suffix == ".py" or "/" in base:
+            label = f"{Path(base).stem}.{member}"
+        else:
+            label = f"{base}.{member}"
+        params = ",".join(f"{key}={value}" for key, value in sorted(self.params.items()))
+        return f"{label}({params})" if params else label
+
+
+def check_logits(logits: Tensor, n: int, num_classes: int) -> None:
+    """Raise :class:`InputError` unless ``logits`` is floating ``(n, num_classes)``."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        kind = getattr(logits, "dtype", type(logits).__name__)
+        raise InputError(f"forward: expected floating-point logits, got {kind}")
+    if tuple(logits.shape) != (n, num_classes):
+        raise InputError(f"forward: expected logits of shape {(n, num_classes)}, got {tuple(logits.shape)}")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of scalar parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def in_training_mode(module: nn.Module) -> list[str]:
+    """Names of the submodules left in training mode (the empty string is the module itself)."""
+    return [name for name, child in module.named_modules() if child.training]
+
+
+def freeze(module: M) -> M:
+    """Put a module in evaluation mode with parameters that ask for no gradient; returns it."""
+    return module.eval().requires_grad_(False)
+
+
+__all__ = [
+    "Approximation",
+    "BareModel",
+    "Card",
+    "Claim",
+    "DataInfo",
+    "Defense",
+    "DefenseSpec",
+    "check_logits",
+    "count_parameters",
+    "freeze",
+    "in_training_mode",
+]

@@ -1,0 +1,160 @@
+"""The judge: the one place that decides whether an attack succeeded.
+
+An adversarial input counts when it is finite, inside the box, inside the ball (tolerance:
+``ThreatModel.tolerance``), misclassified, and not rejected by the detector at its fixed threshold. An input that
+breaks a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not
+an error.
+
+Randomised defenses are judged on fresh draws that the attack never saw, in two disjoint streams: ``select``, on
+which the worst attack of an example is chosen later, and ``report``, on which it is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contracts.defense import Defense, check_logits
+from bench.contracts.seeding import seeded
+from bench.contracts.target import Counts
+from bench.contracts.threat import ThreatModel, distances
+from bench.storing.row import Row
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How often a randomised defense is drawn: to choose the worst attack, and to score it."""
+
+    select: int = 20
+    report: int = 100
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Outcomes over the draws of one stream, int64 ``(N,)`` each, and the mean detector score."""
+
+    prediction: Tensor
+    correct: Tensor
+    rejected: Tensor
+    caught: Tensor
+    score: Tensor | None
+    draws: int
+
+
+def violations(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> list[str]:
+    """Why each row of ``x_adv`` is not allowed; ``"ok"`` where it is."""
+    if x_adv.shape != x.shape:
+        return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"] * len(x)
+    reasons = ["ok"] * len(x)
+    finite = torch.isfinite(x_adv).flatten(1).all(1)
+    distance = distances(x, torch.where(torch.isfinite(x_adv), x_adv, x))[threat.norm]
+    low, high = x_adv.flatten(1).amin(1), x_adv.flatten(1).amax(1)
+    for i in range(len(x)):
+        if not finite[i]:
+            reasons[i] = "not finite"
+        elif low[i] < threat.low or high[i] > threat.high:
+            reasons[i] = f"outside the box: [{low[i]:.6g}, {high[i]:.6g}]"
+        elif distance[i] > threat.eps + threat.tolerance:
+            reasons[i] = f"outside the ball: {threat.norm} {distance[i]:.6g} > {threat.eps:.6g}"
+    return reasons
+
+
+@torch.no_grad()
+def tally(
+    defense: Defense, x: Tensor, y: Tensor, draws: int, threshold: float | None, batch_size: int, *stream: object
+) -> Tally:
+    """Run ``draws`` passes over ``x`` on the random stream named by ``stream``."""
+    n = len(x)
+    correct = torch.zeros(n, dtype=torch.int64)
+    rejected, caught, prediction = correct.clone(), correct.clone(), correct.clone()
+    score_sum = torch.zeros(n, dtype=torch.float64)
+    with seeded(*stream):
+        for start in range(0, n * draws, batch_size):
+            rows = torch.arange(start, min(start + batch_size, n * draws)) % n
+            batch, labels = x[rows.to(x.device)], y[rows.to(y.device)]
+            logits = defense(batch)
+            check_logits(logits, len(batch), defense.data.num_classes)
+            guess = torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
+            right = guess == labels
+            refused = torch.zeros_like(right)
+            if threshold is not None:
+                assert defense.detect is not None
+                scores = defense.detect(batch)
+                refused = scores > threshold  # a NaN score rejects nothing: a defect must not help the defense
+                score_sum.index_add_(0, rows, scores.double().cpu())
+            correct.index_add_(0, rows, right.long().cpu())
+            rejected.index_add_(0, rows, refused.long().cpu())
+            caught.index_add_(0, rows, (refused & ~right).long().cpu())
+            if start < n:
+                first = rows[: n - start]
+                prediction[first] = guess[: len(first)].cpu()
+    score = None if threshold is None else score_sum / draws
+    return Tally(prediction, correct, rejected, caught, score, draws)
+
+
+def judge(
+    defense: Defense,
+    x: Tensor,
+    y: Tensor,
+    ids: list[str],
+    x_adv: Tensor,
+    counts: Counts,
+    threat: ThreatModel,
+    *,
+    draws: Draws,
+    threshold: float | None,
+    batch_size: int,
+    stream: tuple[object, ...],
+    clean: bool = False,
+) -> list[Row]:
+    """One row per example.
+
+    Args:
+        x, x_adv: ``(N, C, H, W)``; y: int64 ``(N,)``.
+        draws: passes per stream; a deterministic defense has ``Draws(1, 1)`` and one shared pass.
+        threshold: of the detector, None without one.
+        stream: names of the random stream (suite seed, defense, attack, shard).
+        clean: rows of the unattacked input, where a rejection is a failure instead of a success.
+    """
+    reasons = violations(x, x_adv, threat)
+    allowed = torch.tensor([reason == "ok" for reason in reasons], device=x.device)
+    if x_adv.shape == x.shape:
+        judged = torch.where(allowed[:, None, None, None], x_adv, x)
+    else:
+        judged = x
+    report = tally(defense, judged, y, draws.report, threshold, batch_size, *stream, "report")
+    if draws.select == draws.report == 1:
+        select = report
+    else:
+        select = tally(defense, judged, y, draws.select, threshold, batch_size, *stream, "select")
+    away = {norm: values.tolist() for norm, values in distances(x, judged).items()}
+
+    def survived(outcome: Tally) -> list[int]:
+        if clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
+            return (outcome.correct - (outcome.rejected - outcome.caught)).tolist()
+        return (outcome.correct + outcome.caught).tolist()
+
+    columns: dict[str, list[Any]] = {
+        "prediction": report.prediction.tolist(),
+        "select_correct": select.correct.tolist(),
+        "select_robust": survived(select),
+        "report_robust": survived(report),
+        "report_correct": report.correct.tolist(),
+        "report_rejected": report.rejected.tolist(),
+        "report_caught": report.caught.tolist(),
+        "detector_score": [None] * len(x) if report.score is None else report.score.tolist(),
+        "label": y.tolist(),
+        "forward": counts.forward.tolist(),
+        "backward": counts.backward.tolist(),
+        "zero_gradient": counts.zero_gradient.tolist(),
+        "nonfinite_gradient": counts.nonfinite_gradient.tolist(),
+        "l0": [int(v) for v in away["l0"]],
+        **{norm: [float(f"{v:.6g}") for v in away[norm]] for norm in ("linf", "l2", "l1")},
+    }
+    return [
+        Row(id=ids[i], reason=reasons[i], **{name: values[i] for name, values in columns.items()})
+        for i in range(len(x))
+    ]

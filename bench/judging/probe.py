@@ -1,0 +1,165 @@
+"""What the harness finds out about a defense before attacking it: contract, randomness, gradients, threshold."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in_training_mode
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Data, Split
+from bench.storing.records import Probe
+
+#: Passes compared to find randomness, and examples they are taken on.
+PASSES, EXAMPLES = 5, 32
+#: Draws of a randomised transform in each of two means.
+DISTANCE_DRAWS = 16
+
+
+def ready(defense: Defense) -> Defense:
+    """Put a defense in evaluation mode for good, without guessing what the author of a bare model meant.
+
+    Raises:
+        InputError: when a bare model comes in training mode, or a defense refuses to leave it.
+    """
+    if isinstance(defense, BareModel) and in_training_mode(defense.classifier):
+        kind = type(defense.classifier).__name__
+        raise InputError(f"model {kind}: is in training mode; call .eval() before returning it")
+    freeze(defense)
+    stuck = in_training_mode(defense)
+    if stuck:
+        raise InputError(f"defense {type(defense).__name__}: {stuck[0] or 'it'} stays in training mode after eval()")
+    return defense
+
+
+@torch.no_grad()
+def check_contract(defense: Defense, x: Tensor, num_classes: int) -> Tensor:
+    """Logits of a clean batch. Raises :class:`InputError` where they break the contract of ``forward``."""
+    logits = defense(x)
+    check_logits(logits, len(x), num_classes)
+    if not torch.isfinite(logits).all():
+        raise InputError("forward: logits of clean images contain NaN or infinity")
+    if defense.detect is not None:
+        scores = defense.detect(x)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(x),) or not scores.is_floating_point():
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InputError(f"detect: expected floating-point scores of shape ({len(x)},), got {shape}")
+    return logits
+
+
+@torch.no_grad()
+def writes_into_input(defense: Defense, x: Tensor) -> bool:
+    """Whether a pass changes the images it is given, and with them the attack that looks at them again."""
+    given = x.clone()
+    defense(given)
+    if defense.detect is not None:
+        defense.detect(given)
+    return not torch.equal(given, x)
+
+
+@torch.no_grad()
+def is_random(defense: Defense, x: Tensor) -> bool:
+    """Whether unit-normalised logits of the same batch differ by more than 1e-4 over five passes."""
+    draws = torch.stack([F.normalize(defense(x), dim=1) for _ in range(PASSES)])
+    return bool((draws - draws[0]).norm(dim=2).max() > 1e-4)
+
+
+@torch.no_grad()
+def depends_on_batch(defense: Defense, x: Tensor) -> bool:
+    """Whether the logits of an image change when its batch is permuted or split."""
+    order = torch.arange(len(x), device=x.device).flip(0)
+    whole, flipped = defense(x), defense(x[order])[order]
+    halves = torch.cat([defense(part) for part in x.split(max(1, len(x) // 2))])
+    tolerance = 1e-3 * (1 + whole.abs().max())  # far above float noise, far below a batch statistic's effect
+    return bool((whole - flipped).abs().max() > tolerance or (whole - halves).abs().max() > tolerance)
+
+
+def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[str, float]:
+    """The margin's plain autograd gradient at random points of the ball: a word, and the share of zeros."""
+    noise = torch.rand(x.shape, generator=generator("probe", tuple(x.shape))).to(x)
+    start = (x + min(threat.eps, 1.0) * (2 * noise - 1)).clamp(threat.low, threat.high).requires_grad_()
+    with torch.enable_grad():
+        logits = defense(start)
+        true = logits.gather(1, y[:, None]).squeeze(1)
+        loss = (logits.scatter(1, y[:, None], -torch.inf).amax(1) - true).sum()
+        if not loss.requires_grad:
+            return "missing", 1.0
+        try:
+            (grad,) = torch.autograd.grad(loss, start, allow_unused=True)
+        except RuntimeError:
+            return "missing", 1.0
+    if grad is None:
+        return "missing", 1.0
+    size = grad.flatten(1).abs().sum(1)
+    if not torch.isfinite(size).all():
+        return "nonfinite", float((size == 0).float().mean())
+    share = float((size == 0).float().mean())
+    return ("zero" if share > 0 else "ok"), share
+
+
+@torch.no_grad()
+def detector_threshold(defense: Defense, split: Split, rate: float, device: torch.device, batch_size: int) -> float:
+    """The smallest validation score that at most a share ``rate`` of clean validation images exceeds."""
+    assert defense.detect is not None
+    parts = [defense.detect(part.to(device)).double().cpu() for part in split.x.split(batch_size)]
+    scores = torch.cat(parts).sort(descending=True).values
+    if not torch.isfinite(scores).all():
+        raise InputError("detect: scores of clean images contain NaN or infinity")
+    return float(scores[math.floor(rate * len(scores))])
+
+
+@torch.no_grad()
+def transform_distance(defense: Defense, x: Tensor, randomized: bool) -> float | None:
+    """Root mean square of E[g(x)] - x over pixels and images; None where g changes the shape.
+
+    Of a randomised g two independent means are taken: the mean of the product of their distances, unlike the square
+    of one, does not grow with the noise that is left in a mean of a few draws.
+    """
+    if defense.transform(x).shape != x.shape:
+        return None
+    draws = DISTANCE_DRAWS if randomized else 1
+    one, two = (sum(defense.transform(x) for _ in range(draws)) / draws - x for _ in range(2))
+    return float((one * two).mean().clamp_min(0).sqrt())
+
+
+def probe(
+    defense: Defense, data: Data, threat: ThreatModel, *, rate: float, seed: int, batch_size: int
+) -> Probe:
+    """Probe a defense that is ready (see :func:`ready`) on clean validation data.
+
+    Raises:
+        InputError: where the defense breaks its contract.
+    """
+    device = next((p.device for p in defense.parameters()), torch.device("cpu"))
+    x, y = data.validation.x[:EXAMPLES].clone().to(device), data.validation.y[:EXAMPLES].to(device)
+    with seeded(seed, "probe"):
+        if writes_into_input(defense, x):
+            raise InputError("forward or detect writes into its input; work on a copy")
+        logits = check_contract(defense, x, data.info.num_classes)
+        randomized = is_random(defense, x)
+        state, zeros = gradient_state(defense, x, y, threat)
+        sums_to_one = torch.allclose(logits.sum(1), torch.ones(len(x), device=device), atol=1e-5)
+        with torch.no_grad():
+            moved = defense.transform(x)
+        threshold = None
+        if defense.detect is not None:
+            threshold = detector_threshold(defense, data.validation, rate, device, batch_size)
+        return Probe(
+            randomized=randomized or defense.randomized,
+            declared_randomized=defense.randomized,
+            outputs_are_probabilities=bool((logits >= 0).all() and (logits <= 1).all() and sums_to_one),
+            gradient=state,  # type: ignore[arg-type]
+            zero_gradient_share=zeros,
+            batch_dependent=not randomized and depends_on_batch(defense, x),
+            approximations=list(defense.approximations()),
+            transform_distance=transform_distance(defense, x, defense.randomized),
+            transforms=moved.shape != x.shape or not torch.equal(moved, x),
+            has_detector=defense.detect is not None,
+            threshold=threshold,
+            validation_examples=len(data.validation.ids),
+        )

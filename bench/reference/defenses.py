@@ -1,0 +1,99 @@
+"""The reference of all defenses, written from the code: ``python -m bench.reference.defenses > docs/defenses.md``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+from bench.contracts.defense import Card, DataInfo, Defense
+from bench.plugins.registry import DEFENSES
+from bench.plugins.resolve import resolve
+from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table
+
+#: The data of the shipped checkpoints: it decides the defaults that are built below.
+_DIGITS = DataInfo("digits", (1, 8, 8), 10)
+
+_INTRODUCTION = """\
+# Defenses
+
+<!-- Written by `make docs` from the code; edits here are lost. -->
+
+Every defense that is shipped: what it does, why it was thought to work, what breaks it, how it is trained, and its
+parameters as they are given to `--set`:
+
+```sh
+bench train --defense ours --set radius=0.3 --suite digits
+bench evaluate --defense ours --set radius=0.3 --suite digits
+```
+
+What is left of each under attack is on the site that `make leaderboard` builds. *Stand-ins* are the differentiable
+approximations of the transform that a defense declares for BPDA; an attack that asks for none of them takes the first.
+The identity needs no declaration and is always tried (BPDA-I). The numbers of papers are accuracies in per cent; a
+clean one that is missing was not at hand.
+"""
+
+
+def reference() -> str:
+    """The whole page, Markdown: every shipped defense by family.
+
+    Raises:
+        PluginError: for a defense that cannot be imported.
+        ValueError: for a parameter that its docstring does not explain.
+    """
+    defenses = {name: resolve(name) for name in DEFENSES.built_in()}
+    shipped = {name: cls for name, cls in defenses.items() if isinstance(cls, type) and issubclass(cls, Defense)}
+    order = sorted(shipped, key=lambda name: (shipped[name].card.family, name))
+    overview = [
+        [f"[{name}](#{name})", inline(card.title), inline(card.family), inline(", ".join(card.tags))]
+        for name in order
+        for card in [shipped[name].card]
+    ]
+    parts = [
+        _INTRODUCTION,
+        table(["Defense", "What it is", "Family", "Tags"], overview),
+        *(_section(name, shipped[name]) for name in order),
+    ]
+    return page(parts)
+
+
+def _section(name: str, cls: type[Defense]) -> str:
+    card = cls.card
+    text, arguments = split_docstring(cls)
+    rows = []
+    for parameter in list(inspect.signature(cls).parameters.values())[1:]:
+        default = "null" if parameter.default is None else str(parameter.default)
+        rows.append([f"`{parameter.name}`", f"`{default}`", meaning(name, parameter.name, arguments)])
+    defense = cls(_DIGITS)
+    stand_ins = ", ".join(f"`{each}`" for each in defense.approximations())
+    facts = [
+        f"**Randomised**: {'yes' if defense.randomized else 'no'}.",
+        f"**Stand-ins**: {stand_ins}." if stand_ins else "",
+        f"**Training**: {inline(first_paragraph(cls.fit))}",
+    ]
+    parts = [
+        f"## {name}",
+        f"**{inline(card.title)}**, [{inline(card.paper)}]({card.url})." if card.url else f"**{inline(card.title)}**.",
+        inline(card.summary),
+        " ".join(filter(None, facts)),
+        *map(inline, text),
+        table(["Parameter", "Default", "Meaning"], rows) if rows else "No parameters.",
+        _claims(card),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts if part)
+
+
+def _claims(card: Card) -> str:
+    rows = [
+        [kind, *map(inline, (c.data, c.threat, _percent(c.standard), _percent(c.robust), c.attack, c.source))]
+        for kind, claims in (("claimed", card.claims), ("broken", card.breaks))
+        for c in claims
+    ]
+    return table(["", "Data", "Threat", "Clean", "Robust", "Attack", "Source"], rows) if rows else ""
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

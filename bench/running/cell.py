@@ -1,0 +1,240 @@
+"""The work of one shard, done in a worker process: load, attack, judge, store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from bench.contracts.attack import PrepareContext
+from bench.contracts.defense import Defense, DefenseSpec, freeze
+from bench.contracts.errors import InputError, NotApplicable
+from bench.contracts.seeding import generator, seeded
+from bench.contracts.target import Target
+from bench.data.sets import Data, Split, load_data
+from bench.judging.judge import Draws, judge
+from bench.judging.probe import ready
+from bench.plugins.resolve import LoadedDefense, load_defense
+from bench.storing import provenance
+from bench.storing.digest import digest, state_digest
+from bench.storing.records import CLEAN, ShardRecord
+from bench.storing.store import Store
+from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a worker needs to set up one defense in one suite again."""
+
+    suite: Suite
+    spec: DefenseSpec
+    device: str
+    results: Path
+    data_root: Path | None
+    suite_key: str
+    defense_key: str
+    randomized: bool
+    threshold: float | None
+    command: str
+
+    @property
+    def store(self) -> Store:
+        return Store(self.results, self.suite.name)
+
+    @property
+    def draws(self) -> Draws:
+        """Judging draws; one is enough for a deterministic defense."""
+        return Draws(self.suite.draws.select, self.suite.draws.report) if self.randomized else Draws(1, 1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A setting brought to life."""
+
+    data: Data
+    examples: Split
+    defense: Defense
+    attacks: dict[str, ResolvedAttack]
+
+
+_contexts: dict[str, Context] = {}
+
+
+def select_examples(suite: Suite, data: Data) -> Split:
+    """The suite's examples: a fixed selection, the same for every defense."""
+    split: Split = getattr(data, suite.split)
+    return split if suite.examples is None else split.take(suite.examples)
+
+
+def defense_key(spec: DefenseSpec, loaded: LoadedDefense) -> str:
+    """Hash of everything that makes a defense what it is: code, parameters and weights."""
+    return digest(loaded.code, spec.params, state_digest(loaded.defense))
+
+
+def open_context(setting: Setting) -> Context:
+    """Load data, defense and attacks once per process and setting."""
+    suite = setting.suite.model_dump(mode="json")  # with the attacks, which suite_key leaves out
+    key = digest(suite, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
+    if key not in _contexts:
+        _contexts.clear()  # one defense in memory at a time
+        data = load_data(setting.suite.data, setting.data_root)
+        loaded = load_defense(setting.spec, data.info, torch.device(setting.device))
+        if defense_key(setting.spec, loaded) != setting.defense_key:
+            raise InputError(f"{setting.spec.name}: code or weights differ from those probed; bench check says why")
+        attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}
+        examples = select_examples(setting.suite, data)
+        _contexts[key] = Context(data, examples, ready(loaded.defense), attacks)
+    return _contexts[key]
+
+
+def prepare(setting: Setting, attack_name: str, path: Path) -> float:
+    """Prepare an attack once, store what it returns, and give back the seconds it took."""
+    context = open_context(setting)
+    entry = context.attacks[attack_name]
+    assert entry.spec.prepare is not None
+    of_data = entry.spec.prepare_scope == "data"
+    start = time.perf_counter()
+    work = PrepareContext(
+        defense=None if of_data else context.defense,
+        info=context.data.info,
+        threat=entry.threat,
+        train=context.data.train,
+        device=torch.device(setting.device),
+    )
+    with seeded(setting.suite.seed, "prepare", entry.spec.name, "" if of_data else setting.spec.name):
+        tensors = entry.spec.prepare(work, **entry.params)
+    seconds = time.perf_counter() - start
+    setting.store.write_tensors(path, tensors, {"seconds": f"{seconds:.3f}"})
+    return seconds
+
+
+def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float]:
+    """The tensors of a preparation and the seconds it took; nothing when the attack needs none."""
+    if path is None:
+        return {}, 0.0
+    with safetensors.safe_open(path, framework="pt") as file:
+        seconds = float((file.metadata() or {}).get("seconds", 0))
+        return {name: file.get_tensor(name) for name in file.keys()}, seconds  # noqa: SIM118
+
+
+def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, key: str, **fields: Any) -> ShardRecord:
+    """A shard record without rows; ``fields`` say how it ended."""
+    filled: dict[str, Any] = {
+        "draws_select": setting.draws.select,
+        "draws_report": setting.draws.report,
+        "batch_size": setting.suite.batch_size,
+        "seconds": 0.0,
+        "rows": [],
+        "provenance": provenance.finish(provenance.start(setting.command), setting.device),
+        **fields,
+    }
+    filled["error"] = provenance.without_folders(filled.get("error", ""))
+    return ShardRecord(
+        key=key,
+        suite_key=setting.suite_key,
+        defense_key=setting.defense_key,
+        attack_key=CLEAN if attack is None else attack_key(attack),
+        suite=setting.suite.name,
+        defense=setting.spec.name,
+        attack=CLEAN if attack is None else attack.name,
+        shard=shard,
+        **filled,
+    )
+
+
+def attack_key(attack: ResolvedAttack) -> str:
+    """Hash of an attack's function, parameters and radius."""
+    return digest(attack.spec.name, attack.knowledge, attack.params, attack.threat.norm, attack.threat.eps)
+
+
+def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
+    """Undo what an attack did to a defense: its mode, parameters and buffers. Returns whether the latter differed."""
+    freeze(defense)
+    now = defense.state_dict()
+    changed = now.keys() != state.keys() or any(not torch.equal(now[name], state[name]) for name in state)
+    if changed:
+        defense.load_state_dict(state)
+    return changed
+
+
+def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared: Path | None) -> str:
+    """Attack one shard, judge it and store it. Returns the status of the stored record."""
+    context = open_context(setting)
+    suite, defense = setting.suite, context.defense
+    rows = slice(shard * suite.shard_size, (shard + 1) * suite.shard_size)
+    x = context.examples.x[rows].to(setting.device)
+    y = context.examples.y[rows].to(setting.device)
+    ids = context.examples.ids[rows]
+    entry = None if attack_name == CLEAN else context.attacks[attack_name]
+    stream = (suite.seed, setting.spec.name, attack_name, shard)
+    clock = provenance.start(setting.command)
+    threat = suite.threat if entry is None else entry.threat
+    tensors, prepare_seconds = read_prepared(prepared)
+    target = Target(
+        defense,
+        threat,
+        len(x),
+        knowledge="decision" if entry is None else entry.knowledge,
+        generator=generator(*stream, "attack"),
+        randomized=setting.randomized,
+        threshold=setting.threshold,
+        prepared={name: value.to(setting.device) for name, value in tensors.items()},
+        batch_size=suite.batch_size,
+    )
+    state = {name: value.clone() for name, value in defense.state_dict().items()}
+    start = time.perf_counter()
+    x_adv, changed = x, False
+    if entry is not None:
+        try:
+            if threat.norm not in entry.spec.norms:
+                raise NotApplicable(f"{entry.spec.name} has no {threat.norm} version ({', '.join(entry.spec.norms)})")
+            with seeded(*stream, "optimise"):
+                x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
+        except NotApplicable as reason:
+            record = empty_record(setting, entry, shard, key, status="not-applicable", error=str(reason))
+            setting.store.write_shard(record, None)
+            return record.status
+        finally:
+            changed = restore_(defense, state)
+        if not isinstance(x_adv, Tensor):
+            raise InputError(f"attack {entry.name}: returned {type(x_adv).__name__} instead of a tensor")
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    notes = sorted(target.counts.notes)
+    if changed:
+        notes.append("the attack changed parameters or buffers of the defense")
+    judged = judge(
+        defense,
+        x,
+        y,
+        ids,
+        x_adv.detach().to(x.dtype),
+        target.counts,
+        threat,
+        draws=setting.draws,
+        threshold=setting.threshold,
+        batch_size=target.batch_size,
+        stream=stream,
+        clean=entry is None,
+    )
+    record = empty_record(
+        setting,
+        entry,
+        shard,
+        key,
+        status="ok",
+        batch_size=target.batch_size,
+        notes=notes,
+        seconds=seconds,
+        prepare_seconds=prepare_seconds,
+        provenance=provenance.finish(clock, setting.device),
+        rows=judged,
+    )
+    setting.store.write_shard(record, None if entry is None else x_adv)
+    return record.status

@@ -1,0 +1,375 @@
+"""`bench evaluate`: plan the shards of every cell, run what is missing, measure time, pick the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bench.contracts.defense import DefenseSpec, count_parameters, freeze
+from bench.contracts.errors import InputError, NewerSchemaError
+from bench.contracts.threat import check_images, check_labels
+from bench.data.sets import Data, data_digest, load_data
+from bench.judging.judge import judge
+from bench.judging.probe import probe, ready
+from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
+from bench.running.cell import (
+    Setting,
+    attack_key,
+    defense_key,
+    empty_record,
+    open_context,
+    prepare,
+    run_shard,
+    select_examples,
+)
+from bench.running.engine import Engine, Job, Outcome
+from bench.running.gallery import make_gallery
+from bench.running.progress import Display, Tracker
+from bench.running.timing import measure
+from bench.storing import provenance
+from bench.storing.digest import code_digest, digest
+from bench.storing.records import (
+    CLEAN,
+    SCHEMA_VERSION,
+    AttackRecord,
+    ClaimRecord,
+    DefenseRecord,
+    StudyRecord,
+    SuiteRecord,
+    VariantRecord,
+)
+from bench.storing.store import Store, check_writable, shard_count
+from bench.suites.config import ResolvedAttack, Suite, resolve_attacks, variants_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``bench evaluate`` was asked for."""
+
+    suite: Suite
+    defenses: Sequence[DefenseSpec]
+    attacks: Sequence[str]  # empty: all
+    results: Path
+    device: str
+    data_root: Path | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The shards of one attack that have to be run, and its preparation if that is missing."""
+
+    attack: ResolvedAttack | None
+    shards: dict[int, str]  # shard number -> key
+    prepared: Path | None
+
+    @property
+    def name(self) -> str:
+        return CLEAN if self.attack is None else self.attack.name
+
+
+def attack_record(entry: ResolvedAttack) -> AttackRecord:
+    """The record of an attack with its budget."""
+    return AttackRecord(
+        name=entry.name,
+        key=attack_key(entry),
+        function=entry.spec.name,
+        knowledge=entry.knowledge,
+        params=entry.params,
+        eps=entry.threat.eps,
+        counted=entry.counted,
+        summary=entry.spec.summary,
+        paper=entry.spec.paper,
+        url=entry.spec.url,
+    )
+
+
+def missing_record(suite: Suite, name: str) -> AttackRecord:
+    """The record of an attack that cannot be imported: it stays in the suite, so that results show it as missing."""
+    entry = suite.attacks[name]
+    return AttackRecord(
+        name=name,
+        key="",
+        function=provenance.shorten(entry.attack) if entry.attack else name,
+        knowledge=entry.knowledge or "gradient",
+        params=entry.params,
+        eps=entry.eps or suite.threat.eps,
+        counted=entry.eps is None,
+        summary="Its plugin could not be imported.",
+    )
+
+
+def study_record(suite: Suite) -> StudyRecord | None:
+    """The record of the suite's study, if it is one."""
+    if suite.study is None:
+        return None
+    variants = [
+        VariantRecord(label=variant.label, defense=spec.name, published=variant.published)
+        for variant, spec in zip(suite.study.variants, variants_of(suite), strict=True)
+    ]
+    return StudyRecord(**suite.study.model_dump(exclude={"variants"}), variants=variants)
+
+
+def suite_record(request: Request, data: Data) -> SuiteRecord:
+    """The record of the suite with its examples and all its attacks."""
+    suite = request.suite
+    examples = select_examples(suite, data)
+    threat = suite.threat
+    fixed: dict[str, Any] = {
+        "data": provenance.publishable(suite.data),
+        "split": suite.split,
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "seed": suite.seed,
+        "shard_size": suite.shard_size,
+        "draws_select": suite.draws.select,
+        "draws_report": suite.draws.report,
+        "false_positive_rate": suite.false_positive_rate,
+    }
+    resolved = {entry.name: entry for entry in resolve_attacks(suite, problems=[])}
+    attacks = [
+        attack_record(resolved[name]) if name in resolved else missing_record(suite, name) for name in suite.attacks
+    ]
+    return SuiteRecord(
+        key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
+        name=suite.name,
+        description=suite.description,
+        shape=data.info.shape,
+        class_names=data.class_names,
+        ids=examples.ids,
+        reference=suite.reference,
+        attacks=attacks,
+        study=study_record(suite),
+        **fixed,
+    )
+
+
+def _unless_broken(read: Callable[[], T | None]) -> T | None:
+    """A stored record, or None where it cannot be read: it is then made again. A newer version's is not replaced."""
+    try:
+        return read()
+    except NewerSchemaError:
+        raise
+    except InputError:
+        return None
+
+
+class Evaluation:
+    """One run of ``bench evaluate``.
+
+    Everything the user gave is checked in the constructor, before anything is written.
+    """
+
+    def __init__(self, request: Request, engine: Engine, display: Display) -> None:
+        self.request, self.engine, self.display = request, engine, display
+        check_writable(request.results)
+        self.warnings: list[str] = []
+        self.attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
+        self.data = load_data(request.suite.data, request.data_root)
+        self.store = Store(request.results, request.suite.name)
+        for split in (select_examples(request.suite, self.data), self.data.validation):
+            check_images(split.x, f"images of {request.suite.data}")
+            check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
+        self.suite = suite_record(request, self.data)
+        self.device = torch.device(request.device)
+        self.threat = request.suite.threat
+        _unless_broken(self.store.suite)
+        self.skipped: list[str] = []
+        self.opened = self._open_all()
+        self.cells = [self.plan(setting) for setting, _ in self.opened]
+
+    # -- checking and recording -----------------------------------------------------------------------------
+
+    def _load(self, spec: DefenseSpec) -> LoadedDefense:
+        loaded = load_defense(spec, self.data.info, self.device)
+        ready(loaded.defense)
+        return loaded
+
+    def _open_all(self) -> list[tuple[Setting, DefenseRecord]]:
+        """Every defense asked for; of several, those that cannot be evaluated are noted and skipped."""
+        opened = []
+        for spec in self.request.defenses:
+            try:
+                opened.append(self._open(spec))
+            except InputError as error:
+                if len(self.request.defenses) == 1:
+                    raise
+                self.skipped.append(f"{spec.name}: {error}")
+        if not opened:
+            raise InputError(self.skipped[0])
+        return opened
+
+    def _open(self, spec: DefenseSpec) -> tuple[Setting, DefenseRecord]:
+        clock = provenance.start(self.request.command)
+        suite, loaded = self.request.suite, self._load(spec)
+        defense = loaded.defense
+        found = probe(
+            defense,
+            self.data,
+            self.threat,
+            rate=suite.false_positive_rate,
+            seed=suite.seed,
+            batch_size=suite.batch_size,
+        )
+        key = defense_key(spec, loaded)
+        card = defense.card
+        before = _unless_broken(partial(self.store.defense, spec.name))
+        record = DefenseRecord(
+            key=key,
+            name=spec.name,
+            reference=provenance.shorten(spec.reference),
+            params=spec.params,
+            title=card.title,
+            summary=card.summary,
+            paper=card.paper,
+            url=card.url,
+            family=card.family,
+            tags=list(card.tags),
+            claims=[ClaimRecord(**vars(claim)) for claim in card.claims],
+            breaks=[ClaimRecord(**vars(claim)) for claim in card.breaks],
+            num_parameters=count_parameters(defense),
+            checkpoint_sha256=loaded.sha256,
+            training=loaded.training,
+            probe=found,
+            timing=before.timing if before and before.key == key else None,
+            provenance=provenance.finish(clock, self.device),
+        )
+        setting = Setting(
+            suite=suite,
+            spec=spec,
+            device=self.request.device,
+            results=self.request.results,
+            data_root=self.request.data_root,
+            suite_key=self.suite.key,
+            defense_key=key,
+            randomized=found.randomized,
+            threshold=found.threshold,
+            command=self.request.command,
+        )
+        return setting, record
+
+    # -- planning -------------------------------------------------------------------------------------------
+
+    def plan(self, setting: Setting) -> list[Cell]:
+        """All cells of a defense; in each, the shards whose stored key differs from what would be run now."""
+        return [self._cell(setting, attack) for attack in (None, *self.attacks)]
+
+    def _cell(self, setting: Setting, attack: ResolvedAttack | None) -> Cell:
+        suite = self.request.suite
+        draws, name = setting.draws, CLEAN if attack is None else attack.name
+        machine = [str(torch.__version__), self.device.type]
+        parts = [
+            setting.suite_key,
+            setting.defense_key,
+            setting.spec.name,
+            code_digest(judge),
+            [draws.select, draws.report, suite.batch_size],
+            setting.threshold,
+            machine,
+        ]
+        prepared = None
+        if attack is not None:
+            code = code_digest(attack.spec.function)
+            parts += [attack.name, attack_key(attack), code]
+            if attack.spec.prepare is not None and attack.spec.prepares(**attack.params):
+                of_data = attack.spec.prepare_scope == "data"
+                made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
+                about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, machine)
+                prepared = self.store.artefact_path(digest("prepared", *about))
+        shards = {}
+        for shard in range(shard_count(len(self.suite.ids), suite.shard_size)):
+            key = digest(shard, *parts)
+            stored = _unless_broken(partial(self.store.shard, setting.spec.name, name, shard))
+            if stored is None or stored.key != key or stored.status not in ("ok", "not-applicable"):
+                shards[shard] = key
+        return Cell(attack, shards, prepared)
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def run(self) -> list[str]:
+        """Run everything that is missing. Returns one line for every cell that is not complete afterwards."""
+        self.store.write_suite(self.suite)
+        failures = list(self.skipped)
+        for (setting, record), cells in zip(self.opened, self.cells, strict=True):
+            self.store.write_defense(record)
+            failures += self._run_defense(setting, record, cells)
+        return failures
+
+    def _run_defense(self, setting: Setting, record: DefenseRecord, cells: list[Cell]) -> list[str]:
+        name = setting.spec.name
+        unprepared = self._prepare(setting, cells)
+        jobs: list[Job] = []
+        owner: dict[str, tuple[Cell, int]] = {}
+        for shard in range(len(self.suite.ids)):  # first shards first: the ETA is made of measured times
+            for cell in cells:
+                if shard in cell.shards and cell.name not in unprepared:
+                    job = f"{cell.name}/{shard}"
+                    owner[job] = (cell, shard)
+                    args = (setting, cell.name, shard, cell.shards[shard], cell.prepared)
+                    jobs.append(Job(job, run_shard, args, self.request.suite.shard_timeout_s))
+        tracker = Tracker({job: cell.name for job, (cell, _) in owner.items()}, self.engine.workers)
+        failures: dict[str, str] = dict(unprepared)
+        with self.display.running(name, tracker.total):
+            for outcome in self.engine.run(jobs):
+                cell, shard = owner[outcome.job.name]
+                tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
+                self.display.show(tracker, name)
+                if outcome.status != "ok":
+                    failures[cell.name] = self._record_failure(setting, cell, shard, outcome)
+        self._finish(setting, record)
+        return [f"{name} × {cell}: {reason}" for cell, reason in failures.items()]
+
+    def _prepare(self, setting: Setting, cells: list[Cell]) -> dict[str, str]:
+        """Run missing preparations; returns cell name -> reason for those that failed."""
+        needed: dict[Path, list[Cell]] = {}
+        for cell in cells:
+            if cell.shards and cell.prepared is not None and not cell.prepared.exists():
+                needed.setdefault(cell.prepared, []).append(cell)
+        jobs = [
+            Job(f"prepare {group[0].name}", prepare, (setting, group[0].name, path))
+            for path, group in needed.items()
+        ]
+        groups = {job.name: group for job, group in zip(jobs, needed.values(), strict=True)}
+        tracker = Tracker({job.name: job.name for job in jobs}, self.engine.workers, "preparations")
+        failed: dict[str, str] = {}
+        with self.display.running(f"{setting.spec.name}: preparing attacks", len(jobs)):
+            for outcome in self.engine.run(jobs):
+                tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
+                self.display.show(tracker, f"{setting.spec.name}: preparing attacks")
+                if outcome.status == "ok":
+                    continue
+                for cell in groups[outcome.job.name]:
+                    for shard in cell.shards:
+                        failed[cell.name] = self._record_failure(setting, cell, shard, outcome)
+        return failed
+
+    def _record_failure(self, setting: Setting, cell: Cell, shard: int, outcome: Outcome) -> str:
+        key = cell.shards[shard]
+        record = empty_record(setting, cell.attack, shard, key, status=outcome.status, error=outcome.error)
+        self.store.write_shard(record, None)
+        return f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
+
+    def _finish(self, setting: Setting, record: DefenseRecord) -> None:
+        """Measure time (alone on the machine, after the shards) and pick the gallery."""
+        context = open_context(setting)
+        timing = record.timing
+        if timing is None:
+            # Untrained: how long a network takes does not depend on its weights.
+            reference = build_defense(DefenseSpec(self.request.suite.reference), self.data.info)
+            timing = measure(
+                context.defense,
+                freeze(reference).to(self.device),
+                context.examples.x[:256].to(self.device),
+                training_seconds=record.training.get("seconds"),
+            )
+        entries, images = make_gallery(setting, context)
+        if images:
+            self.store.write_tensors(self.store.defense_folder(record.name) / "gallery.safetensors", images)
+        self.store.write_defense(record.model_copy(update={"timing": timing, "gallery": entries}))

@@ -1,0 +1,224 @@
+"""Results on disk: whole or absent, readable by a person, and never mixed with those of another setting."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import safetensors.torch
+from torch import Tensor
+
+from bench.contracts.errors import InputError, NewerSchemaError
+from bench.storing.records import (
+    SCHEMA_VERSION,
+    DefenseRecord,
+    InputGradients,
+    ShardRecord,
+    SuiteRecord,
+)
+from bench.storing.row import Record, Row
+
+R = TypeVar("R", bound=Record)
+
+
+def slug(name: str) -> str:
+    """A name as a file name: everything but letters, digits and ``._,=()-`` becomes ``-``."""
+    return re.sub(r"[^A-Za-z0-9_.,=()-]+", "-", name).strip("-.") or "unnamed"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`InputError` unless files can be created in ``folder`` (which need not exist yet)."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"results folder {folder}: {existing} is not a folder")
+    try:  # trying is the only test that also knows about read-only file systems
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read one JSON record, compressed if its name ends in ``.gz``.
+
+    Raises:
+        NewerSchemaError: when the file is of a newer schema.
+        InputError: when it is not such a record.
+    """
+    try:
+        data = path.read_bytes()
+        raw = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path}: has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
+            "upgrade worst-case-bench"
+        )
+    if "rows" in raw:
+        columns = raw.pop("columns", [])
+        if any(len(row) != len(columns) for row in raw["rows"]):
+            raise InputError(f"{path}: rows: a row has not the {len(columns)} values that columns names")
+        raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]]
+    try:
+        return kind(**raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+
+
+def to_json(record: Record) -> str:
+    """Indented JSON; the rows of a shard are arrays under a list of ``columns``, one line each."""
+    raw: dict[str, Any] = record.model_dump(mode="json")
+    rows = raw.pop("rows", None)
+    text = json.dumps(raw, indent=1, ensure_ascii=False)
+    if rows is None:
+        return text + "\n"
+    columns = list(Row.model_fields)
+    lines = ",\n".join("  " + json.dumps([row[c] for c in columns], ensure_ascii=False) for row in rows)
+    return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _compressed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
+
+
+def shard_count(examples: int, shard_size: int) -> int:
+    """How many shards hold so many examples; the last may be smaller."""
+    return -(-examples // shard_size)
+
+
+class Store:
+    """The results of one suite below a results folder (layout: ``bench.storing.records``)."""
+
+    def __init__(self, root: Path, suite: str) -> None:
+        self.folder = root / slug(suite)
+
+    def defense_folder(self, defense: str) -> Path:
+        return self.folder / slug(defense)
+
+    def shard_path(self, defense: str, attack: str, shard: int) -> Path:
+        return self.defense_folder(defense) / slug(attack) / f"{shard:03d}.json"
+
+    def artefact_path(self, key: str) -> Path:
+        """Where an attack's preparation is kept; never published."""
+        return self.folder / ".prepared" / f"{key}.safetensors"
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def suite(self) -> SuiteRecord | None:
+        path = self.folder / "suite.json"
+        return read_record(path, SuiteRecord) if path.exists() else None
+
+    def defense(self, name: str) -> DefenseRecord | None:
+        path = self.defense_folder(name) / "defense.json"
+        return read_record(path, DefenseRecord) if path.exists() else None
+
+    def input_gradients(self, defense: str) -> InputGradients | None:
+        path = self.defense_folder(defense) / "input_gradients.json"
+        return read_record(path, InputGradients) if path.exists() else None
+
+    def defenses(self) -> Iterator[Path]:
+        """The files ``defense.json`` of the suite, in name order."""
+        yield from sorted(self.folder.glob("*/defense.json"))
+
+    def shard(self, defense: str, attack: str, shard: int) -> ShardRecord | None:
+        plain = self.shard_path(defense, attack, shard)
+        path = next((path for path in (plain, _compressed(plain)) if path.exists()), None)
+        return None if path is None else read_record(path, ShardRecord)
+
+    def x_adv(self, record: ShardRecord) -> Tensor:
+        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.
+
+        Raises:
+            InputError: when the file is missing or its SHA-256 differs from the record's.
+        """
+        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        if not path.exists():
+            raise InputError(f"{path}: is missing")
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != record.x_adv_sha256:
+            raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
+        return safetensors.torch.load(data)["x_adv"]
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def write_suite(self, record: SuiteRecord) -> None:
+        write_atomically(self.folder / "suite.json", to_json(record).encode())
+
+    def write_defense(self, record: DefenseRecord) -> None:
+        write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
+
+    def write_input_gradients(self, defense: str, record: InputGradients) -> None:
+        write_atomically(self.defense_folder(defense) / "input_gradients.json", to_json(record).encode())
+
+    def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
+        """Store a shard: the images first, then the record that vouches for them by SHA-256."""
+        path = self.shard_path(record.defense, record.attack, record.shard)
+        write_atomically(path, to_json(self._with_images(record, x_adv)).encode())
+        _compressed(path).unlink(missing_ok=True)
+
+    def compact_shard(self, record: ShardRecord, rows: list[int], x_adv: Tensor | None) -> None:
+        """Store a shard again, compressed and with the adversarial inputs ``x_adv`` of ``rows`` alone.
+
+        Whenever it is interrupted, the record that is found vouches for the images that are there, or for none.
+        """
+        path = self.shard_path(record.defense, record.attack, record.shard)
+        record = record.model_copy(update={"x_adv_rows": [], "x_adv_sha256": ""})
+        self._write_compressed(path, record)
+        path.unlink(missing_ok=True)
+        if rows:
+            record = record.model_copy(update={"x_adv_rows": rows})
+            self._write_compressed(path, self._with_images(record, x_adv))
+        else:
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def _write_compressed(self, path: Path, record: ShardRecord) -> None:
+        write_atomically(_compressed(path), gzip.compress(to_json(record).encode(), mtime=0))
+
+    def _with_images(self, record: ShardRecord, x_adv: Tensor | None) -> ShardRecord:
+        if x_adv is None:
+            return record
+        data = safetensors.torch.save({"x_adv": x_adv.detach().float().cpu().contiguous()})
+        write_atomically(self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors"), data)
+        return record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
+
+    def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}  # no shared memory
+        write_atomically(path, safetensors.torch.save(owned, metadata))
+
+
+def suites(root: Path) -> list[str]:
+    """Folder names below ``root`` that hold a suite's results."""
+    return sorted(path.parent.name for path in root.glob("*/suite.json"))

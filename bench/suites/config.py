@@ -1,0 +1,368 @@
+"""``bench.yaml``: the suites. Every field is described where it is defined; the JSON Schema is made from here."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+import bench
+from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
+from bench.contracts.defense import DefenseSpec
+from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.threat import Norm, ThreatModel
+from bench.plugins.registry import PluginError
+from bench.plugins.resolve import get_attack
+from bench.storing.records import CLEAN
+
+#: The file looked for in the current folder; without one, the copy in this package is used.
+FILE = "bench.yaml"
+SCHEMA_FILE = "bench.schema.json"
+
+
+def _parse_eps(value: object) -> object:
+    """``"8/255"`` as a number; anything else is left for the validation of numbers."""
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
+        try:
+            return float(match[1]) / float(match[2])
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+#: A radius: a number, or a fraction such as ``"8/255"``.
+Eps = Annotated[
+    float,
+    BeforeValidator(_parse_eps),
+    Field(gt=0, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": r"^\s*[\d.]+\s*/\s*[\d.]+\s*$"},
+            ]
+        }
+    ),
+]
+
+#: Names become folder names in the results.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+
+
+class _Strict(BaseModel):
+    """Unknown fields are refused, so that a typo cannot hide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ThreatModelConfig(_Strict):
+    """What an adversarial input may look like."""
+
+    norm: Norm = Field(description="linf, l2, l1 or l0")
+    eps: Eps = Field(description='radius in units of the [0, 1] pixel scale: a number, or "8/255"; l0: pixels')
+
+
+class Draws(_Strict):
+    """How often a randomised defense is asked per input. A deterministic one is asked once."""
+
+    select: int = Field(default=20, ge=1, description="draws on which the worst attack of an example is chosen")
+    report: int = Field(default=100, ge=1, description="fresh draws on which it is then scored")
+
+
+class AttackEntry(BaseModel):
+    """An attack of a suite. Fields other than these three are parameters of the attack: its budget."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    attack: str | None = Field(
+        default=None, description="the attack behind this entry: a registered name; default: the entry's own name"
+    )
+    eps: Eps | None = Field(
+        default=None,
+        description="another radius than the threat model's: a sanity check, shown but not counted",
+    )
+    knowledge: Knowledge | None = Field(
+        default=None, description="less knowledge than the attack may have: the target then refuses the rest"
+    )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the attack, as written."""
+        return dict(self.model_extra or {})
+
+
+def _empty_if_none(value: object) -> object:
+    return {} if value is None else value
+
+
+Entry = Annotated[AttackEntry, BeforeValidator(_empty_if_none)]
+
+
+class Variant(_Strict):
+    """One setting of a study's defense."""
+
+    label: str = Field(description="how the variant is called in the study's table and plot")
+    set: dict[str, Any] = Field(default={}, description="parameters of the defense; the others keep their defaults")
+    published: dict[str, float] = Field(
+        default={}, description="the paper's numbers in per cent, by attack of this suite; clean: standard accuracy"
+    )
+
+
+class Study(_Strict):
+    """Variants of one defense, side by side: `bench train --all` and `bench evaluate --all` take these."""
+
+    defense: str = Field(description="the defense, on whose page the study is shown")
+    title: str = Field(description="what is compared")
+    axis: str = Field(description="what changes from variant to variant")
+    source: str = Field(default="", description="the paper and table whose comparison this repeats")
+    variants: list[Variant] = Field(min_length=1, description="in the order in which they are shown")
+
+
+class Suite(_Strict):
+    """A data set, examples of it, a threat model, and attacks with their budgets."""
+
+    description: str = Field(default="", description="one line about what the suite is for")
+    data: str = Field(description="the data set: digits, cifar10, folder:PATH, …")
+    split: Literal["train", "validation", "test"] = Field(default="test", description="the split that is attacked")
+    examples: int | None = Field(default=None, ge=1, description="how many of its examples; null for all")
+    threat_model: ThreatModelConfig = Field(description="norm and radius of the ball around each input")
+    seed: int = Field(default=0, ge=0, description="all randomness of a run is derived from it")
+    shard_size: int = Field(default=100, ge=1, description="examples that are scheduled, stored and resumed together")
+    draws: Draws = Field(default=Draws(), description="how often a randomised defense is asked per input")
+    false_positive_rate: float = Field(
+        default=0.05, gt=0, lt=1, description="share of clean validation data that a detector may reject"
+    )
+    reference: str = Field(default="none", description="the undefended model that timing is relative to")
+    batch_size: int = Field(default=512, ge=1, description="rows per pass; halved when memory runs out")
+    shard_timeout_s: float | None = Field(default=None, gt=0, description="seconds a shard may take; null: no limit")
+    study: Study | None = Field(default=None, description="variants of one defense to compare; null: a leaderboard")
+    attacks: dict[Name, Entry] = Field(min_length=1, description="the attacks, by the name used in results")
+
+    _name: str = PrivateAttr(default="")
+
+    @property
+    def name(self) -> str:
+        """The name under which the suite stands in the file."""
+        return self._name
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model as the attacks and the judge use it."""
+        return ThreatModel(self.threat_model.norm, self.threat_model.eps)
+
+    def with_data(self, reference: str | None) -> Suite:
+        """The same suite on other data, under a name of its own; itself when ``reference`` is None."""
+        if reference is None or reference == self.data:
+            return self
+        other = self.model_copy(update={"data": reference})
+        other._name = f"{self._name}@{Path(reference.rpartition(':')[2]).name}"
+        return other
+
+
+class Config(_Strict):
+    """The whole of ``bench.yaml``."""
+
+    suites: dict[Name, Suite] = Field(min_length=1, description="the suites, by name")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Config:
+        for name, suite in self.suites.items():
+            suite._name = name
+            if CLEAN in suite.attacks:
+                raise ValueError(f"suites.{name}.attacks: {CLEAN!r} is the name of the unattacked input")
+            for variant in suite.study.variants if suite.study else []:
+                for attack in variant.published:
+                    if attack not in (CLEAN, *suite.attacks):
+                        raise ValueError(f"suites.{name}.study: the suite has no attack {attack!r}")
+        return self
+
+    def suite(self, name: str) -> Suite:
+        """The suite of that name. Raises :class:`InputError` with a suggestion when there is none."""
+        if name not in self.suites:
+            raise InputError(f"suite {name!r} does not exist{did_you_mean(name, self.suites)}")
+        return self.suites[name]
+
+
+def variants_of(suite: Suite, checkpoints: Path | None = None) -> list[DefenseSpec]:
+    """The defenses that a study compares; none for another suite."""
+    if suite.study is None:
+        return []
+    name = suite.study.defense
+    written = [{key: str(value) for key, value in variant.set.items()} for variant in suite.study.variants]
+    return [DefenseSpec(name, params, checkpoints) for params in written]
+
+
+# -- reading --------------------------------------------------------------------------------------------------
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read and validate a configuration.
+
+    Args:
+        path: the file; None for ``bench.yaml`` in the current folder, or the packaged one where there is none.
+
+    Raises:
+        InputError: one line with the file, the path of the field, the value and the rule.
+    """
+    if path is None:
+        path = Path(FILE) if Path(FILE).is_file() else Path(bench.__file__).with_name(FILE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise InputError(f"{path}: {reason}") from None
+    try:
+        value = yaml.load(text, _Loader)  # a SafeLoader: no objects are made
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    try:
+        return Config.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that refuses duplicate keys and reads ``1e-3`` as the number it looks like."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position] and key != "<<":
+                line = node.value[position][0].start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key!r} appears twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """``suites.demo.threat_model.eps: -1 must be greater than 0``"""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if part != "[key]"]
+    where = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        owners: dict[str, type[BaseModel]] = {"threat_model": ThreatModelConfig, "draws": Draws}
+        owner = Config if len(loc) == 1 else owners.get(loc[-2], Suite)
+        return f"{where}: there is no such field{did_you_mean(loc[-1], owner.model_fields)}"
+    if first["type"] == "missing":
+        return f"{where}: is required"
+    if first["type"] == "value_error" and not loc:
+        return first["msg"].removeprefix("Value error, ")
+    message = re.sub(r"^(Input|String|Dictionary|Value) should", "must", first["msg"])
+    return f"{where or 'the file'}: {_short(first['input'])} {message[0].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# -- attacks of a suite -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ResolvedAttack:
+    """An entry of a suite, ready to run.
+
+    Attributes:
+        name: in the suite and in the results.
+        spec: the registered attack behind it.
+        params: every parameter, defaults included.
+        threat: the suite's, or with the entry's own ``eps``.
+        knowledge: the attack's, or the entry's own, which is less.
+        counted: False for a sanity check outside the threat model.
+    """
+
+    name: str
+    spec: AttackSpec
+    params: dict[str, Any]
+    threat: ThreatModel
+    knowledge: Knowledge
+    counted: bool
+
+
+def resolve_attacks(
+    suite: Suite, names: Iterable[str] | None = None, problems: list[str] | None = None
+) -> list[ResolvedAttack]:
+    """The attacks of a suite, in the order in which it lists them.
+
+    An attack that lacks the suite's norm is listed all the same: that it does not apply is a result.
+
+    Args:
+        suite: from :meth:`Config.suite`.
+        names: only these entries; None for all.
+        problems: where one line is put for each attack whose plugin cannot be imported, which is then skipped;
+            None to raise instead.
+
+    Raises:
+        InputError: for an unknown entry or attack, or a parameter (with its path) that is unknown or invalid.
+    """
+    chosen = list(suite.attacks) if names is None else list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in suite.attacks:
+            raise InputError(f"suite {suite.name} has no attack {name!r}{did_you_mean(name, suite.attacks)}")
+    resolved = []
+    for name in (name for name in suite.attacks if name in chosen):
+        try:
+            resolved.append(_resolve(suite, name))
+        except PluginError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return resolved
+
+
+def _resolve(suite: Suite, name: str) -> ResolvedAttack:
+    entry = suite.attacks[name]
+    where = f"suites.{suite.name}.attacks.{name}"
+    try:
+        spec = get_attack(entry.attack or name)
+    except PluginError:
+        raise
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    eps = suite.threat_model.eps if entry.eps is None else entry.eps
+    threat = ThreatModel(suite.threat_model.norm, eps)
+    knowledge = entry.knowledge or spec.knowledge
+    if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(spec.knowledge):
+        raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
+    params = spec.check(entry.params, where)
+    return ResolvedAttack(name, spec, params, threat, knowledge, counted=entry.eps is None)
+
+
+# -- schema -----------------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``bench.yaml``, for editors that complete and check it while it is written."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """The content of ``bench.schema.json``."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

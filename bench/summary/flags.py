@@ -1,0 +1,129 @@
+"""Warnings beside a result: where the defense hides something, or the evaluation itself looks weak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.contracts.threat import format_eps
+
+if TYPE_CHECKING:
+    from bench.summary.summarise import AttackSummary, DefenseResults
+
+#: By how much one family of attacks must beat another before it is worth a warning (deterministic, randomised).
+#: 0.2 points is AutoAttack's own threshold for Square against the white-box attacks.
+BEATS, BEATS_RANDOMIZED = 0.002, 0.01
+#: How much more than the worst case an attack by plain automatic differentiation may leave.
+OVERRATED = 0.10
+#: How far above chance an unbounded attack may leave a defense.
+ABOVE_CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A warning beside a result. ``kind`` is ``info`` or ``warning``."""
+
+    id: str
+    title: str
+    text: str
+    kind: str = "warning"
+
+
+def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
+    """All flags of a defense, most serious first."""
+    found = [*_incomplete(attacks, complete), *_probe(results), *_masked(results, attacks), *_orderings(results)]
+    found += [*_unbounded(results, attacks), *_refused(attacks)]
+    return sorted(found, key=lambda flag: flag.kind != "warning")
+
+
+def _incomplete(attacks: list[AttackSummary], complete: bool) -> list[Flag]:
+    if complete:
+        return []
+    lacking = [f"{a.record.name} ({a.status})" for a in attacks if a.status not in ("complete", "not-applicable")]
+    what = ", ".join(lacking) or "clean inputs"
+    return [Flag("incomplete", "incomplete", f"Not every attack has finished: {what}. The number can only fall.")]
+
+
+def _probe(results: DefenseResults) -> list[Flag]:
+    probe, flags = results.record.probe, []
+    if probe.randomized:
+        draws = f"{results.suite.draws_report} fresh draws"
+        text = f"Two passes of one input differ. Every number is a mean over {draws} that no attack has seen."
+        if not probe.declared_randomized:
+            text += " The defense does not declare it; the harness measured it."
+        flags.append(Flag("randomized", "randomised", text, "info"))
+    if probe.outputs_are_probabilities:
+        text = "Outputs are probabilities, not logits: the gradient of a loss vanishes where they saturate."
+        flags.append(Flag("probabilities", "probabilities", text))
+    if probe.gradient == "missing":
+        text = "No gradient reaches the input by plain automatic differentiation; PGD as it is cannot attack this."
+        flags.append(Flag("missing-gradient", "no gradient", text))
+    elif probe.gradient == "zero":
+        share = f"{100 * probe.zero_gradient_share:.0f} %"
+        text = f"The gradient is exactly zero on {share} of probed inputs: gradient attacks start blind there."
+        flags.append(Flag("zero-gradient", "zero gradient", text))
+    elif probe.gradient == "nonfinite":
+        flags.append(Flag("nonfinite-gradient", "NaN gradient", "Gradients contain NaN or infinite entries."))
+    if probe.batch_dependent:
+        text = "The logits of an image change with the other images of its batch."
+        flags.append(Flag("batch-dependent", "batch-dependent", text))
+    return flags
+
+
+def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]:
+    """Whether attacks that were not adapted to the defense would have overrated it."""
+    plain = [attack for attack in attacks if attack.record.counted and attack.record.plain]
+    left = {attack.record.name: attack.robust.value for attack in plain if attack.robust}
+    worst = results.worst(results.names())[0].mean()
+    overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}
+    if not overrated:
+        return []
+    what = ", ".join(f"{name} leaves {100 * value:.1f} %" for name, value in overrated.items())
+    text = f"By plain automatic differentiation {what}; all attacks together leave {100 * worst:.1f} %."
+    return [Flag("gradient-masking", "gradient masking", text)]
+
+
+def _orderings(results: DefenseResults) -> list[Flag]:
+    white = results.names(knowledge=("gradient",))
+    if not white:
+        return []
+    left = results.worst(white)[0].mean()
+    limit = BEATS_RANDOMIZED if results.record.probe.randomized else BEATS
+    flags = []
+    for id_, title, knowledge in (
+        ("black-box-wins", "black box beats white box", ("score", "decision")),
+        ("transfer-wins", "transfer beats white box", ("transfer",)),
+    ):
+        names = results.names(knowledge=knowledge)
+        gain = left - results.worst(white + names)[0].mean()
+        if names and gain > limit:
+            text = (
+                f"{', '.join(names)}, without gradients, lower the worst case by {100 * gain:.1f} points below what "
+                "the white-box attacks reach: those are obstructed, and a better one would lower it further."
+            )
+            flags.append(Flag(id_, title, text))
+    return flags
+
+
+def _unbounded(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]:
+    chance = 1 / len(results.suite.class_names)
+    flags = []
+    for attack in attacks:
+        big_enough = attack.record.eps >= 0.5 or results.suite.norm != "linf"
+        if attack.record.counted or attack.robust is None or not big_enough:
+            continue
+        if attack.robust.value > chance + ABOVE_CHANCE:
+            text = (
+                f"{attack.record.name} with eps {format_eps(attack.record.eps)} may paint any image and still leaves "
+                f"{100 * attack.robust.value:.1f} % (chance is {100 * chance:.0f} %): its gradients are useless here."
+            )
+            flags.append(Flag("unbounded-fails", "unbounded attack fails", text))
+    return flags
+
+
+def _refused(attacks: list[AttackSummary]) -> list[Flag]:
+    refused = {a.record.name: sum(a.violations.values()) for a in attacks if a.violations}
+    if not refused:
+        return []
+    what = ", ".join(f"{name} ({count})" for name, count in refused.items())
+    return [Flag("violations", "inputs refused", f"The judge refused adversarial inputs outside the rules: {what}.")]

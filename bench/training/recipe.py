@@ -1,0 +1,294 @@
+"""Training a defense: stages of gradient descent that survive being killed, and a record of how it was done.
+
+A recipe (``Defense.fit``) calls :meth:`TrainingRun.minimise` once per stage. After every epoch the stage's
+weights and optimiser state are written to disk. Every epoch seeds the global generators from
+(seed, variant, stage, epoch), so no generator state needs to be kept: a run that was killed and continued has
+the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.seeding import seeded
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Data, Split
+from bench.storing.checkpoints import checkpoint_path, save
+from bench.storing.digest import code_digest
+from bench.storing.provenance import versions
+from bench.storing.store import slug, write_atomically
+
+#: The learning rate is multiplied by this at every milestone.
+DECAY = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished epoch.
+
+    Attributes:
+        stage: name of the stage; epoch: 1 … ``epochs``.
+        loss: mean over the epoch.
+        rate: training images per second, inner attacks included.
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    loss: float
+    rate: float
+
+
+@dataclass
+class Stage:
+    """A stage as the training record keeps it; ``loss`` is that of the last epoch."""
+
+    name: str
+    epochs: int
+    seconds: float
+    loss: float
+
+
+@dataclass
+class TrainingRun:
+    """What a recipe is given.
+
+    Attributes:
+        train, validation: splits; a recipe never sees the test split.
+        info: name, shape and class count of the data.
+        threat: the threat model that adversarial training defends against.
+        seed: every random number of the run derives from it.
+        device: where to train; the modules are there already.
+        state: folder for the resumable state of each stage.
+        identity: whatever must be equal for saved state to be continued; other state is started over.
+        progress: called after every epoch.
+        stages: those finished so far.
+        epoch: of the stage that is running, from 0, for schedules of a recipe's own.
+    """
+
+    train: Split
+    validation: Split
+    info: DataInfo
+    threat: ThreatModel
+    seed: int
+    device: torch.device
+    state: Path
+    identity: str = ""
+    progress: Callable[[Progress], None] | None = None
+    stages: list[Stage] = field(default_factory=list)
+    epoch: int = 0
+
+    def minimise(
+        self,
+        stage: str,
+        module: nn.Module,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        *,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        milestones: Sequence[int] = (),
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        augment: Callable[[Tensor], Tensor] | None = None,
+        replays: int = 1,
+    ) -> None:
+        """Train ``module`` in place on shuffled batches, or load it when the stage is already finished.
+
+        Args:
+            stage: a name, unique within the recipe.
+            module: what is trained: its parameters that require a gradient. It is in training mode while
+                ``loss_fn`` is called and in evaluation mode afterwards.
+            loss_fn: ``(x, y) -> scalar``.
+            epochs, batch_size, lr, momentum, weight_decay: of the optimiser (Adam ignores ``momentum``).
+            milestones: epochs after which ``lr`` is multiplied by 0.1.
+            optimizer: ``sgd`` or ``adam``.
+            augment: ``x -> x`` applied to each batch of training images.
+            replays: steps in a row on each batch; ``loss_fn`` sees the very same images in each.
+
+        Raises:
+            InputError: when the loss stops being finite.
+        """
+        settings = [stage, epochs, batch_size, lr, momentum, weight_decay, list(milestones), optimizer, replays]
+        self.identity = hashlib.sha256(json.dumps([self.identity, settings]).encode()).hexdigest()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        descent: torch.optim.Optimizer
+        if optimizer == "adam":
+            descent = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+        else:
+            descent = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        saved = _SavedStage(self.state / f"{slug(stage)}.safetensors", self.identity, module, descent)
+        done, seconds, loss = saved.load_()
+        for epoch in range(done, epochs):
+            self.epoch = epoch
+            for group in descent.param_groups:
+                group["lr"] = lr * DECAY ** sum(epoch >= milestone for milestone in milestones)
+            started = time.perf_counter()
+            module.train()
+            with seeded(self.seed, self.info.name, stage, epoch):
+                loss = self._epoch(module, loss_fn, descent, batch_size, augment, replays)
+            module.eval()
+            took = time.perf_counter() - started
+            seconds += took
+            if not math.isfinite(loss):
+                raise InputError(f"training: stage {stage}, epoch {epoch + 1}: the loss became {loss}; lower lr {lr}")
+            saved.write(epoch + 1, seconds, loss)
+            if self.progress is not None:
+                self.progress(Progress(stage, epoch + 1, epochs, loss, len(self.train) / took))
+        module.eval()
+        self.stages.append(Stage(stage, epochs, seconds, loss))
+
+    def _epoch(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        descent: torch.optim.Optimizer,
+        batch_size: int,
+        augment: Callable[[Tensor], Tensor] | None,
+        replays: int,
+    ) -> float:
+        total = torch.zeros((), device=self.device)
+        for rows in torch.randperm(len(self.train)).split(batch_size):
+            x, y = self.train.x[rows].to(self.device), self.train.y[rows].to(self.device)
+            x = x if augment is None else augment(x)
+            for _ in range(replays):
+                loss = loss_fn(x, y)
+                descent.zero_grad()
+                loss.backward()
+                descent.step()
+            total += loss.detach() * len(rows)
+        return total.item() / len(self.train)
+
+
+@dataclass
+class _SavedStage:
+    """The state of one stage after its last finished epoch, as one safetensors file."""
+
+    path: Path
+    identity: str
+    module: nn.Module
+    descent: torch.optim.Optimizer
+
+    def write(self, epoch: int, seconds: float, loss: float) -> None:
+        tensors = {f"module.{name}": t for name, t in self.module.state_dict().items()}
+        for index, slots in self.descent.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": t for name, t in slots.items() if isinstance(t, Tensor)}
+        whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        about = {"identity": self.identity, "epoch": epoch, "seconds": seconds, "loss": loss}
+        write_atomically(self.path, safetensors.torch.save(whole, {"about": json.dumps(about)}))
+
+    def load_(self) -> tuple[int, float, float]:
+        """Load what was saved; returns finished epochs, their seconds and the last loss (nothing: 0, 0, NaN)."""
+        fresh = (0, 0.0, math.nan)
+        if not self.path.is_file():
+            return fresh
+        try:
+            with safetensors.safe_open(self.path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                if about.get("identity") != self.identity:
+                    return fresh
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, json.JSONDecodeError):
+            return fresh
+        state = self.descent.state_dict()
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, slot = rest.partition(".")
+                state["state"].setdefault(int(index), {})[slot] = tensor
+        self.module.load_state_dict({n[7:]: t for n, t in tensors.items() if n.startswith("module.")})
+        self.descent.load_state_dict(state)
+        return about["epoch"], about["seconds"], about["loss"]
+
+
+@torch.no_grad()
+def accuracy(defense: Defense, split: Split, device: torch.device, batch_size: int = 512) -> float:
+    """Share of a split that one pass of the defense classifies rightly."""
+    right = 0
+    for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
+        right += int((defense(x.to(device)).argmax(1).cpu() == y).sum())
+    return right / len(split)
+
+
+def train_defense(
+    spec: DefenseSpec,
+    data: Data,
+    *,
+    threat: ThreatModel,
+    seed: int,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train a defense by its own recipe and save its checkpoint; continues a run that was interrupted.
+
+    Args:
+        spec: which defense, with which parameters.
+        data: trained on ``data.train``; ``data.validation`` gives the accuracy in the record.
+        threat: the threat model that adversarial training defends against.
+        seed: decides the initial weights and every random number after them.
+        device: where to train.
+        folder: of the checkpoints (default: ``spec.checkpoints``, else beside the defense's module).
+        progress: called after every epoch.
+
+    Returns:
+        The path of the checkpoint. The state of unfinished runs lies beside it in ``<name>.unfinished``.
+
+    Raises:
+        InputError: when the defense has no recipe, or training diverges.
+    """
+    from bench.plugins.resolve import build_defense
+
+    device = torch.device(device)
+    with seeded(seed, data.info.name, "initial weights"):
+        defense = build_defense(spec, data.info).to(device)
+    path = checkpoint_path(defense, spec.name, folder or spec.checkpoints)
+    state = path.with_suffix(".unfinished")
+    conditions = [
+        spec.reference, spec.params, str(threat), seed, device.type, torch.__version__,
+        data.train.digest, code_digest(defense),
+    ]  # fmt: skip
+    run = TrainingRun(
+        data.train, data.validation, data.info, threat, seed, device, state,
+        identity=json.dumps(conditions, default=str), progress=progress,
+    )  # fmt: skip
+    with seeded(seed, data.info.name, "recipe"):
+        defense.fit(run)
+    defense.eval()
+    with seeded(seed, data.info.name, "validation"):
+        validation = accuracy(defense, data.validation, device)
+    save(
+        defense,
+        path,
+        {
+            "defense": spec.name,
+            "params": spec.params,
+            "data": data.info.name,
+            "examples": len(data.train),
+            "threat": {"norm": threat.norm, "eps": threat.eps},
+            "seed": seed,
+            "device": device.type,
+            "seconds": round(sum(stage.seconds for stage in run.stages), 3),
+            "stages": [asdict(stage) for stage in run.stages],
+            "validation_accuracy": validation,
+            "versions": versions(),
+        },
+    )
+    shutil.rmtree(state, ignore_errors=True)
+    return path

@@ -1,0 +1,72 @@
+"""`bench compact`: results small enough to be published.
+
+Nearly all of a results folder is adversarial inputs, most of which decide nothing. What is kept of an example is the
+input of the attack that is worst for it, the one that the worst-case robust accuracy rests on: ``bench verify`` still
+judges that again. All rows stay, compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.contracts.errors import InputError
+from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
+from bench.storing.store import Store, read_record, shard_count
+from bench.summary.summarise import SETTLED, DefenseResults
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a defense's results took before and after, in bytes; ``note`` says why nothing was done."""
+
+    defense: str
+    before: int
+    after: int
+    note: str = ""
+
+
+def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
+    """Compact every complete defense of a suite in place, and remove what attacks had prepared for themselves.
+
+    A defense with a missing or failed cell is left alone: its worst attack may change.
+
+    Raises:
+        InputError: when the suite has no results, or stored inputs are not those of their record.
+    """
+    store = Store(results, suite_name)
+    suite = store.suite()
+    if suite is None:
+        raise InputError(f"no results of suite {suite_name!r} in {results}")
+    for path in (store.folder / ".prepared").glob("*.safetensors"):
+        path.unlink()
+    for path in store.defenses():
+        record = read_record(path, DefenseRecord)
+        found = DefenseResults(store, suite, record)
+        before = _size(path.parent)
+        unfinished = [n for n, cell in found.cells.items() if cell.status not in SETTLED]
+        if unfinished or found.clean.status != "complete":
+            yield Compacted(record.name, before, before, f"not complete: {', '.join(unfinished) or CLEAN}")
+            continue
+        _, chosen = found.worst(found.names())
+        worst = dict(zip(suite.ids, chosen, strict=True))
+        for name in (CLEAN, *found.attacks):
+            for number in range(shard_count(len(suite.ids), suite.shard_size)):
+                shard = store.shard(record.name, name, number)
+                if shard is not None:
+                    _compact_shard(store, shard, worst)
+        yield Compacted(record.name, before, _size(path.parent))
+
+
+def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> None:
+    keep = [row for row in shard.stored if worst[shard.rows[row].id] == shard.attack and shard.attack != CLEAN]
+    if not keep:
+        store.compact_shard(shard, [], None)
+    elif keep != shard.x_adv_rows:
+        places = [shard.stored.index(row) for row in keep]
+        store.compact_shard(shard, keep, store.x_adv(shard)[places])
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,381 @@
+"""The command line: one line for every wrong input, nothing written, and help that shows an example."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from stand_ins import Ended, plugin, run_bench, write_config
+
+from bench.cli.main import main
+from bench.contracts.defense import DefenseSpec
+from bench.data.sets import Data, Split, load_data
+from bench.plugins.resolve import build_defense
+from bench.storing import checkpoints
+from bench.storing.records import SCHEMA_VERSION
+
+STEP = {"step": {"attack": plugin("one_step")}}
+
+
+def evaluate(folder: Path, *more: object, defense: str = plugin("Means"), config: Path | None = None) -> Ended:
+    config = config or write_config(folder / "bench.yaml", STEP)
+    where = ["--suite", "tiny", "--config", config, "--results", folder / "results", "--device", "cpu"]
+    return run_bench("evaluate", *where, *(("--defense", defense) if defense else ()), *more)
+
+
+def assert_refused(ended: Ended, *fragments: str) -> None:
+    """Exit code 2 and exactly one line on standard error, with all of the fragments."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    assert len(ended.err.splitlines()) == 1, ended.err
+    for fragment in ("error: ", *fragments):
+        assert fragment in ended.err
+
+
+def assert_nothing_written(folder: Path) -> None:
+    assert not (folder / "results").exists()
+
+
+# -- names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        (["--defense", "nonee"], ["defense 'nonee' does not exist", "did you mean 'none'?"]),
+        (["--attack", "stepp"], ["suite tiny has no attack 'stepp'", "did you mean 'step'?"]),
+        (["--suite", "tinny"], ["suite 'tinny' does not exist", "did you mean 'tiny'?"]),
+        (["--data", "digit"], ["data 'digit' does not exist", "did you mean 'digits'?"]),
+        (["--set", "scal=2"], ["no parameter 'scal'", "did you mean 'scale'?"]),
+        (["--set", "scale"], ["--set 'scale'", "expected name=value"]),
+        (["--set", "scale=big"], ["parameter scale", "'big'"]),
+        (["--workers", "0"], ["--workers", "0"]),
+        (["--divice", "cpu"], ["--divice", "--device"]),
+        (["--config", "missing.yaml"], ["missing.yaml", "No such file"]),
+    ],
+)
+def test_an_unknown_name_or_option_is_refused(tmp_path: Path, options: list[str], fragments: list[str]) -> None:
+    defense = "" if "--defense" in options else plugin("Means")
+    assert_refused(evaluate(tmp_path, *options, defense=defense), *fragments)
+    assert_nothing_written(tmp_path)
+
+
+def test_no_defense_at_all_is_refused(tmp_path: Path) -> None:
+    assert_refused(evaluate(tmp_path, defense=""), "no defense given")
+    assert_nothing_written(tmp_path)
+
+
+def test_cuda_without_a_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert_refused(evaluate(tmp_path, "--device", "cuda"), "--device cuda", "use auto or cpu")
+    assert_nothing_written(tmp_path)
+
+
+# -- bench.yaml -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "fragments"),
+    [
+        ({"threat_model": {"norm": "linf", "eps": 0}}, ["suites.tiny.threat_model.eps: 0 must be greater than 0"]),
+        ({"threat_model": {"norm": "linf", "eps": -0.1}}, ["suites.tiny.threat_model.eps: -0.1"]),
+        ({"threat_model": {"norm": "linf", "eps": "8/0"}}, ["suites.tiny.threat_model.eps: '8/0'"]),
+        ({"threat_model": {"norm": "l3", "eps": 1}}, ["suites.tiny.threat_model.norm: 'l3'"]),
+        ({"threat_model": {"norm": "linf"}}, ["suites.tiny.threat_model.eps: is required"]),
+        ({"shard_size": 0}, ["suites.tiny.shard_size: 0"]),
+        ({"example": 3}, ["suites.tiny.example: there is no such field", "did you mean 'examples'?"]),
+        ({"draws": {"select": 5, "reports": 3}}, ["suites.tiny.draws.reports", "did you mean 'report'?"]),
+        ({"attacks": {}}, ["suites.tiny.attacks"]),
+        ({"attacks": {"clean": STEP["step"]}}, ["'clean' is the name of the unattacked input"]),
+        ({"attacks": {"pgdd": {}}}, ["suites.tiny.attacks.pgdd", "did you mean 'pgd'?"]),
+        ({"attacks": {"pgd": {"steps": 0}}}, ["suites.tiny.attacks.pgd.steps", "0"]),
+        ({"attacks": {"pgd": {"stps": 3}}}, ["suites.tiny.attacks.pgd.stps", "did you mean 'steps'?"]),
+        ({"attacks": {"pgd": {"eps": 0}}}, ["suites.tiny.attacks.pgd.eps: 0 must be greater than 0"]),
+        ({"attacks": {"noise": {"knowledge": "gradient"}}}, ["suites.tiny.attacks.noise.knowledge: 'gradient'"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_path_and_value(
+    tmp_path: Path, fields: dict[str, Any], fragments: list[str]
+) -> None:
+    config = write_config(tmp_path / "bench.yaml", **{"attacks": STEP, **fields})
+    assert_refused(evaluate(tmp_path, config=config), "bench.yaml" if "attacks" not in fields else "", *fragments)
+    assert_nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["suites: [", "suites: {a: 1, a: 2}", "3", ""])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bench.yaml").write_text(text)
+    assert_refused(evaluate(tmp_path, config=tmp_path / "bench.yaml"), "bench.yaml")
+    assert_nothing_written(tmp_path)
+
+
+# -- data -------------------------------------------------------------------------------------------------------
+
+
+def _spoiled(part: str, x: float | None = None, y: int | None = None) -> Data:
+    data = load_data("digits")
+    split: Split = getattr(data, part)
+    images, labels = split.x.clone(), split.y.clone()
+    if x is not None:
+        images[3, 0, 0, 0] = x
+    if y is not None:
+        labels[3] = y
+    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return Data(data.info, data.class_names, **{**parts, part: Split(images, labels, split.ids)})
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+@pytest.mark.parametrize(
+    ("wrong", "fragments"),
+    [
+        ({"x": 1.5}, ["images of digits", "[0, 1.5], outside [0, 1]"]),
+        ({"x": -0.25}, ["images of digits", "[-0.25, 1], outside [0, 1]"]),
+        ({"x": float("nan")}, ["images of digits", "contain NaN or infinity"]),
+        ({"y": 10}, ["labels of digits", "label 10 is outside 0..9"]),
+        ({"y": -1}, ["labels of digits", "label -1 is outside 0..9"]),
+    ],
+)
+def test_bad_images_and_labels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, wrong: dict[str, Any], fragments: list[str]
+) -> None:
+    monkeypatch.setattr("bench.running.evaluate.load_data", lambda *_: _spoiled(part, **wrong))
+    assert_refused(evaluate(tmp_path), *fragments)
+    assert_nothing_written(tmp_path)
+
+
+# -- defenses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("defense", "fragments"),
+    [
+        ("wrong_shape", ["forward", "expected logits of shape (32, 10), got (32, 11)"]),
+        ("training_mode", ["is in training mode", ".eval()"]),
+        ("Meanz", ["defines no 'Meanz'", "did you mean 'Means'?"]),
+    ],
+)
+def test_a_defense_that_breaks_the_contract_is_refused(tmp_path: Path, defense: str, fragments: list[str]) -> None:
+    assert_refused(evaluate(tmp_path, defense=plugin(defense)), *fragments)
+    assert_nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "fragments"),
+    [
+        ("def f(info):\n    return 3\n", ["returned int, expected a torch.nn.Module"]),
+        ("raise RuntimeError('two\\nlines')\n", ["cannot be imported: RuntimeError: two lines"]),
+        ("import no_such_package\n", ["cannot be imported: ModuleNotFoundError", "no_such_package"]),
+        ("def f(info:\n", ["cannot be imported: SyntaxError"]),
+    ],
+)
+def test_a_plugin_that_gives_no_model_is_refused(tmp_path: Path, source: str, fragments: list[str]) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    assert_refused(evaluate(tmp_path, defense=f"{tmp_path}/mine.py:f"), *fragments)
+    assert_nothing_written(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
+    defense = build_defense(DefenseSpec("none"), load_data("digits").info)
+    path = checkpoints.checkpoint_path(defense, "none", tmp_path / "weights")
+    saved = checkpoints.save(defense, path, {"seconds": 1.0})
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    ended = evaluate(tmp_path, "--checkpoints", tmp_path / "weights", defense="none")
+    assert_refused(ended, f"checkpoint {path}: SHA-256 is", f"its record says {saved.sha256}")
+    assert_nothing_written(tmp_path)
+
+
+def test_a_missing_checkpoint_says_how_to_make_it(tmp_path: Path) -> None:
+    ended = evaluate(tmp_path, "--checkpoints", tmp_path / "weights", defense="none")
+    assert_refused(ended, "does not exist; make it with `bench train --defense none")
+    assert_nothing_written(tmp_path)
+
+
+def test_probabilities_are_a_flag_not_an_error(tmp_path: Path) -> None:
+    ended = evaluate(tmp_path, defense=plugin("Probabilities"))
+    assert ended.code == 0
+    line = next(line for line in ended.out.splitlines() if "stand_ins.Probabilities" in line)
+    assert "probabilities" in line.rpartition("×")[2]
+
+
+def test_of_several_defenses_a_wrong_one_is_named_and_the_others_run(tmp_path: Path) -> None:
+    ended = evaluate(tmp_path, "--defense", plugin("wrong_shape"))
+    assert ended.code == 1
+    assert "failed: stand_ins.wrong_shape: forward: expected logits of shape (32, 10)" in ended.err
+    assert "stand_ins.Means" in ended.out
+
+
+# -- results folders --------------------------------------------------------------------------------------------
+
+
+def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    assert_refused(evaluate(tmp_path), f"{tmp_path / 'results'} is not a folder")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("bench.storing.store.tempfile.TemporaryFile", refuse)
+    assert_refused(evaluate(tmp_path), f"{tmp_path} is not writable (Read-only file system)")
+    assert_nothing_written(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of one evaluation; copy before changing anything."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert evaluate(folder).code == 0
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("file", ["suite.json", "stand_ins.Means/defense.json", "stand_ins.Means/step/001.json"])
+def test_results_of_a_newer_version_are_refused_and_left_alone(tmp_path: Path, finished: Path, file: str) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    path = tmp_path / "results" / "tiny" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
+    before = snapshot(tmp_path / "results")
+    assert_refused(evaluate(tmp_path), f"schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}")
+    assert snapshot(tmp_path / "results") == before
+    reported = run_bench("report", "--results", tmp_path / "results")
+    if file == "suite.json":
+        assert_refused(reported, "is newer than")
+    else:
+        assert reported.code == 0 and "is newer than" in reported.out
+
+
+def test_reports_of_nothing_say_what_to_run(tmp_path: Path) -> None:
+    assert_refused(run_bench("report", "--results", tmp_path), "no results in", "bench evaluate --defense ours")
+    assert_refused(run_bench("report", "--results", tmp_path, "--suite", "demo"), "no results of suite 'demo'")
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
+def test_reports_of_stored_results(finished: Path, form: str) -> None:
+    ended = run_bench("report", "--results", finished / "results", "--format", form)
+    assert (ended.code, ended.err) == (0, "")
+    assert "stand_ins.Means" in ended.out and "step" in ended.out
+    if form == "json":
+        json.loads(ended.out)
+
+
+# -- check ------------------------------------------------------------------------------------------------------
+
+
+def check(folder: Path, name: str) -> Ended:
+    config = write_config(folder / "bench.yaml", STEP)
+    return run_bench("check", plugin(name), "--suite", "tiny", "--config", config, "--device", "cpu")
+
+
+def test_check_prints_every_rule_and_writes_nothing(tmp_path: Path) -> None:
+    ended = check(tmp_path, "Means")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[-1].endswith("rules: 0 broken, 0 with a warning.")
+    assert "✓ It is in evaluation mode, all of it." in ended.out
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.yaml"]
+
+
+def test_check_of_a_broken_defense_exits_with_2(tmp_path: Path) -> None:
+    ended = check(tmp_path, "wrong_shape")
+    assert ended.code == 2
+    assert "✗ forward(x) returns" in ended.out and "got (32, 11)" in ended.out
+
+
+# -- list -------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_plugin_is_reported_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("good", "stand_ins:one_step", "bench.attacks"),
+        EntryPoint("bad", "no_such_module:attack", "bench.attacks"),
+    ]
+    monkeypatch.setattr("bench.plugins.registry.entry_points", lambda group: points)
+    ended = run_bench("list", "attacks")
+    assert ended.code == 0
+    assert "good" in ended.out and "One signed gradient step" in ended.out
+    (line,) = ended.err.splitlines()
+    assert line.startswith("skipped: attack 'bad'") and "ModuleNotFoundError: No module named 'no_such_module'" in line
+
+
+def test_suites_are_listed_with_their_threat_models(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "bench.yaml", STEP, threat_model={"norm": "linf", "eps": "8/255"})
+    ended = run_bench("list", "suites", "--config", config)
+    assert ended.code == 0
+    line = next(line for line in ended.out.splitlines() if line.startswith("tiny"))
+    assert "digits" in line and "12" in line and "linf 8/255" in line
+
+
+@pytest.mark.parametrize("what", ["defenses", "attacks"])
+def test_what_is_shipped_is_listed_with_its_origin(what: str) -> None:
+    ended = run_bench("list", what)
+    assert ended.code == 0
+    name = {"defenses": "none", "attacks": "pgd"}[what]
+    line = next(line for line in ended.out.splitlines() if line.split()[:1] == [name])
+    assert "worst-case-bench" in line
+
+
+# -- help -------------------------------------------------------------------------------------------------------
+
+
+def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from _commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("command", list(_commands(main)), ids=" ".join)
+def test_every_help_text_shows_an_example(command: tuple[str, ...]) -> None:
+    ended = run_bench(*command, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    example = ended.out.partition("Example")[2]
+    assert f"bench {command[0]}" in example
+
+
+def test_the_examples_are_commands_that_exist() -> None:
+    """Every option of an example is one of its command."""
+    for path in _commands(main):
+        command: click.Command = main
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in (command.epilog or "").split():
+            assert not word.startswith("--") or word in known, (path, word)
+
+
+def test_bench_alone_shows_the_commands() -> None:
+    for arguments in ([], ["new"]):
+        ended = run_bench(*arguments)
+        assert (ended.code, ended.err) == (0, "")
+        assert len(ended.out.splitlines()) > 5
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    ended = run_bench("--version")
+    assert ended.code == 0 and ended.out.startswith("bench")
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert_refused(run_bench("evalute"), "evalute")
+
+
+def test_the_model_of_the_stand_ins_is_good_enough_to_be_attacked(finished: Path) -> None:
+    """The tests above would pass on a model that is always wrong."""
+    numbers = json.loads(run_bench("report", "--results", finished / "results", "--format", "json").out)["results"]
+    accuracy = {entry["what"]: entry["accuracy"] for entry in numbers}
+    assert accuracy["standard"] > 0.7 > accuracy["step"]
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,252 @@
+"""``bench.yaml``: what is accepted, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import bench
+from bench.contracts.errors import InputError
+from bench.contracts.threat import ThreatModel
+from bench.plugins.registry import ATTACKS, PluginError
+from bench.suites.config import Config, json_schema, load_config, resolve_attacks, schema_text, variants_of
+
+ROOT = Path(__file__).parents[3]
+
+SUITE: dict[str, Any] = {
+    "data": "digits",
+    "threat_model": {"norm": "linf", "eps": "8/255"},
+    "attacks": {"noise": None, "naive": {"attack": "pgd", "steps": 3}},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The configuration with one field set; ``path`` is relative to the suite."""
+    config = {"suites": {"demo": copy.deepcopy(SUITE)}}
+    *parents, last = path.split(".")
+    place = config["suites"]["demo"]
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return config
+
+
+def read(folder: Path, config: Any) -> Config:
+    file = folder / "bench.yaml"
+    file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
+    return load_config(file)
+
+
+def complaint(folder: Path, config: Any) -> str:
+    """The one line after the name of the file."""
+    with pytest.raises(InputError) as caught:
+        read(folder, config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{folder / 'bench.yaml'}: ")
+
+
+# -- the shipped file ---------------------------------------------------------------------------------------
+
+
+def test_the_shipped_suites_load_and_every_attack_in_them_exists() -> None:
+    config = load_config(ROOT / "bench.yaml")
+    assert {"demo", "digits", "cifar10", "cifar10-small"} <= set(config.suites)
+    _, problems = ATTACKS.load_all()
+    assert problems == []
+    for suite in config.suites.values():
+        attacks = resolve_attacks(suite)
+        assert [attack.name for attack in attacks] == list(suite.attacks)
+        unbounded = [] if suite.study else ["unbounded"]
+        assert [attack.name for attack in attacks if not attack.counted] == unbounded
+
+
+def test_the_studies_repeat_table_1_and_figure_6_of_xiao_and_zheng() -> None:
+    config = load_config(ROOT / "bench.yaml")
+    names = [spec.name for spec in variants_of(config.suite("ours-external"))]
+    epochs = [f"ours(external=standard,external_epochs={k})" for k in (1, 2, 5, 10, 15, 20)]
+    assert names == ["ours(external=untrained)", *epochs, "ours"]
+    assert [spec.name for spec in variants_of(config.suite("ours-radius"))].count("ours") == 1
+    assert variants_of(config.suite("digits")) == []
+    for name in ("ours-external", "ours-radius"):
+        for attack, entry in config.suite(name).attacks.items():
+            assert entry == config.suite("digits").attacks[attack]
+
+
+def test_the_suites_have_the_settings_they_are_known_for() -> None:
+    config = load_config(ROOT / "bench.yaml")
+    assert config.suite("demo").examples == 64
+    assert config.suite("digits").examples is None
+    assert config.suite("cifar10").threat == ThreatModel("linf", 8 / 255)
+
+
+def test_the_packaged_copy_is_the_file_in_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = Path(bench.__file__).with_name("bench.yaml")
+    assert packaged.read_bytes() == (ROOT / "bench.yaml").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert load_config() == load_config(ROOT / "bench.yaml")
+
+
+def test_a_file_in_the_current_folder_comes_before_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read(tmp_path, {"suites": {"mine": SUITE}})
+    assert list(load_config().suites) == ["mine"]
+
+
+def test_the_schema_in_the_root_is_up_to_date_and_named_in_the_file() -> None:
+    assert (ROOT / "bench.schema.json").read_text(encoding="utf-8") == schema_text(), "run `make schema`"
+    assert (ROOT / "bench.yaml").read_text().startswith("# yaml-language-server: $schema=bench.schema.json\n")
+
+
+def test_every_field_of_the_schema_is_described() -> None:
+    schema = json_schema()
+    for model in (schema, *schema["$defs"].values()):
+        for name, field in model["properties"].items():
+            assert field.get("description"), f"{model['title']}.{name}"
+    assert json.loads(schema_text()) == schema
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_filled_in_and_fractions_become_numbers(tmp_path: Path) -> None:
+    suite = read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo")
+    assert suite.name == "demo"
+    assert suite.threat == ThreatModel("linf", 8 / 255)
+    assert (suite.split, suite.examples, suite.false_positive_rate, suite.reference) == ("test", None, 0.05, "none")
+    assert (suite.draws.select, suite.draws.report) == (20, 100)
+
+
+def test_a_suite_keeps_its_name_on_the_way_to_a_worker(tmp_path: Path) -> None:
+    suite = read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo")
+    assert pickle.loads(pickle.dumps(suite)).name == "demo"
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    text = yaml.safe_dump(changed("attacks.naive", {"attack": "pgd", "momentum": "@"})).replace("'@'", "1e-3")
+    assert read(tmp_path, text).suite("demo").attacks["naive"].params == {"momentum": 0.001}
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [
+    ("threat_model.eps", -1, "suites.demo.threat_model.eps: -1 must be greater than 0"),
+    ("threat_model.eps", "8/0", "suites.demo.threat_model.eps: '8/0' must be a valid number"),
+    ("threat_model.eps", "wide", "suites.demo.threat_model.eps: 'wide' must be a valid number"),
+    ("threat_model.eps", float("nan"), "suites.demo.threat_model.eps: nan must be greater than 0"),
+    ("threat_model.eps", float("inf"), "suites.demo.threat_model.eps: inf must be a finite number"),
+    ("threat_model.norm", "l3", "suites.demo.threat_model.norm: 'l3' must be 'linf', 'l2', 'l1' or 'l0'"),
+    ("threat_model.epsilon", 1, "suites.demo.threat_model.epsilon: there is no such field (did you mean 'eps'?)"),
+    ("draws", {"report": 0}, "suites.demo.draws.report: 0 must be greater than or equal to 1"),
+    ("shardsize", 3, "suites.demo.shardsize: there is no such field (did you mean 'shard_size'?)"),
+    ("examples", "all", "suites.demo.examples: 'all' must be a valid integer"),
+    ("examples", 0, "suites.demo.examples: 0 must be greater than or equal to 1"),
+    ("false_positive_rate", 1, "suites.demo.false_positive_rate: 1 must be less than 1"),
+    ("split", "tset", "suites.demo.split: 'tset' must be 'train', 'validation' or 'test'"),
+    ("attacks.naive.eps", 0, "suites.demo.attacks.naive.eps: 0 must be greater than 0"),
+    ("attacks.naive.knowledge", "all", "suites.demo.attacks.naive.knowledge: 'all' must be 'transfer', "),
+    ("attacks.naive", 3, "suites.demo.attacks.naive: 3 must be a valid dictionary or instance of AttackEntry"),
+    ("attacks", {}, "suites.demo.attacks: {} must have at least 1 item"),
+    ("attacks.clean", {"attack": "pgd"}, "suites.demo.attacks: 'clean' is the name of the unattacked input"),
+])  # fmt: skip
+def test_a_wrong_field_is_named_with_its_path_its_value_and_the_rule(
+    tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    assert complaint(tmp_path, changed(path, value)).startswith(message)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    config = {"suites": {"demo": {**SUITE}}}
+    del config["suites"]["demo"]["data"]
+    assert complaint(tmp_path, config) == "suites.demo.data: is required"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("suites: {a: 1, a: 2}", "line 1: key 'a' appears twice"),
+    ("suites:\n  demo: [", "while parsing a flow node"),
+    ("- 1", "the file: [1] must be a valid dictionary"),
+    ("", "the file: None must be a valid dictionary"),
+    ("suite: {}", "suites: is required"),
+    ("suites: {}\nsuits: {}", "suites: {} must have at least 1 item"),
+    ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+])  # fmt: skip
+def test_a_malformed_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    assert complaint(tmp_path, text).startswith(message)
+
+
+def test_names_that_cannot_be_folders_are_refused(tmp_path: Path) -> None:
+    assert complaint(tmp_path, {"suites": {"../up": SUITE}}).startswith("suites.../up: '../up' must match pattern")
+
+
+def test_a_missing_file_and_an_unknown_suite(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match=r"suite 'dmeo' does not exist \(did you mean 'demo'\?\)"):
+        read(tmp_path, {"suites": {"demo": SUITE}}).suite("dmeo")
+
+
+# -- attacks of a suite -------------------------------------------------------------------------------------
+
+
+def test_an_entry_is_resolved_with_all_its_parameters(tmp_path: Path) -> None:
+    noise, naive = resolve_attacks(read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo"))
+    assert (noise.name, noise.spec.name, noise.params) == ("noise", "noise", {"draws": 100, "corners": False})
+    assert (naive.name, naive.spec.name, naive.params["steps"]) == ("naive", "pgd", 3)
+    assert naive.params.keys() == naive.spec.parameters().keys()
+    assert naive.counted and naive.threat == ThreatModel("linf", 8 / 255)
+    assert (noise.knowledge, naive.knowledge) == ("decision", "gradient")
+
+
+def test_another_radius_is_a_sanity_check_that_does_not_count(tmp_path: Path) -> None:
+    config = changed("attacks.naive.eps", 1.0)
+    _, naive = resolve_attacks(read(tmp_path, config).suite("demo"))
+    assert not naive.counted and naive.threat == ThreatModel("linf", 1.0)
+
+
+def test_an_entry_may_be_shown_less_than_its_attack_and_not_more(tmp_path: Path) -> None:
+    _, naive = resolve_attacks(read(tmp_path, changed("attacks.naive.knowledge", "score")).suite("demo"))
+    assert naive.knowledge == "score"
+    config = read(tmp_path, changed("attacks.noise", {"knowledge": "score"}))
+    with pytest.raises(InputError, match=r"suites.demo.attacks.noise.knowledge: 'score' is more than noise has"):
+        resolve_attacks(config.suite("demo"))
+
+
+@pytest.mark.parametrize(("entry", "message"), [
+    ({"attack": "pdg"}, r"suites.demo.attacks.naive: attack 'pdg' does not exist \(did you mean 'pgd'\?\)"),
+    ({"attack": "pgd", "stesp": 1}, r"suites.demo.attacks.naive.stesp: .*did you mean 'steps'"),
+    ({"attack": "pgd", "steps": 0}, r"suites.demo.attacks.naive.steps: .*greater than or equal to 1"),
+    ({"attack": "pgd", "estimator": "exactly"}, r"suites.demo.attacks.naive.estimator: .*did you mean 'exact'"),
+])  # fmt: skip
+def test_a_wrong_entry_is_named_with_its_path(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    suite = read(tmp_path, changed("attacks.naive", entry)).suite("demo")
+    with pytest.raises(InputError, match=message):
+        resolve_attacks(suite)
+
+
+def test_an_attack_that_lacks_the_norm_is_listed_all_the_same(tmp_path: Path) -> None:
+    suite = read(tmp_path, changed("threat_model", {"norm": "l1", "eps": 2})).suite("demo")
+    assert [attack.threat.norm for attack in resolve_attacks(suite)] == ["l1", "l1"]
+
+
+def test_only_the_entries_asked_for_in_the_order_of_the_suite(tmp_path: Path) -> None:
+    suite = read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo")
+    assert [attack.name for attack in resolve_attacks(suite, ["naive", "noise", "naive"])] == ["noise", "naive"]
+    with pytest.raises(InputError, match=r"suite demo has no attack 'niose' \(did you mean 'noise'\?\)"):
+        resolve_attacks(suite, ["niose"])
+
+
+def test_a_broken_attack_plugin_is_reported_and_the_rest_runs(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("import no_such_dependency\n")
+    suite = read(tmp_path, changed("attacks.naive", {"attack": str(broken)})).suite("demo")
+    problems: list[str] = []
+    assert [attack.name for attack in resolve_attacks(suite, problems=problems)] == ["noise"]
+    assert len(problems) == 1 and "no_such_dependency" in problems[0]
+    with pytest.raises(PluginError):
+        resolve_attacks(suite)

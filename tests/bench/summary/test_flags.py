@@ -1,0 +1,146 @@
+"""Every warning is there when it should be, and absent when it should not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from written_results import Results, attack_record, defense_record, probe_record, row, suite_record
+
+from bench.storing.row import Row
+from bench.summary.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, OVERRATED, Flag
+from bench.summary.summarise import summarise
+
+N = 1000
+WHITE = attack_record("pgd")
+SCORE = attack_record("square", knowledge="score")
+DECISION = attack_record("hopskipjump", knowledge="decision")
+TRANSFER = attack_record("transfer", knowledge="transfer")
+ADAPTED = attack_record("bpda-i", params={"estimator": "identity"})
+
+
+def left(share: float) -> list[int]:
+    """Rows in which the last ``share`` of the examples survive."""
+    return [int(i >= round(N * (1 - share))) for i in range(N)]
+
+
+def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
+    """Flags by id of a defense with the named cells; every example is right when clean."""
+    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER, ADAPTED)}
+    known["unbounded"] = attack_record("unbounded", eps=1.0, counted=False)
+    known["large"] = attack_record("large", eps=0.3, counted=False)
+    suite = suite_record([known[name] for name in cells], n=N, shard_size=N)
+    results = Results(tmp_path, suite)
+    results.write_defense(defense_record("d", probe_record(**probe)), {"clean": left(1.0), **cells})
+    (found,) = summarise(tmp_path, "made").defenses
+    return {flag.id: flag for flag in found.flags}
+
+
+def test_nothing_to_say_about_a_sound_result(tmp_path: Path) -> None:
+    cells = {"pgd": left(0.3), "square": left(0.5), "hopskipjump": left(0.6), "transfer": left(0.8)}
+    assert flags(tmp_path, {**cells, "unbounded": left(0.0)}) == {}
+
+
+# -- the probe's findings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probe", "flag", "kind"),
+    [
+        ({"randomized": True, "declared_randomized": True}, "randomized", "info"),
+        ({"outputs_are_probabilities": True}, "probabilities", "warning"),
+        ({"gradient": "missing", "zero_gradient_share": 1.0}, "missing-gradient", "warning"),
+        ({"gradient": "zero", "zero_gradient_share": 0.25}, "zero-gradient", "warning"),
+        ({"gradient": "nonfinite"}, "nonfinite-gradient", "warning"),
+        ({"batch_dependent": True}, "batch-dependent", "warning"),
+    ],
+)
+def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], flag: str, kind: str) -> None:
+    found = flags(tmp_path, {"pgd": left(0.3)}, **probe)
+    assert list(found) == [flag]
+    assert found[flag].kind == kind
+
+
+def test_the_share_of_zero_gradients_is_named(tmp_path: Path) -> None:
+    found = flags(tmp_path, {"pgd": left(0.3)}, gradient="zero", zero_gradient_share=0.25)
+    assert "25 %" in found["zero-gradient"].text
+
+
+def test_undeclared_randomness_is_said_to_be_measured(tmp_path: Path) -> None:
+    declared = flags(tmp_path / "a", {"pgd": left(0.3)}, randomized=True, declared_randomized=True)
+    measured = flags(tmp_path / "b", {"pgd": left(0.3)}, randomized=True, declared_randomized=False)
+    assert "does not declare" not in declared["randomized"].text
+    assert "does not declare" in measured["randomized"].text
+
+
+def test_an_attack_that_is_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
+    for excess, fires in ((0.01, True), (-0.01, False)):
+        cells = {"pgd": left(0.2 + OVERRATED + excess), "bpda-i": left(0.2)}
+        assert list(flags(tmp_path / str(fires), cells)) == ["gradient-masking"] * fires
+    (flag,) = flags(tmp_path, {"pgd": left(0.95), "bpda-i": left(0.01), "square": left(0.01)}).values()
+    assert "pgd leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
+
+
+def test_a_weak_attack_that_is_adapted_says_nothing_about_masking(tmp_path: Path) -> None:
+    assert flags(tmp_path, {"pgd": left(0.2), "bpda-i": left(0.9)}) == {}
+
+
+# -- one kind of attack against another -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("square", "black-box-wins"), ("hopskipjump", "black-box-wins"), ("transfer", "transfer-wins")],
+)
+@pytest.mark.parametrize("randomized", [False, True])
+def test_an_attack_without_gradients_must_not_beat_those_with(
+    tmp_path: Path, name: str, flag: str, randomized: bool
+) -> None:
+    limit = BEATS_RANDOMIZED if randomized else BEATS
+    for excess, fires in ((0.001, True), (-0.001, False), (-0.1, False)):
+        cells = {"pgd": left(0.5), name: left(0.5 - limit - excess)}
+        found = flags(tmp_path / str(excess), cells, randomized=randomized, declared_randomized=randomized)
+        assert (flag in found) is fires, excess
+        if fires:
+            assert name in found[flag].text and f"{100 * (limit + excess):.1f} points" in found[flag].text
+
+
+def test_examples_that_only_a_black_box_attack_breaks_count_too(tmp_path: Path) -> None:
+    others = [1 - v for v in left(0.6)]  # as strong as the white-box attack, on other examples
+    assert "black-box-wins" in flags(tmp_path, {"pgd": left(0.5), "square": others})
+
+
+def test_without_a_white_box_attack_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    assert flags(tmp_path, {"square": left(0.1), "transfer": left(0.2)}) == {}
+
+
+# -- sanity checks ----------------------------------------------------------------------------------------------
+
+
+def test_an_unbounded_attack_must_come_down_to_chance(tmp_path: Path) -> None:
+    for share, fires in ((0.1 + ABOVE_CHANCE + 0.01, True), (0.1 + ABOVE_CHANCE - 0.01, False)):
+        found = flags(tmp_path / str(fires), {"pgd": left(0.1), "unbounded": left(share)})
+        assert ("unbounded-fails" in found) is fires
+    assert "chance is 10 %" in flags(tmp_path / "a", {"pgd": left(0.1), "unbounded": left(0.5)})["unbounded-fails"].text
+
+
+def test_a_larger_radius_that_cannot_paint_any_image_is_not_held_to_chance(tmp_path: Path) -> None:
+    assert flags(tmp_path, {"pgd": left(0.5), "large": left(0.5)}) == {}
+
+
+# -- the run itself ---------------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_attack_is_named_first(tmp_path: Path) -> None:
+    found = flags(tmp_path, {"pgd": left(0.5), "square": []}, randomized=True)
+    assert list(found) == ["incomplete", "randomized"]  # warnings before information
+    assert "square (missing)" in found["incomplete"].text
+
+
+def test_refused_inputs_are_counted_per_attack(tmp_path: Path) -> None:
+    refused = [row(f"e{i}", 1, reason="not finite" if i < 3 else "ok") for i in range(N)]
+    found = flags(tmp_path, {"pgd": refused, "square": left(1.0)})
+    assert list(found) == ["violations"]
+    assert "pgd (3)" in found["violations"].text and "square" not in found["violations"].text

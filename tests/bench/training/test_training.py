@@ -1,0 +1,172 @@
+"""Training: a killed run continues to the very same weights, finished stages are skipped, the record is complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import bench.plugins.resolve
+from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.errors import InputError
+from bench.contracts.threat import ThreatModel
+from bench.data.sets import Data, Split
+from bench.storing.checkpoints import load_, record_path
+from bench.training.recipe import Progress, TrainingRun, train_defense
+
+THREAT = ThreatModel("linf", 0.1)
+INFO = DataInfo("toy", (1, 4, 4), 2)
+SPEC = DefenseSpec("toy-defense")
+
+
+def _data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int, name: str) -> Split:
+        y = torch.arange(n) % 2
+        x = torch.rand(n, 1, 4, 4, generator=generator) * 0.5 + 0.5 * y.view(-1, 1, 1, 1)
+        return Split(x, y, [f"{name}/{i}" for i in range(n)])
+
+    return Data(INFO, ["dark", "light"], split(50, "train"), split(20, "validation"), split(20, "test"))
+
+
+class _TwoStages(Defense):
+    """Two stages with every kind of state: momentum, Adam's moments, batch norm, dropout, random augmentation."""
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__(data)
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.Dropout(0.3), nn.Linear(8, 2))
+        self.lr = 0.1
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.first(x).view(-1, 1, 2, 4)
+
+    def fit(self, run: TrainingRun) -> None:
+        def noisy(x: Tensor) -> Tensor:
+            return x + 0.1 * torch.randn_like(x)
+
+        run.minimise(
+            "first", self.first, lambda x, y: F.cross_entropy(self.first(x), y),
+            epochs=3, batch_size=16, lr=self.lr, milestones=(2,), augment=noisy,
+        )  # fmt: skip
+        run.minimise(
+            "second", self.classifier, lambda x, y: F.cross_entropy(self(x), y),
+            epochs=3, batch_size=16, lr=0.01, optimizer="adam",
+        )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.plugins.resolve, "build_defense", lambda spec, info: _TwoStages(info))
+
+
+def _train(folder: Path, data: Data, progress=None, seed: int = 1) -> Path:
+    return train_defense(SPEC, data, threat=THREAT, seed=seed, folder=folder, progress=progress)
+
+
+def _killer(at: int):
+    """A progress callback that interrupts after ``at`` epochs, as Ctrl-C would."""
+    seen = []
+
+    def progress(event: Progress) -> None:
+        seen.append(event)
+        if len(seen) == at:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("epochs_before_kill", [1, 2, 3, 4, 5, 6])
+def test_killed_run_continues_bit_identically(tmp_path: Path, epochs_before_kill: int) -> None:
+    data = _data()
+    undisturbed = _train(tmp_path / "a", data)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "b", data, _killer(epochs_before_kill))
+    assert not list((tmp_path / "b").rglob("toy.safetensors"))
+    torch.manual_seed(99)  # whatever the new process has drawn before
+    events: list[Progress] = []
+    continued = _train(tmp_path / "b", data, events.append)
+    assert continued.read_bytes() == undisturbed.read_bytes()
+    assert len(events) == 6 - epochs_before_kill
+    assert [p.name for p in continued.parent.iterdir() if p.is_dir()] == []
+
+
+def test_other_seed_gives_other_weights_and_does_not_continue(tmp_path: Path) -> None:
+    data = _data()
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "b", data, _killer(4))
+    events: list[Progress] = []
+    other = _train(tmp_path / "b", data, events.append, seed=2)
+    assert len(events) == 6
+    assert other.read_bytes() == _train(tmp_path / "c", data, seed=2).read_bytes()
+    assert other.read_bytes() != _train(tmp_path / "a", data).read_bytes()
+
+
+def test_damaged_state_is_started_over(tmp_path: Path) -> None:
+    data = _data()
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "b", data, _killer(2))
+    (state,) = tmp_path.rglob("first.safetensors")
+    state.write_bytes(state.read_bytes()[:100])
+    assert _train(tmp_path / "b", data).read_bytes() == _train(tmp_path / "a", data).read_bytes()
+
+
+def test_record(tmp_path: Path) -> None:
+    data = _data()
+    events: list[Progress] = []
+    path = _train(tmp_path, data, events.append)
+    training = json.loads(record_path(path).read_text())["training"]
+    assert training["defense"] == "toy-defense"
+    assert training["threat"] == {"norm": "linf", "eps": 0.1}
+    assert training["seed"] == 1
+    assert [s["name"] for s in training["stages"]] == ["first", "second"]
+    assert training["stages"][1]["loss"] == events[-1].loss
+    assert training["seconds"] == pytest.approx(sum(s["seconds"] for s in training["stages"]), abs=1e-3)
+    assert {"python", "torch"} <= training["versions"].keys()
+    defense = _TwoStages(INFO).eval()
+    load_(defense, path)
+    right = (defense(data.validation.x).argmax(1) == data.validation.y).float().mean().item()
+    assert training["validation_accuracy"] == pytest.approx(right)
+    assert right >= 0.9  # the toy problem is easy: training works
+    assert [(e.stage, e.epoch, e.epochs) for e in events] == [
+        (stage, epoch, 3) for stage in ("first", "second") for epoch in (1, 2, 3)
+    ]
+    assert all(e.rate > 0 for e in events)
+
+
+def test_training_leaves_the_global_generators_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    _train(tmp_path, _data())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_divergence_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(spec: DefenseSpec, info: DataInfo) -> Defense:
+        defense = _TwoStages(info)
+        defense.lr = float("inf")
+        return defense
+
+    monkeypatch.setattr(bench.plugins.resolve, "build_defense", build)
+    with pytest.raises(InputError, match="stage first, epoch 1: the loss became nan"):
+        _train(tmp_path, _data())
+
+
+def test_milestones_lower_the_learning_rate(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    module = nn.Module()
+    module.weight = weight
+    data = _data()
+    run = TrainingRun(data.train, data.validation, INFO, THREAT, 0, torch.device("cpu"), tmp_path)
+    # The gradient is 1 everywhere, so each epoch of one batch moves the weight by the learning rate.
+    run.minimise(
+        "slope", module, lambda x, y: weight.sum(),
+        epochs=4, batch_size=50, lr=1.0, momentum=0.0, milestones=(1, 3),
+    )  # fmt: skip
+    assert weight.item() == pytest.approx(-(1 + 0.1 + 0.1 + 0.01))

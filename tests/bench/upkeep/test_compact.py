@@ -1,0 +1,126 @@
+"""`bench compact`: what is kept, and that everything shown stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_bench import FAILING, STEP, Bench
+from stand_ins import plugin, run_bench
+
+from bench.storing.records import CLEAN
+from bench.storing.store import Store
+from bench.summary.summarise import DefenseResults
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Two attacks that are each the worst for some examples, of a plain and of a randomised defense."""
+    attacks = {"step": STEP, "half": {**STEP, "fraction": 0.5}, "noise": {"draws": 30}}
+    bench = Bench(tmp_path / "work").configure(attacks)
+    assert bench.evaluate("Means", "Noisy").code == 0
+    return bench
+
+
+def _compact(bench: Bench) -> str:
+    ended = run_bench("compact", "--results", str(bench.results))
+    assert ended.code == 0
+    return ended.out
+
+
+def _files(bench: Bench) -> dict[str, bytes]:
+    files = (path for path in bench.results.rglob("*") if path.is_file())
+    return {str(path.relative_to(bench.results)): path.read_bytes() for path in files}
+
+
+def test_every_number_stays_and_the_files_are_smaller(bench: Bench) -> None:
+    before = bench.summary
+    _compact(bench)
+    assert bench.summary == before
+    shards = list(bench.results.glob("tiny/*/*/*"))
+    assert shards and not [path for path in shards if path.suffix == ".json"]
+
+
+@pytest.mark.parametrize("name", ["stand_ins.Means", "stand_ins.Noisy"])
+def test_the_input_of_the_worst_attack_of_every_example_is_kept(bench: Bench, name: str) -> None:
+    store = Store(bench.results, "tiny")
+    suite, record = store.suite(), store.defense(name)
+    assert suite is not None and record is not None
+    found = DefenseResults(store, suite, record)
+    _, chosen = found.worst(found.names())
+    expected = {}
+    for attack, cell in found.cells.items():
+        for shard in cell.shards:
+            for row, image in zip(shard.rows, store.x_adv(shard), strict=True):
+                if dict(zip(suite.ids, chosen, strict=True))[row.id] == attack:
+                    expected[row.id] = image
+    _compact(bench)
+    kept = {}
+    for attack in found.cells:
+        for number in range(3):
+            shard = store.shard(name, attack, number)
+            assert shard is not None and shard.x_adv_rows is not None
+            if shard.x_adv_rows:
+                for row, image in zip(shard.x_adv_rows, store.x_adv(shard), strict=True):
+                    kept[shard.rows[row].id] = image
+            else:
+                assert not store.shard_path(name, attack, number).with_suffix(".safetensors").exists()
+    assert sorted(kept) == sorted(expected) == sorted(i for i, a in zip(suite.ids, chosen, strict=True) if a != CLEAN)
+    assert all(torch.equal(kept[key], expected[key]) for key in kept)
+
+
+def test_compacting_twice_changes_nothing(bench: Bench) -> None:
+    _compact(bench)
+    once = _files(bench)
+    _compact(bench)
+    assert _files(bench) == once
+
+
+def test_nothing_is_run_again_and_the_gallery_shows_what_is_kept(bench: Bench) -> None:
+    _compact(bench)
+    before = {key: data for key, data in _files(bench).items() if key.count("/") == 3}
+    shown = [len(defense.record.gallery) for defense in bench.summary.defenses]
+    ended = bench.evaluate("Means", "Noisy")
+    assert ended.code == 0 and ended.ran == []
+    assert {key: data for key, data in _files(bench).items() if key.count("/") == 3} == before
+    assert [len(defense.record.gallery) for defense in bench.summary.defenses] == shown != [0, 0]
+
+
+def test_an_attack_that_runs_again_replaces_the_compressed_shard(bench: Bench) -> None:
+    _compact(bench)
+    bench.configure({"step": {**STEP, "fraction": 0.9}, "half": {**STEP, "fraction": 0.5}, "noise": {"draws": 30}})
+    assert bench.evaluate("Means").code == 0
+    names = sorted(path.name for path in bench.results.glob("tiny/stand_ins.Means/step/*"))
+    assert names == [f"{number:03d}{suffix}" for number in range(3) for suffix in (".json", ".safetensors")]
+    assert next(d for d in bench.summary.defenses if d.record.name == "stand_ins.Means").complete
+    _compact(bench)
+    assert run_bench("verify", "--results", str(bench.results), "--suite", "tiny", "--device", "cpu",
+                     "--defense", "stand_ins.Means").code == 0  # fmt: skip
+
+
+def test_what_is_kept_is_judged_again(bench: Bench) -> None:
+    _compact(bench)
+    arguments = ("verify", "--results", str(bench.results), "--suite", "tiny", "--device", "cpu")
+    ended = run_bench(*arguments)
+    assert ended.code == 0
+    assert f"stand_ins.Means × {CLEAN}: 0 of 12 rows differ" in ended.out
+    stored = next((bench.results / "tiny/stand_ins.Means").glob("*/*.safetensors"))
+    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    assert run_bench(*arguments).code == 1
+
+
+def test_an_incomplete_defense_is_left_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "work").configure({"step": STEP, "failing": FAILING})
+    assert bench.evaluate("Means").code == 1
+    before = _files(bench)
+    assert "not complete: failing" in _compact(bench)
+    assert {k: v for k, v in _files(bench).items() if ".prepared" not in k} == {
+        k: v for k, v in before.items() if ".prepared" not in k
+    }
+
+
+def test_no_results_are_refused(tmp_path: Path) -> None:
+    ended = run_bench("compact", "--results", str(tmp_path))
+    assert ended.code == 2
+    assert plugin("Means") not in ended.err and "no results" in ended.err

@@ -1,0 +1,343 @@
+"""Tiny defenses, attacks and jobs whose behaviour is known in advance, and the plumbing to run them.
+
+The classes and functions are also loaded as plugins, by the path of this file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from torch import Tensor, nn
+from written_results import timing_record
+
+from bench.cli.main import main
+from bench.contracts.attack import attack
+from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.errors import NotApplicable
+from bench.contracts.target import Target
+from bench.data.sets import load_data
+from bench.running.engine import Job, Outcome
+from bench.storing.records import ShardRecord
+from bench.storing.store import Store, read_record
+
+HERE = Path(__file__).resolve()
+TINY = DataInfo("tiny", (1, 2, 2), 4)
+
+
+# -- defenses on 2×2 images, scripted by the images themselves --------------------------------------------------
+
+
+def picture(value: float = 0.0, score: float = 0.0, nan: float = 0.0) -> Tensor:
+    """One image for :class:`Scripted`, shape ``(1, 2, 2)``."""
+    return torch.tensor([[[value, score], [nan, 0.0]]])
+
+
+class _NearestLevel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        levels = (torch.arange(TINY.num_classes) + 0.5) / TINY.num_classes
+        logits = -((x[:, 0, 0, 0, None] - levels) ** 2)
+        return torch.where(x[:, 0, 1, 0, None] > 0.5, torch.nan, logits)
+
+
+class Scripted(Defense):
+    """Pixel (0,0) in quarters is the predicted class; a bright pixel (1,0) makes every logit NaN."""
+
+    trainable = False
+
+    def __init__(self, data: DataInfo = TINY) -> None:
+        super().__init__(data)
+        self.classifier = _NearestLevel()
+
+
+class ScriptedDetector(Scripted):
+    """:class:`Scripted` with pixel (0,1) as the detector's score."""
+
+    def detect(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x[:, 0, 0, 1]
+
+
+class Coin(Defense):
+    """Class 0 with the probability that pixel (0,0) says, else class 1; remembers the numbers it drew."""
+
+    randomized = True
+    trainable = False
+
+    def __init__(self, data: DataInfo = TINY) -> None:
+        super().__init__(data)
+        self.drawn: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = torch.rand(len(x))
+        self.drawn += u.tolist()
+        heads = (u < x[:, 0, 0, 0]).float()
+        return torch.stack([heads, 1 - heads, *[torch.full_like(u, -1)] * (TINY.num_classes - 2)], 1)
+
+
+def linear_defense(seed: int = 0, shape: tuple[int, int, int] = (1, 2, 2), classes: int = 4) -> Defense:
+    """A random linear model, in evaluation mode."""
+    defense = Defense(DataInfo("tiny", shape, classes))
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(torch.Size(shape).numel(), classes)
+    layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
+    layer.bias.data = torch.randn(layer.bias.shape, generator=generator)
+    defense.classifier = nn.Sequential(nn.Flatten(), layer)
+    return defense.eval()
+
+
+# -- defenses on digits that need no training -------------------------------------------------------------------
+
+
+class Means(Defense):
+    """The nearest class mean, a linear model: about nine digits in ten are right."""
+
+    trainable = False
+
+    def __init__(self, data: DataInfo, scale: float = 10.0) -> None:
+        super().__init__(data)
+        train = load_data("digits").train
+        means = torch.stack([train.x[train.y == k].mean(0).flatten() for k in range(data.num_classes)])
+        layer = nn.Linear(means.shape[1], len(means))
+        layer.weight.data, layer.bias.data = 2 * scale * means, -scale * means.square().sum(1)
+        self.classifier = nn.Sequential(nn.Flatten(), layer)
+
+
+class Noisy(Means):
+    """:class:`Means` behind Gaussian noise."""
+
+    randomized = True
+
+    def transform(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+class Undeclared(Noisy):
+    """Randomised, and silent about it."""
+
+    randomized = False
+
+
+class Guarded(Means):
+    """:class:`Means` with a detector: how much neighbouring pixels differ."""
+
+    def detect(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.diff(dim=2).abs().mean((1, 2, 3)) + x.diff(dim=3).abs().mean((1, 2, 3))
+
+
+class Probabilities(Means):
+    """:class:`Means` with the softmax left on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+class Rounded(Means):
+    """:class:`Means` behind a step function, so that no gradient gets through."""
+
+    def transform(self, x: Tensor) -> Tensor:
+        return (x * 15).round() / 15
+
+
+def training_mode(info: DataInfo) -> nn.Module:
+    """A bare model whose author forgot ``eval()``."""
+    return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, info.num_classes)).train()
+
+
+def wrong_shape(info: DataInfo) -> nn.Module:
+    """A bare model with one logit too many."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, info.num_classes + 1)).eval()
+
+
+# -- attacks ----------------------------------------------------------------------------------------------------
+
+
+def _ascend(target: Target, x: Tensor, y: Tensor, length: float) -> Tensor:
+    z = x.clone().requires_grad_()
+    logits = target.defense(z)
+    (grad,) = torch.autograd.grad(nn.functional.cross_entropy(logits, y, reduction="sum"), z)
+    return (x + length * grad.sign()).clamp(0, 1)
+
+
+@attack("one-step", knowledge="gradient", norms=("linf",))
+def one_step(target: Target, x: Tensor, y: Tensor, *, fraction: float = 1.0) -> Tensor:
+    """One signed gradient step of ``fraction`` · eps."""
+    return _ascend(target, x, y, fraction * target.threat.eps)
+
+
+@attack("outside", knowledge="gradient", norms=("linf",))
+def outside(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """A step of twice the radius, on which the judge must refuse most points."""
+    return _ascend(target, x, y, 2 * target.threat.eps)
+
+
+@attack("misshapen", knowledge="decision", norms=("linf",))
+def misshapen(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Images of another size."""
+    return x[:, :, :4]
+
+
+@attack("failing", knowledge="decision", norms=("linf",))
+def failing(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Always raises."""
+    raise ArithmeticError("no adversarial example today")
+
+
+@attack("absent", knowledge="decision", norms=("linf",))
+def absent(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Says that it does not apply."""
+    raise NotApplicable("only works on Sundays")
+
+
+@attack("vandal", knowledge="gradient", norms=("linf",))
+def vandal(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Breaks the defense instead of the examples."""
+    for p in target.defense.parameters():
+        p.data.zero_()
+    return x
+
+
+@attack("slow", knowledge="decision", norms=("linf",))
+def slow(target: Target, x: Tensor, y: Tensor, *, seconds: float = 0.3) -> Tensor:
+    """Random points of the ball, at leisure."""
+    time.sleep(seconds)
+    noise = 2 * target.rand(*x.shape, like=x) - 1
+    return (x + target.threat.eps * noise).clamp(0, 1)
+
+
+# -- jobs for engines -------------------------------------------------------------------------------------------
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def sleep_and_tell(path: str) -> None:
+    """Leave the process id in a file and sleep for longer than any test runs."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+class SerialEngine:
+    """Runs the jobs in this process, one after the other; for tests that are not about processes."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self.ran: list[str] = []
+
+    def __enter__(self) -> SerialEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            self.ran.append(job.name)
+            try:
+                yield Outcome(job, "ok", job.function(*job.args), "", 0.0)
+            except Exception:  # whatever an attack raises
+                yield Outcome(job, "failed", None, traceback.format_exc(), 0.0)
+
+
+# -- configurations and results ---------------------------------------------------------------------------------
+
+
+def plugin(name: str) -> str:
+    """The reference of something in this file."""
+    return f"{HERE}:{name}"
+
+
+def write_config(path: Path, attacks: dict[str, Any], **fields: Any) -> Path:
+    """A ``bench.yaml`` with the one suite ``tiny``: 12 digits in shards of 4."""
+    suite = {
+        "data": "digits",
+        "examples": 12,
+        "threat_model": {"norm": "linf", "eps": 0.2},
+        "seed": 3,
+        "shard_size": 4,
+        "draws": {"select": 5, "report": 10},
+        "reference": plugin("Means"),
+        "attacks": attacks,
+        **fields,
+    }
+    path.write_text(yaml.safe_dump({"suites": {"tiny": suite}}, sort_keys=False))
+    return path
+
+
+def shards(results: Path, suite: str = "tiny") -> dict[str, ShardRecord]:
+    """Every stored shard of a suite by its path below the suite's folder."""
+    folder = Store(results, suite).folder
+    return {
+        str(path.relative_to(folder)): read_record(path, ShardRecord) for path in sorted(folder.glob("*/*/[0-9]*.json"))
+    }
+
+
+def essence(results: Path, suite: str = "tiny") -> dict[str, Any]:
+    """What must not depend on when, where and by how many workers a suite was run."""
+    return {
+        name: record.model_dump(exclude={"provenance", "seconds", "prepare_seconds"})
+        for name, record in shards(results, suite).items()
+    }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and the jobs it ran (none are known with real workers)."""
+
+    code: int
+    out: str
+    err: str
+    ran: list[str]
+
+
+def run_bench(*arguments: object, workers: int | None = None, engine: SerialEngine | None = None) -> Ended:
+    """Run ``bench`` with these arguments in this process.
+
+    Jobs run here too, and time is not measured, unless a number of worker processes is given.
+    """
+    engine = engine or SerialEngine()
+    for name in [name for name in sys.modules if name.startswith("bench_plugin_")]:
+        del sys.modules[name]  # as in a new process
+    command = [str(argument) for argument in arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        if workers is None:
+            patch.setattr("bench.running.engine.LocalEngine", lambda _: engine)
+            patch.setattr("bench.running.evaluate.measure", lambda *_, **__: timing_record())
+        else:
+            command.append(f"--workers={workers}")
+        result = CliRunner().invoke(main, command)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ended(result.exit_code, result.stdout, result.stderr, engine.ran)
