@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from bench.contracts.threat import format_eps
-from bench.summary.summarise import Estimate
+from bench.summary.numbers import Estimate
 
 MISSING = "–"
 

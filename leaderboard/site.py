@@ -22,7 +22,8 @@ import jinja2
 from bench.contracts.errors import InputError
 from bench.storing.records import AttackRecord, InputGradients
 from bench.storing.store import Store
-from bench.summary.summarise import DefenseSummary, SuiteSummary, summarise
+from bench.summary.numbers import DefenseSummary, SuiteSummary
+from bench.summary.summarise import summarise
 from leaderboard import formatting, tables, views
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.summary.summarise import AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 Row = dict[str, Any]
 

@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
-from bench.summary.flags import Flag
 from bench.summary.metrics import wilson
-from bench.summary.summarise import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
+from bench.summary.results import SETTLED
 
 
 @dataclass(frozen=True)

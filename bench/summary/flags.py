@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from bench.contracts.threat import format_eps
-
-if TYPE_CHECKING:
-    from bench.summary.summarise import AttackSummary, DefenseResults
+from bench.summary.numbers import AttackSummary, Flag
+from bench.summary.results import DefenseResults
 
 #: By how much one family of attacks must beat another before it is worth a warning (deterministic, randomised).
 #: 0.2 points is AutoAttack's own threshold for Square against the white-box attacks.
@@ -17,16 +13,6 @@ BEATS, BEATS_RANDOMIZED = 0.002, 0.01
 OVERRATED = 0.10
 #: How far above chance an unbounded attack may leave a defense.
 ABOVE_CHANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A warning beside a result. ``kind`` is ``info`` or ``warning``."""
-
-    id: str
-    title: str
-    text: str
-    kind: str = "warning"
 
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:

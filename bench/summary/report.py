@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.contracts.threat import format_eps
-from bench.summary.summarise import AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 FORMATS = ("table", "csv", "json", "markdown")
 

@@ -3,229 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bench.contracts.errors import InputError
-from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
-from bench.storing.row import Row
-from bench.storing.store import Store, read_record, shard_count, slug
-from bench.summary.flags import Flag, find_flags
-from bench.summary.metrics import Array, wilson, worst_case
-
-#: Statuses in which a cell has nothing left to run.
-SETTLED = ("complete", "not-applicable")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A share in [0, 1] of ``n`` examples with its 95 % Wilson interval (sampling of the images only)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class AttackSummary:
-    """One cell: what one attack left of one defense.
-
-    ``status`` is ``complete``, ``partial`` (some shards missing or failed), ``failed``, ``not-applicable`` or
-    ``missing``. ``robust`` is the accuracy that is left under this attack, None without any finished shard.
-    """
-
-    record: AttackRecord
-    status: str
-    robust: Estimate | None
-    mean_forward: float
-    mean_backward: float
-    seconds_per_example: float
-    prepare_seconds: float
-    worst_for: int  # examples for which this attack is the worst of all
-    zero_gradient_share: float  # of all gradients it took
-    violations: dict[str, int]  # reason -> examples the judge refused
-    errors: list[str]  # last line of each failed shard's traceback
-    notes: list[str]
-    detection_rate: float | None  # share of misclassified adversarial inputs that are rejected
-
-
-@dataclass(frozen=True)
-class DetectionSummary:
-    """The detector at its one fixed threshold."""
-
-    threshold: float
-    target_false_positive_rate: float
-    false_positive_rate: Estimate  # on the clean test examples
-    true_positive_rate: Estimate | None  # on misclassified adversarial inputs, pooled over counted attacks
-    accuracy: float | None  # balanced: (TPR + TNR) / 2
-    robust_with_rejection: Estimate  # clean accepted and right, adversarial right or rejected
-    robust_without_rejection: Estimate  # the classifier alone
-
-
-@dataclass(frozen=True)
-class DefenseSummary:
-    """One line of the leaderboard, and the page behind it."""
-
-    record: DefenseRecord
-    slug: str  # folder and file name
-    rank: int
-    complete: bool
-    standard: Estimate  # no attack, no detector
-    worst_case: Estimate  # per example over all counted attacks (rejection counts as survival)
-    worst_attack: str  # the single attack that left the least
-    attacks: list[AttackSummary]
-    detection: DetectionSummary | None
-    flags: list[Flag]
-    commits: list[str]  # code versions that its shards come from; "+" marks uncommitted changes
-    worker_seconds: float  # one worker's wall time: attacks, judging, preparations
-    survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
-
-
-@dataclass(frozen=True)
-class SuiteSummary:
-    """All defenses of a suite, best worst-case robust accuracy first."""
-
-    record: SuiteRecord
-    defenses: list[DefenseSummary]
-    warnings: list[str]  # files that could not be read, defenses without clean results
-
-    @property
-    def worker_seconds(self) -> float:
-        """What the whole matrix would have taken a single worker."""
-        return sum(defense.worker_seconds for defense in self.defenses)
-
-
-def estimate(values: Array) -> Estimate:
-    """Mean of per-example shares with its Wilson interval."""
-    value = float(values.mean()) if len(values) else 0.0
-    return Estimate(value, *wilson(value, len(values)), len(values))
-
-
-class Cell:
-    """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured)."""
-
-    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
-        self.shards, self.expected = shards, expected
-        position = {example: i for i, example in enumerate(suite.ids)}
-        self.rows: dict[int, Row] = {}
-        columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
-        self._values = {name: np.full(len(suite.ids), np.nan) for name in columns}
-        for shard in shards:
-            draws = {"select": shard.draws_select, "report": shard.draws_report}
-            for row in shard.rows:
-                i = position[row.id]
-                self.rows[i] = row
-                for name in columns:
-                    self._values[name][i] = getattr(row, name) / draws[name.partition("_")[0]]
-
-    def __getitem__(self, column: str) -> Array:
-        return self._values[column]
-
-    @property
-    def prepare_seconds(self) -> float:
-        return max((shard.prepare_seconds for shard in self.shards), default=0.0)
-
-    @property
-    def status(self) -> str:
-        good = sum(shard.status == "ok" for shard in self.shards)
-        if good == self.expected:
-            return "complete"
-        if any(shard.status == "not-applicable" for shard in self.shards):
-            return "not-applicable"
-        if good:
-            return "partial"
-        return "failed" if self.shards else "missing"
-
-
-def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
-    """The stored shards of a cell that belong to this suite, this defense and these parameters."""
-    name = CLEAN if attack is None else attack.name
-    expected = shard_count(len(suite.ids), suite.shard_size)
-    shards = []
-    for number in range(expected):
-        shard = store.shard(defense.name, name, number)
-        if shard is None or shard.suite_key != suite.key or shard.defense_key != defense.key:
-            continue
-        if attack is None or shard.attack_key == attack.key:
-            shards.append(shard)
-    return Cell(suite, shards, expected)
-
-
-class DefenseResults:
-    """All cells of one defense, and the arrays every number is computed from."""
-
-    def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
-        self.suite, self.record = suite, record
-        self.clean = read_cell(store, suite, record, None)
-        self.attacks = {attack.name: attack for attack in suite.attacks}
-        self.cells = {name: read_cell(store, suite, record, attack) for name, attack in self.attacks.items()}
-        self.measured = ~np.isnan(self.clean["report_robust"])
-
-    def under(self, name: str, kind: str = "robust") -> Array:
-        """Survival of each example under one attack: the worse of x_adv and the clean input, which is in the ball.
-
-        ``kind``: ``robust`` (rejection counts as survival) or ``correct`` (the classifier alone).
-        """
-        return self.worst([name], kind)[0]
-
-    def worst(self, names: list[str], kind: str = "robust") -> tuple[Array, list[str]]:
-        """Survival of each measured example under the worst of the named attacks and the clean input.
-
-        Among attacks that are equally bad for an example, the one that is worse over all examples is named. On a
-        randomised defense the choice errs where attacks are about equally bad; where it thus leaves more than the
-        strongest attack alone, the survival is that of the latter.
-        """
-        cells = [*(self.cells[name] for name in names), self.clean]
-        report = np.stack([cell[f"report_{kind}"] for cell in cells])[:, self.measured]
-        select = np.stack([cell[f"select_{kind}"] for cell in cells])[:, self.measured]
-        means = [np.nanmean(row) if not np.isnan(row).all() else np.inf for row in select[:-1]]
-        order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
-        values, chosen = worst_case(select, report, order)
-        alone, _ = worst_case(select, report, [order[0], len(names)])
-        labels = [*names, CLEAN]
-        return min(values, alone, key=np.mean), [labels[i] for i in chosen]
-
-    def provenance(self) -> Provenance:
-        """That of the defense's record, with the time from the first stored shard's start to the last one's end."""
-        runs = [shard.provenance for shard in self._shards()]
-        span = {"started": min(run.started for run in runs), "ended": max(run.ended for run in runs)}
-        return self.record.provenance.model_copy(update=span)
-
-    def _shards(self) -> list[ShardRecord]:
-        return [shard for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
-
-    def commits(self) -> list[str]:
-        """Each code version that shards come from, in the order of time; ``+`` marks uncommitted changes."""
-        runs = sorted((shard.provenance for shard in self._shards()), key=lambda run: run.started)
-        return list(dict.fromkeys(run.git_commit + "+" * bool(run.git_dirty) for run in runs if run.git_commit))
-
-    def worker_seconds(self) -> float:
-        """Wall time of one worker: every shard from start to end, and every attack's preparation once."""
-        running = sum(_seconds_between(s.provenance.started, s.provenance.ended) for s in self._shards())
-        return running + sum(cell.prepare_seconds for cell in self.cells.values())
-
-    def reached(self, name: str) -> NDArray[np.bool_]:
-        """Which of the measured examples an attack has finished with."""
-        return ~np.isnan(self.cells[name]["report_robust"])[self.measured]
-
-    def names(self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None) -> list[str]:
-        """Attacks with at least one finished shard, by whether they count and by what they may know."""
-        return [
-            name
-            for name, attack in self.attacks.items()
-            if attack.counted == counted
-            and self.cells[name].rows
-            and (knowledge is None or attack.knowledge in knowledge)
-        ]
-
-
-def _seconds_between(started: str, ended: str) -> float:
-    return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+from bench.storing.records import CLEAN, DefenseRecord, SuiteRecord
+from bench.storing.store import Store, read_record, slug
+from bench.summary.flags import find_flags
+from bench.summary.metrics import wilson
+from bench.summary.numbers import (
+    AttackSummary,
+    DefenseSummary,
+    DetectionSummary,
+    Estimate,
+    SuiteSummary,
+    estimate,
+)
+from bench.summary.results import SETTLED, Cell, DefenseResults
 
 
 def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> AttackSummary:
@@ -293,9 +87,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
     times_worst = Counter(chosen)
     attacks = [_attack_summary(results, name, times_worst[name]) for name in results.attacks]
     left = {attack.record.name: attack.robust.value for attack in attacks if attack.robust and attack.record.counted}
-    complete = results.clean.status == "complete" and all(
-        attack.status in SETTLED for attack in attacks
-    )
+    complete = results.clean.status == "complete" and all(attack.status in SETTLED for attack in attacks)
     return DefenseSummary(
         record=record.model_copy(update={"provenance": results.provenance()}),
         slug=slug(record.name),

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.contracts.errors import InputError
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
 from bench.storing.store import Store, read_record, shard_count
-from bench.summary.summarise import SETTLED, DefenseResults
+from bench.summary.results import SETTLED, DefenseResults
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from stand_ins import Ended, plugin, run_bench, shards, write_config
 
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store
-from bench.summary.summarise import SuiteSummary, summarise
+from bench.summary.numbers import SuiteSummary
+from bench.summary.summarise import summarise
 
 STEP = {"attack": plugin("one_step")}
 OUTSIDE = {"attack": plugin("outside")}

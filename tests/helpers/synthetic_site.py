@@ -21,9 +21,8 @@ from bench.storing.records import (
     VariantRecord,
 )
 from bench.storing.store import Store, slug
-from bench.summary.flags import Flag
 from bench.summary.metrics import wilson
-from bench.summary.summarise import AttackSummary, DefenseSummary, DetectionSummary, Estimate, SuiteSummary
+from bench.summary.numbers import AttackSummary, DefenseSummary, DetectionSummary, Estimate, Flag, SuiteSummary
 
 N = 200
 EPS = 8 / 255

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_site import defense, digits_suite, suite, write_gallery_file
 
-from bench.summary.summarise import SuiteSummary
+from bench.summary.numbers import SuiteSummary
 from leaderboard import render
 
 

@@ -14,7 +14,7 @@ from synthetic_site import defense, suite
 
 import leaderboard.site
 from bench.contracts.errors import InputError
-from bench.summary.summarise import SuiteSummary
+from bench.summary.numbers import SuiteSummary
 from leaderboard import build, render, serve
 from leaderboard.gallery import amplification, to_pixels
 from leaderboard.server import server

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.summary.summarise import Estimate
+from bench.summary.numbers import Estimate
 from leaderboard import formatting
 
 

@@ -15,8 +15,7 @@ from PIL import Image
 from synthetic_site import ATTACKS, N, attack_record, cell, defense, estimate, study_suite, suite
 
 from bench.storing.records import ClaimRecord
-from bench.summary.flags import Flag
-from bench.summary.summarise import SuiteSummary
+from bench.summary.numbers import Flag, SuiteSummary
 from leaderboard import render
 from leaderboard.formatting import percent, with_interval
 

@@ -12,7 +12,8 @@ import torch
 from bench.plugins.registry import DEFENSES
 from bench.running.cell import attack_key
 from bench.suites.config import load_config, resolve_attacks, variants_of
-from bench.summary.summarise import DefenseSummary, SuiteSummary, summarise
+from bench.summary.numbers import DefenseSummary, SuiteSummary
+from bench.summary.summarise import summarise
 from bench.upkeep.verify import Places, verify
 
 ROOT = Path(__file__).parents[2]

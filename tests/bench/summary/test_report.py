@@ -12,8 +12,9 @@ import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record, timing_record
 
 from bench.summary.metrics import wilson
+from bench.summary.numbers import Estimate, SuiteSummary
 from bench.summary.report import FORMATS, headline, long_rows, matrix, overview, percent, render
-from bench.summary.summarise import Estimate, SuiteSummary, summarise
+from bench.summary.summarise import summarise
 
 ATTACKS = [
     attack_record("pgd", params={"steps": 40, "estimator": {"eot": {"of": "identity"}}}),

@@ -22,7 +22,8 @@ from bench.contracts.errors import InputError
 from bench.storing.records import DefenseRecord
 from bench.storing.row import Row
 from bench.summary.metrics import wilson
-from bench.summary.summarise import AttackSummary, DefenseSummary, Estimate, summarise
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate
+from bench.summary.summarise import summarise
 
 PGD, NOISE = attack_record("pgd"), attack_record("noise", knowledge="decision")
 UNBOUNDED = attack_record("unbounded", eps=1.0, counted=False)

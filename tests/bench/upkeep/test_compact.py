@@ -11,7 +11,7 @@ from stand_ins import plugin, run_bench
 
 from bench.storing.records import CLEAN
 from bench.storing.store import Store
-from bench.summary.summarise import DefenseResults
+from bench.summary.results import DefenseResults
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""The stored rows of a defense as arrays over the suite's examples, and survival under one attack or the worst."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
+from bench.storing.row import Row
+from bench.storing.store import Store, shard_count
+from bench.summary.metrics import Array, worst_case
+
+#: Statuses in which a cell has nothing left to run.
+SETTLED = ("complete", "not-applicable")
+
+
+class Cell:
+    """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured)."""
+
+    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
+        self.shards, self.expected = shards, expected
+        position = {example: i for i, example in enumerate(suite.ids)}
+        self.rows: dict[int, Row] = {}
+        columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
+        self._values = {name: np.full(len(suite.ids), np.nan) for name in columns}
+        for shard in shards:
+            draws = {"select": shard.draws_select, "report": shard.draws_report}
+            for row in shard.rows:
+                i = position[row.id]
+                self.rows[i] = row
+                for name in columns:
+                    self._values[name][i] = getattr(row, name) / draws[name.partition("_")[0]]
+
+    def __getitem__(self, column: str) -> Array:
+        return self._values[column]
+
+    @property
+    def prepare_seconds(self) -> float:
+        return max((shard.prepare_seconds for shard in self.shards), default=0.0)
+
+    @property
+    def status(self) -> str:
+        good = sum(shard.status == "ok" for shard in self.shards)
+        if good == self.expected:
+            return "complete"
+        if any(shard.status == "not-applicable" for shard in self.shards):
+            return "not-applicable"
+        if good:
+            return "partial"
+        return "failed" if self.shards else "missing"
+
+
+def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
+    """The stored shards of a cell that belong to this suite, this defense and these parameters."""
+    name = CLEAN if attack is None else attack.name
+    expected = shard_count(len(suite.ids), suite.shard_size)
+    shards = []
+    for number in range(expected):
+        shard = store.shard(defense.name, name, number)
+        if shard is None or shard.suite_key != suite.key or shard.defense_key != defense.key:
+            continue
+        if attack is None or shard.attack_key == attack.key:
+            shards.append(shard)
+    return Cell(suite, shards, expected)
+
+
+class DefenseResults:
+    """All cells of one defense, and the arrays every number is computed from."""
+
+    def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
+        self.suite, self.record = suite, record
+        self.clean = read_cell(store, suite, record, None)
+        self.attacks = {attack.name: attack for attack in suite.attacks}
+        self.cells = {name: read_cell(store, suite, record, attack) for name, attack in self.attacks.items()}
+        self.measured = ~np.isnan(self.clean["report_robust"])
+
+    def under(self, name: str, kind: str = "robust") -> Array:
+        """Survival of each example under one attack: the worse of x_adv and the clean input, which is in the ball.
+
+        ``kind``: ``robust`` (rejection counts as survival) or ``correct`` (the classifier alone).
+        """
+        return self.worst([name], kind)[0]
+
+    def worst(self, names: list[str], kind: str = "robust") -> tuple[Array, list[str]]:
+        """Survival of each measured example under the worst of the named attacks and the clean input.
+
+        Among attacks that are equally bad for an example, the one that is worse over all examples is named. On a
+        randomised defense the choice errs where attacks are about equally bad; where it thus leaves more than the
+        strongest attack alone, the survival is that of the latter.
+        """
+        cells = [*(self.cells[name] for name in names), self.clean]
+        report = np.stack([cell[f"report_{kind}"] for cell in cells])[:, self.measured]
+        select = np.stack([cell[f"select_{kind}"] for cell in cells])[:, self.measured]
+        means = [np.nanmean(row) if not np.isnan(row).all() else np.inf for row in select[:-1]]
+        order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
+        values, chosen = worst_case(select, report, order)
+        alone, _ = worst_case(select, report, [order[0], len(names)])
+        labels = [*names, CLEAN]
+        return min(values, alone, key=np.mean), [labels[i] for i in chosen]
+
+    def provenance(self) -> Provenance:
+        """That of the defense's record, with the time from the first stored shard's start to the last one's end."""
+        runs = [shard.provenance for shard in self._shards()]
+        span = {"started": min(run.started for run in runs), "ended": max(run.ended for run in runs)}
+        return self.record.provenance.model_copy(update=span)
+
+    def _shards(self) -> list[ShardRecord]:
+        return [shard for cell in (self.clean, *self.cells.values()) for shard in cell.shards]
+
+    def commits(self) -> list[str]:
+        """Each code version that shards come from, in the order of time; ``+`` marks uncommitted changes."""
+        runs = sorted((shard.provenance for shard in self._shards()), key=lambda run: run.started)
+        return list(dict.fromkeys(run.git_commit + "+" * bool(run.git_dirty) for run in runs if run.git_commit))
+
+    def worker_seconds(self) -> float:
+        """Wall time of one worker: every shard from start to end, and every attack's preparation once."""
+        running = sum(_seconds_between(s.provenance.started, s.provenance.ended) for s in self._shards())
+        return running + sum(cell.prepare_seconds for cell in self.cells.values())
+
+    def reached(self, name: str) -> NDArray[np.bool_]:
+        """Which of the measured examples an attack has finished with."""
+        return ~np.isnan(self.cells[name]["report_robust"])[self.measured]
+
+    def names(self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None) -> list[str]:
+        """Attacks with at least one finished shard, by whether they count and by what they may know."""
+        return [
+            name
+            for name, attack in self.attacks.items()
+            if attack.counted == counted
+            and self.cells[name].rows
+            and (knowledge is None or attack.knowledge in knowledge)
+        ]
+
+
+def _seconds_between(started: str, ended: str) -> float:
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
