@@ -22,6 +22,7 @@ class Undefended(Defense):
         network: another one by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Undefended",
         summary=(

@@ -91,6 +91,12 @@ class Defense(nn.Module):
     randomized: bool = False
     #: True when the weights come from ``fit``; False for defenses that need no training.
     trainable: ClassVar[bool] = True
+    #: Of how it classifies: raised whenever its output, its score, an approximation or what it draws changes. Stored
+    #: results belong to one version. None, or a version that only a base class declares: no promise, so a change of any
+    #: file of the plugin makes its results stale.
+    version: ClassVar[int | None] = None
+    #: Distributions whose own version decides the output as well, such as ``pillow`` where a codec of it is used.
+    depends: ClassVar[tuple[str, ...]] = ()
     #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.
     detect: Callable[[Tensor], Tensor] | None = None
 

@@ -33,6 +33,7 @@ class AdvProp(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``); it must have batch norm.
     """
 
+    version = 1
     card = Card(
         title="AdvProp",
         summary=(

@@ -30,6 +30,7 @@ class EnsembleAT(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Ensemble adversarial training",
         summary=(

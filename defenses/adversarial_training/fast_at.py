@@ -29,6 +29,7 @@ class FastAT(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Fast adversarial training",
         summary=(

@@ -35,6 +35,7 @@ class FeatureDenoising(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Feature denoising",
         summary=(

@@ -36,6 +36,7 @@ class FreeAT(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Free adversarial training",
         summary=(

@@ -24,6 +24,7 @@ class Madry(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Adversarial training",
         summary=(

@@ -37,6 +37,7 @@ class MetricLearning(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Metric learning",
         summary=(

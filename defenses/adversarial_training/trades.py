@@ -33,6 +33,7 @@ class TRADES(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="TRADES",
         summary=(

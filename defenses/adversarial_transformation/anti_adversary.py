@@ -33,6 +33,7 @@ class AntiAdversary(Defense):
             (``network=resnet18``) and wide ResNets (``network=wrn-28-10``, ``wrn-34-10``).
     """
 
+    version = 1
     card = Card(
         title="Anti-adversary layer",
         summary=(

@@ -33,6 +33,7 @@ class Hedge(Defense):
             (``network=wrn-28-10``, ``wrn-34-10``).
     """
 
+    version = 1
     card = Card(
         title="Hedge defense",
         summary=(

@@ -47,6 +47,7 @@ class AdversarialTransformation(Defense):
         network: another architecture of f by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Adversarial transformation",
         summary=(

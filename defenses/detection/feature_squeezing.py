@@ -30,6 +30,7 @@ class FeatureSqueezing(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Feature squeezing",
         summary=(

@@ -27,6 +27,7 @@ class BitDepth(Defense):
             ``torchvision.resnet50``.
     """
 
+    version = 1
     card = Card(
         title="Bit-depth reduction",
         summary=(

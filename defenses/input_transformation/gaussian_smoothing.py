@@ -28,6 +28,7 @@ class GaussianSmoothing(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Gaussian smoothing",
         summary=(

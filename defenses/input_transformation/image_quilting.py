@@ -33,6 +33,7 @@ class ImageQuilting(Defense):
         network: another architecture by its name (``defenses.parts.nets``). The paper's is ``torchvision.resnet50``.
     """
 
+    version = 1
     card = Card(
         title="Image quilting",
         summary=(

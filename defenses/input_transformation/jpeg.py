@@ -55,6 +55,8 @@ class JPEG(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
+    depends = ("pillow",)
     card = Card(
         title="JPEG compression",
         summary=(

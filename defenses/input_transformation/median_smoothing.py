@@ -28,6 +28,7 @@ class MedianSmoothing(Defense):
         network: another architecture by its name (``defenses.parts.nets``). Xu et al. use a DenseNet on CIFAR-10.
     """
 
+    version = 1
     card = Card(
         title="Median smoothing",
         summary=(

@@ -33,6 +33,7 @@ class Thermometer(Defense):
             width 4; ``wrn-28-10`` is the nearest.
     """
 
+    version = 1
     card = Card(
         title="Thermometer encoding",
         summary=(

@@ -32,6 +32,7 @@ class TVMinimization(Defense):
         network: another architecture by its name (``defenses.parts.nets``). The paper's is ``torchvision.resnet50``.
     """
 
+    version = 1
     card = Card(
         title="Total-variation minimisation",
         summary=(

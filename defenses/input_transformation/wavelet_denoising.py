@@ -31,6 +31,7 @@ class WaveletDenoising(Defense):
         network: another architecture by its name (``defenses.parts.nets``). Prakash et al. use ``torchvision.resnet50``.
     """
 
+    version = 1
     card = Card(
         title="Wavelet denoising",
         summary=(

@@ -32,6 +32,7 @@ class Distillation(Defense):
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 
+    version = 1
     card = Card(
         title="Defensive distillation",
         summary=(

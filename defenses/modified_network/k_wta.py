@@ -30,6 +30,7 @@ class KWTA(Defense):
             (``torchvision.densenet121``) and a wide ResNet.
     """
 
+    version = 1
     card = Card(
         title="k-winners-take-all",
         summary=(

@@ -60,6 +60,7 @@ class PRM(Defense):
             that the authors' code names.
     """
 
+    version = 1
     card = Card(
         title="Pixel robustness manipulation",
         summary=(

@@ -24,6 +24,7 @@ class RandomPRM(PRM):
         network: of the classifier, another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Random pixel robustness manipulation",
         summary=(

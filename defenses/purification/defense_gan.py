@@ -51,6 +51,7 @@ class DefenseGAN(Defense):
         network: of the classifier, another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Defense-GAN",
         summary=(

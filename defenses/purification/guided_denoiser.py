@@ -40,6 +40,7 @@ class GuidedDenoiser(Defense):
             v3 on 299 pixels.
     """
 
+    version = 1
     card = Card(
         title="Guided denoiser",
         summary=(

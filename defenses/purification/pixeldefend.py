@@ -39,6 +39,7 @@ class PixelDefend(Defense):
             is nearest to ``resnet18``, its other one ``vgg16``.
     """
 
+    version = 1
     card = Card(
         title="PixelDefend",
         summary=(

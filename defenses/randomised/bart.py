@@ -33,6 +33,8 @@ class BaRT(Defense):
             ``network=torchvision.resnet50``.
     """
 
+    version = 1
+    depends = ("pillow",)
     card = Card(
         title="Barrage of random transforms",
         summary=(

@@ -37,6 +37,7 @@ class PixelDeflection(Defense):
             ``network=torchvision.resnet50``.
     """
 
+    version = 1
     card = Card(
         title="Pixel deflection",
         summary=(

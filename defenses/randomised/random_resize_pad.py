@@ -27,6 +27,7 @@ class RandomResizePad(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Random resize and pad",
         summary=(

@@ -31,6 +31,7 @@ class RegionBased(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Region-based classification",
         summary=(

@@ -32,6 +32,7 @@ class RandomSelfEnsemble(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Random self-ensemble",
         summary=(

@@ -60,6 +60,7 @@ class SAP(Defense):
         network: another architecture by its name (``defenses.parts.nets``).
     """
 
+    version = 1
     card = Card(
         title="Stochastic activation pruning",
         summary=(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from attacks.gradient.pgd import pgd
@@ -71,6 +72,18 @@ def test_the_contract(name: str, info: DataInfo) -> None:
     assert torch.equal(logits, again)
     assert in_training_mode(defense) == []
     assert ("randomised" in defense.card.tags) == defense.randomized
+
+
+@EACH
+def test_it_declares_what_its_results_depend_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    defense = _make(name, GREY)
+    assert isinstance(vars(type(defense)).get("version"), int), "a class of its own has a version of its own"
+    used = []
+    encode = Image.fromarray
+    monkeypatch.setattr(Image, "fromarray", lambda image: used.append("pillow") or encode(image))
+    with torch.no_grad(), seeded("draw"):
+        defense(_images(GREY, 16))
+    assert defense.depends == tuple(dict.fromkeys(used))
 
 
 @EACH
