@@ -6,7 +6,6 @@ use, from a random start. f is trained to classify what g leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
 from bench.contracts.errors import InputError
+from defenses.parts.inner_descent import Slope, descend, smooth_approximations
 from defenses.parts.nets import classifier_for, external_for
 from defenses.parts.recipes import adversarial_training, natural_training, train_classifier
-from defenses.parts.smooth_sign import LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -132,34 +131,17 @@ class AdversarialTransformation(Defense):
         the sign is + and t the predicted class. Π projects onto the ball around x only: like the authors' g, the
         result may leave [0, 1].
         """
-        x = x.detach()
-        return self._attack(x, start, torch.sign, lambda delta: delta.clamp(-self.radius, self.radius), False)
+        return self._from(x, start, None)
 
-    def _attack(
-        self,
-        x: Tensor,
-        start: Tensor,
-        sign: Callable[[Tensor], Tensor],
-        clamp: Callable[[Tensor], Tensor],
-        differentiable: bool,
-    ) -> Tensor:
-        """The inner PGD with its two non-differentiable operators given.
-
-        With ``differentiable`` the graph of all steps is kept, second derivatives of the external network included.
-        """
-        direction = -self.step_size if self.mode == "least-likely" else self.step_size
+    def _from(self, x: Tensor, start: Tensor, slope: Slope | None) -> Tensor:
+        """g(x) for a given start noise; ``slope``: as in :func:`defenses.parts.inner_descent.descend`."""
         label = self._inner_label(x)
-        with torch.enable_grad():
-            z = x + start
-            for _ in range(self.steps):
-                if not differentiable:
-                    z = z.detach()
-                if not z.requires_grad:
-                    z.requires_grad_()
-                loss = F.cross_entropy(self.external(z), label, reduction="sum")
-                (u,) = torch.autograd.grad(loss, z, create_graph=differentiable)
-                z = x + clamp(z + direction * sign(u) - x)
-        return z if differentiable else z.detach()
+        sign = 1 if self.mode == "least-likely" else -1
+
+        def loss(z: Tensor) -> Tensor:
+            return sign * F.cross_entropy(self.external(z), label, reduction="sum")
+
+        return descend(x, start, loss, steps=self.steps, step_size=self.step_size, radius=self.radius, slope=slope)
 
     @torch.no_grad()
     def _inner_label(self, x: Tensor) -> Tensor:
@@ -177,19 +159,7 @@ class AdversarialTransformation(Defense):
         with a slope that says nothing about sign. The projection's derivative is 1 inside the ball and
         ``smooth_sign.LEAK`` where it clips (eq. 5).
         """
-        return {
-            "tanh": Approximation(lambda x: self._smooth(x, tanh_slope), exact_forward=True),
-            "softsign": Approximation(lambda x: self._smooth(x, softsign_slope), exact_forward=True),
-        }
-
-    def _smooth(self, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
-        return self._attack(
-            x,
-            self.sample_start(x),
-            lambda u: SmoothSign.apply(u, slope),
-            lambda delta: LeakyClamp.apply(delta, self.radius),
-            True,
-        )
+        return smooth_approximations(lambda x, slope: self._from(x, self.sample_start(x), slope))
 
     # -- training -------------------------------------------------------------------------------------------
 

@@ -29,8 +29,8 @@ class Thermometer(Defense):
         levels: L, at least 2 (the paper, CIFAR-10: 16).
         adversarial: train on adversarial examples that PGD finds by soft encoding, as the paper trains on those of
             its own attack on the codes (LS-PGA).
-        network: another architecture by its name (``defenses.parts.nets``). The paper's is a wide ResNet of depth 30 and
-            width 4; ``wrn-28-10`` is the nearest.
+        network: another architecture by its name (``defenses.parts.nets``). The paper's is a wide ResNet of depth 30
+            and width 4; ``wrn-28-10`` is the nearest.
     """
 
     version = 1

@@ -28,7 +28,8 @@ class WaveletDenoising(Defense):
             in Prakash et al. 2018, below that SMALL_SIGMA.
         wavelet: ``haar`` (the paper's) or ``db2``.
         levels: of the decomposition; default 1 at 8×8, 2 at 32×32, 3 at 64×64.
-        network: another architecture by its name (``defenses.parts.nets``). Prakash et al. use ``torchvision.resnet50``.
+        network: another architecture by its name (``defenses.parts.nets``). Prakash et al. use
+            ``torchvision.resnet50``.
     """
 
     version = 1

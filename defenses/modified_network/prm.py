@@ -56,8 +56,8 @@ class PRM(Defense):
         strength: λ, 0 to 1.
         designated_set: which of the four lattices, 0 to 3.
         width: channels of the U-Net's first scale; default 16 below 16 pixels, else 32.
-        network: of the classifier, another architecture by its name (``defenses.parts.nets``); ``resnet18`` is the first
-            that the authors' code names.
+        network: of the classifier, another architecture by its name (``defenses.parts.nets``); ``resnet18`` is the
+            first that the authors' code names.
     """
 
     version = 1

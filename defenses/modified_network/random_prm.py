@@ -10,11 +10,11 @@ from defenses.modified_network.prm import PRM, SETS
 
 
 class RandomPRM(PRM):
-    """:class:`~defenses.modified_network.prm.PRM` that draws one of the four sets of pixels for every image in every pass.
+    """PRM (``defenses.modified_network.prm``) that draws one of the four sets of pixels for every image in every pass.
 
-    One network h serves all sets; it is told which pixels it is given. The description of
-    the authors' code lists a shift of the image by a pixel as a defense, which we take for the same idea: under a
-    fixed lattice a shift chooses another set.
+    One network h serves all sets; it is told which pixels it is given. The description of the authors' code lists a
+    shift of the image by a pixel as a defense, which we take for the same idea: under a fixed lattice a shift chooses
+    another set.
 
     Args:
         data: decides the architectures.

@@ -1,4 +1,4 @@
-"""What the recipes of adversarial training share beyond ``defenses.parts.recipes``: a growing ball and one-step examples."""
+"""What recipes of adversarial training share beyond ``defenses.parts.recipes``: a growing ball, one-step examples."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def minimise_in_ball(
 ) -> None:
     """Train ``module`` with a loss that looks for adversarial examples in a ball.
 
-    As in :func:`defenses.parts.recipes.adversarial_training`, the radius grows linearly to that of ``run.threat`` over the
-    first half of the epochs.
+    As in :func:`defenses.parts.recipes.adversarial_training`, the radius grows linearly to that of ``run.threat`` over
+    the first half of the epochs.
 
     Args:
         run: its threat model (linf or l2) is the ball.

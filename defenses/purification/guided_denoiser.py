@@ -36,8 +36,8 @@ class GuidedDenoiser(Defense):
         data: decides the architectures.
         width: channels of the U-Net's first scale, doubled once below it; default 16 below 16 pixels, else 64 as in
             the paper.
-        network: of the classifier, another architecture by its name (``defenses.parts.nets``). The paper defends Inception
-            v3 on 299 pixels.
+        network: of the classifier, another architecture by its name (``defenses.parts.nets``). The paper defends
+            Inception v3 on 299 pixels.
     """
 
     version = 1

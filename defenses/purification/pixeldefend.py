@@ -35,8 +35,8 @@ class PixelDefend(Defense):
             pixels SMALL_EPS.
         levels: grey levels of the model; default 256, below 16 pixels the 17 of scikit-learn's digits.
         width: channels of the density model.
-        network: of the classifier, another architecture by its name (``defenses.parts.nets``); the paper's residual network
-            is nearest to ``resnet18``, its other one ``vgg16``.
+        network: of the classifier, another architecture by its name (``defenses.parts.nets``); the paper's residual
+            network is nearest to ``resnet18``, its other one ``vgg16``.
     """
 
     version = 1

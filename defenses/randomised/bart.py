@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class BaRT(Defense):
     """g applies a random subset of transforms, in random order and with random parameters, to each image.
 
-    The groups are those of :mod:`defenses.parts.random_transforms`: one transform or a few alike of each of the paper's ten
-    groups (25 transforms; seam carving, histogram equalisation, chambolle, non-local means and wavelets are left
+    The groups are those of :mod:`defenses.parts.random_transforms`: one transform or a few alike of each of the paper's
+    ten groups (25 transforms; seam carving, histogram equalisation, chambolle, non-local means and wavelets are left
     out). Every example has draws of its own.
 
     Args:

@@ -283,7 +283,9 @@ def test_the_smooth_search_tends_to_the_nearest_patch(monkeypatch: pytest.Monkey
 
 
 def test_the_database_holds_training_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("defenses.input_transformation.image_quilting.train_classifier", lambda run, defense, network: None)
+    monkeypatch.setattr(
+        "defenses.input_transformation.image_quilting.train_classifier", lambda run, defense, network: None
+    )
     images = torch.arange(3 * 64.0).view(3, 1, 8, 8)
     split = Split(images, torch.zeros(3, dtype=torch.long), ["a", "b", "c"])
     defense = _make(ImageQuilting, patch=3, patches=40)
