@@ -8,9 +8,8 @@ import re
 from typing import Any
 
 from bench.contracts.threat import format_eps
+from bench.summary.columns import MISSING
 from bench.summary.numbers import Estimate
-
-MISSING = "–"
 
 #: The field's way of writing the norms.
 NORM_SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}

@@ -22,6 +22,7 @@ import jinja2
 from bench.contracts.errors import InputError
 from bench.storing.records import AttackRecord, InputGradients
 from bench.storing.store import Store
+from bench.summary.columns import columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
 from leaderboard import formatting, tables, views
@@ -149,6 +150,7 @@ def _environment() -> jinja2.Environment:
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
     environment.globals.update(radius=formatting.radius, captions=captions, views=views, missing=formatting.MISSING)
+    environment.globals.update(columns_in=columns_in)
     return environment
 
 

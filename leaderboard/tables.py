@@ -8,20 +8,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.summary.columns import columns_in, estimate_fields
+from bench.summary.numbers import AttackSummary, DefenseSummary, SuiteSummary
 
 Row = dict[str, Any]
-
-
-def _estimate(name: str, estimate: Estimate | None) -> Row:
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": None}
-    return {
-        name: estimate.value,
-        f"{name}_low": estimate.low,
-        f"{name}_high": estimate.high,
-        f"{name}_n": estimate.n,
-    }
 
 
 def _setting(suite: SuiteSummary) -> Row:
@@ -30,34 +20,13 @@ def _setting(suite: SuiteSummary) -> Row:
 
 
 def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
-    """One row per defense: what the main table shows, shares in [0, 1], times in seconds."""
+    """One row per defense: the registered columns, shares in [0, 1], times in seconds."""
     rows = []
     for defense in suite.defenses:
-        record, timing, detection = defense.record, defense.record.timing, defense.detection
-        rows.append(
-            {
-                "rank": defense.rank,
-                "defense": record.name,
-                "title": record.title,
-                "family": record.family,
-                "tags": record.tags,
-                "complete": defense.complete,
-                **_estimate("standard_accuracy", defense.standard),
-                **_estimate("worst_case_robust_accuracy", defense.worst_case),
-                "worst_attack": defense.worst_attack,
-                "detection_accuracy": detection.accuracy if detection else None,
-                **_estimate("false_positive_rate", detection.false_positive_rate if detection else None),
-                **_estimate("true_positive_rate", detection.true_positive_rate if detection else None),
-                "inference_ratio": timing.ratio if timing else None,
-                "seconds_per_1000": timing.seconds_per_1000 if timing else None,
-                "training_seconds": timing.training_seconds if timing else None,
-                "worker_seconds": defense.worker_seconds,
-                "flags": [flag.id for flag in defense.flags],
-                **_setting(suite),
-                "git_commits": defense.commits,
-                "ended": record.provenance.ended,
-            }
-        )
+        row: Row = {}
+        for column in columns_in("files"):
+            row |= column.fields(defense)
+        rows.append(row | _setting(suite))
     return rows
 
 
@@ -70,7 +39,7 @@ def cell_row(suite: SuiteSummary, defense: DefenseSummary, cell: AttackSummary) 
         "knowledge": cell.record.knowledge,
         "counted": cell.record.counted,
         "status": cell.status,
-        **_estimate("robust_accuracy", cell.robust),
+        **estimate_fields("robust_accuracy", cell.robust),
         "is_worst": cell.record.name == defense.worst_attack,
         "worst_for": cell.worst_for,
         "mean_forward": cell.mean_forward,

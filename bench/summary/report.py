@@ -10,16 +10,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.contracts.threat import format_eps
+from bench.summary.columns import columns_in
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 FORMATS = ("table", "csv", "json", "markdown")
-
-
-def percent(estimate: Estimate | None) -> str:
-    """``46.2 [41.6, 50.8]`` in per cent, or ``–``."""
-    if estimate is None:
-        return "–"
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
 def headline(summary: SuiteSummary) -> str:
@@ -34,25 +28,7 @@ def headline(summary: SuiteSummary) -> str:
 
 def overview(summary: SuiteSummary) -> list[dict[str, str]]:
     """One row per defense, formatted."""
-    return [
-        {
-            "rank": str(d.rank) if d.complete else "–",
-            "defense": d.record.name,
-            "standard": percent(d.standard),
-            "worst-case robust": percent(d.worst_case),
-            "worst attack": d.worst_attack,
-            "detection": detection_accuracy(d),
-            "inference": "–" if d.record.timing is None else f"{d.record.timing.ratio:.1f}×",
-            "flags": ", ".join(flag.title for flag in d.flags) or "–",
-        }
-        for d in summary.defenses
-    ]
-
-
-def detection_accuracy(defense: DefenseSummary) -> str:
-    """Balanced accuracy of the detector in per cent, or ``–`` without one or without anything to detect."""
-    found = defense.detection
-    return "–" if found is None or found.accuracy is None else f"{100 * found.accuracy:.1f}"
+    return [{column.heading: column.text(d) for column in columns_in("report")} for d in summary.defenses]
 
 
 def matrix(summary: SuiteSummary) -> list[dict[str, str]]:
@@ -73,10 +49,20 @@ def _left(cell: AttackSummary) -> str:
 
 
 def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
-    """One row per number, unrounded, for programs."""
+    """One row per number, unrounded, for programs.
+
+    ``what`` is the attack that left this accuracy, or the id of a column: ``standard_accuracy``,
+    ``worst_case_robust_accuracy``. What the defense has one of, such as its rank, stands in each of its rows.
+    """
+    shown = columns_in("report")
+    accuracies = [column for column in shown if column.kind == "accuracy"]
+    others = [column for column in shown if column.kind not in ("accuracy", "defense")]
 
     def row(defense: DefenseSummary, what: str, value: Estimate | None, **more: Any) -> dict[str, Any]:
         numbers = asdict(value) if value else dict.fromkeys(("value", "low", "high", "n"))
+        fields: dict[str, Any] = {}
+        for column in others:
+            fields |= column.fields(defense)
         return {
             "suite": summary.record.name,
             "norm": summary.record.norm,
@@ -87,12 +73,15 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
             "accuracy": numbers.pop("value"),
             **numbers,
             **more,
+            **fields,
         }
 
     rows = []
     for d in summary.defenses:
-        rows.append(row(d, "standard", d.standard, status="complete"))
-        rows.append(row(d, "worst-case", d.worst_case, status="complete" if d.complete else "partial"))
+        for column in accuracies:
+            value = column.value(d)
+            status = "complete" if d.complete or not column.main else "partial"
+            rows.append(row(d, column.id, value if isinstance(value, Estimate) else None, status=status))
         for a in d.attacks:
             budget = json.dumps(a.record.params, sort_keys=True)
             more = {
@@ -111,9 +100,14 @@ def render(summary: SuiteSummary, form: str) -> str:
     if form == "json":
         return json.dumps({"suite": summary.record.model_dump(mode="json"), "results": long_rows(summary)}, indent=1)
     if form == "csv":
-        return pd.DataFrame(long_rows(summary)).to_csv(index=False).rstrip("\n")
+        rows = [{name: _joined(value) for name, value in row.items()} for row in long_rows(summary)]
+        return pd.DataFrame(rows).to_csv(index=False).rstrip("\n")
     style = "github" if form == "markdown" else "simple"
     parts = [headline(summary)]
     for rows in (overview(summary), matrix(summary)):
         parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
     return "\n\n".join(parts + [f"warning: {text}" for text in summary.warnings])
+
+
+def _joined(value: Any) -> Any:
+    return "; ".join(value) if isinstance(value, list) else value

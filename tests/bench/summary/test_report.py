@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record, timing_record
 
+from bench.summary.columns import percent
 from bench.summary.metrics import wilson
 from bench.summary.numbers import Estimate, SuiteSummary
-from bench.summary.report import FORMATS, headline, long_rows, matrix, overview, percent, render
+from bench.summary.report import FORMATS, headline, long_rows, matrix, overview, render
 from bench.summary.summarise import summarise
 
 ATTACKS = [
@@ -97,14 +98,14 @@ def test_what_there_is_less_of_is_in_the_columns_of_the_matrix(summary: SuiteSum
 def test_the_long_form_has_one_unrounded_number_per_line(summary: SuiteSummary) -> None:
     rows = {(entry["defense"], entry["what"]): entry for entry in long_rows(summary)}
     assert len(rows) == 3 * (2 + 3)
-    worst = rows["plain", "worst-case"]
+    worst = rows["plain", "worst_case_robust_accuracy"]
     assert (worst["accuracy"], worst["n"], worst["status"]) == (0.25, 4, "complete")
     assert (worst["low"], worst["high"]) == wilson(0.25, 4)
     assert (worst["norm"], worst["eps"], worst["seed"]) == ("linf", 8 / 255, 7)
     assert rows["plain", "unbounded"]["eps"] == 1.0
     assert json.loads(rows["plain", "pgd"]["budget"]) == ATTACKS[0].params
     assert (rows["plain", "pgd"]["forward"], rows["plain", "pgd"]["backward"]) == (10, 5)
-    assert rows["unfinished", "worst-case"]["status"] == "partial"
+    assert rows["unfinished", "worst_case_robust_accuracy"]["status"] == "partial"
     assert (rows["unfinished", "noise"]["accuracy"], rows["unfinished", "noise"]["status"]) == (None, "failed")
 
 

@@ -1,0 +1,249 @@
+"""The columns of the leaderboard: one entry per quantity of a defense, shared by all that show or export it.
+
+The terminal's table, Markdown, CSV and JSON, the site's ranking table with its legend and downloads are all made from
+:data:`COLUMNS`. A new column is a new entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.summary.numbers import DefenseSummary, Estimate, Flag, SuiteSummary
+
+#: How a value is written, aligned and sorted. ``accuracy`` is an :class:`Estimate`; ``share`` a number in [0, 1];
+#: ``ratio`` a factor; ``seconds`` a time; ``flags`` a list of :class:`Flag`; ``names`` a list of words; ``defense`` and
+#: ``attack`` the name of one, which the site links; ``rank``, ``truth`` and ``text`` what they say.
+Kind = Literal["rank", "defense", "accuracy", "share", "ratio", "seconds", "attack", "flags", "names", "truth", "text"]
+
+#: ``report``: table and Markdown on the terminal, and its CSV and JSON; ``ranking``: the site's first table;
+#: ``files``: the downloads beside that.
+Place = Literal["report", "ranking", "files"]
+
+Value = Estimate | float | str | Sequence[Flag] | Sequence[str] | None
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of a defense.
+
+    Attributes:
+        id: in files and in the site's addresses.
+        title: heading on the site.
+        value: from the summary of a defense; None where it has none.
+        kind: how the value is written.
+        places: where it is shown.
+        help: what the site's legend says of it; ``{reference}`` and ``{false_positive_rate}`` are the suite's.
+        short: heading on the terminal; default: the title in lower case.
+        detail: a second, smaller line on the site.
+        ascending: whether the smallest value comes first when the site sorts by it.
+        main: whether it is what the table is about.
+    """
+
+    id: str
+    title: str
+    value: Callable[[DefenseSummary], Value]
+    kind: Kind = "text"
+    places: tuple[Place, ...] = ("files",)
+    help: str = ""
+    short: str = ""
+    detail: Callable[[DefenseSummary], str] = lambda defense: ""
+    ascending: bool = False
+    main: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are aligned and sorted as numbers."""
+        return self.kind in ("rank", "accuracy", "share", "ratio", "seconds")
+
+    @property
+    def heading(self) -> str:
+        """The heading where there is little room."""
+        return self.short or self.title.lower()
+
+    def legend(self, suite: SuiteSummary) -> str:
+        """What the column means in this suite."""
+        rate = f"{100 * suite.record.false_positive_rate:.1f}\N{NO-BREAK SPACE}%"
+        return self.help.format(reference=suite.record.reference, false_positive_rate=rate)
+
+    def text(self, defense: DefenseSummary) -> str:
+        """The value as a table on the terminal shows it; shares in per cent."""
+        value = self.value(defense)
+        if value is None or (self.kind == "rank" and not defense.complete):  # a number that can only fall has no rank
+            return MISSING
+        return _TEXT[self.kind](value) or MISSING
+
+    def key(self, defense: DefenseSummary) -> float | str | None:
+        """What the site sorts by."""
+        value = self.value(defense)
+        if isinstance(value, Estimate):
+            return value.value
+        if self.kind == "flags" and isinstance(value, Sequence):
+            return len(value)
+        return value.lower() if isinstance(value, str) else self.fields(defense)[self.id]
+
+    def fields(self, defense: DefenseSummary) -> dict[str, Any]:
+        """The value in files, unrounded: an estimate has four fields, its value under the column's own id."""
+        value = self.value(defense)
+        if self.kind == "accuracy":
+            return estimate_fields(self.id, value if isinstance(value, Estimate) else None)
+        if self.kind == "flags" and isinstance(value, Sequence):
+            return {self.id: [flag.id for flag in value if isinstance(flag, Flag)]}
+        return {self.id: value}
+
+
+def estimate_fields(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as four fields: its value, the ends of its interval and the number of examples."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": None}
+    ends = {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {name: estimate.value, **ends, f"{name}_n": estimate.n}
+
+
+def percent(estimate: Estimate | None) -> str:
+    """``46.2 [41.6, 50.8]`` in per cent, or ``–``."""
+    if estimate is None:
+        return MISSING
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+_TEXT: Mapping[Kind, Callable[[Any], str]] = {
+    "accuracy": percent,
+    "share": lambda share: f"{100 * share:.1f}",
+    "ratio": lambda ratio: f"{ratio:.1f}×",
+    "seconds": lambda seconds: f"{seconds:.1f} s",
+    "flags": lambda flags: ", ".join(flag.title for flag in flags),
+    "names": ", ".join,
+    "truth": lambda truth: "yes" if truth else "no",
+    "rank": str,
+    "defense": str,
+    "attack": str,
+    "text": str,
+}
+
+
+def _timing(name: str) -> Callable[[DefenseSummary], float | None]:
+    return lambda defense: getattr(defense.record.timing, name) if defense.record.timing else None
+
+
+def _detection(name: str) -> Callable[[DefenseSummary], Any]:
+    return lambda defense: getattr(defense.detection, name) if defense.detection else None
+
+
+def _full_title(defense: DefenseSummary) -> str:
+    return defense.record.title if defense.record.title != defense.record.name else ""
+
+
+#: In the order in which they are shown.
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        "rank",
+        "Rank",
+        lambda defense: defense.rank,
+        "rank",
+        ("report", "ranking", "files"),
+        "Order by measured worst-case robust accuracy, then standard accuracy; complete results come before incomplete "
+        "ones, which an attack that has not run cannot have lowered. Defenses equal in both share a rank, marked “=”. "
+        "Where two intervals overlap widely, other examples could reverse the order.",
+        ascending=True,
+    ),
+    Column(
+        "defense",
+        "Defense",
+        lambda defense: defense.record.name,
+        "defense",
+        ("report", "ranking", "files"),
+        detail=_full_title,
+    ),
+    Column("title", "Title", lambda defense: defense.record.title),
+    Column(
+        "standard_accuracy",
+        "Standard accuracy",
+        lambda defense: defense.standard,
+        "accuracy",
+        ("report", "ranking", "files"),
+        "Share of unattacked examples that the classifier gets right, without attack and without detector.",
+        short="standard",
+    ),
+    Column(
+        "worst_case_robust_accuracy",
+        "Worst-case robust accuracy",
+        lambda defense: defense.worst_case,
+        "accuracy",
+        ("report", "ranking", "files"),
+        "Share of examples that survive every counted attack: per example, the worst attack decides. Rejection by a "
+        "detector counts as survival of an attacked input. Brackets and bar give the 95 % interval (Wilson) for the "
+        "sampling of examples; the tick is the measured value. The number is an upper bound on robustness: an attack "
+        "nobody has tried may lower it.",
+        short="worst-case robust",
+        main=True,
+    ),
+    Column(
+        "worst_attack",
+        "Worst attack",
+        lambda defense: defense.worst_attack,
+        "attack",
+        ("report", "ranking", "files"),
+        "The single attack that left the least. The worst case combines all attacks, so it is usually lower still.",
+    ),
+    Column(
+        "detection_accuracy",
+        "Detection accuracy",
+        _detection("accuracy"),
+        "share",
+        ("report", "ranking", "files"),
+        "Mean of the true-positive and true-negative rate at one threshold, set on clean validation data at "
+        "{false_positive_rate} false positives. “–” without a detector.",
+        short="detection",
+    ),
+    Column("false_positive_rate", "False-positive rate", _detection("false_positive_rate"), "accuracy"),
+    Column("true_positive_rate", "True-positive rate", _detection("true_positive_rate"), "accuracy"),
+    Column(
+        "inference_ratio",
+        "Inference",
+        _timing("ratio"),
+        "ratio",
+        ("report", "ranking", "files"),
+        "Time per example relative to the undefended model “{reference}”, measured alternately on the same machine.",
+        ascending=True,
+    ),
+    Column("seconds_per_1000", "Inference of 1000 examples", _timing("seconds_per_1000"), "seconds"),
+    Column(
+        "training_seconds",
+        "Training",
+        _timing("training_seconds"),
+        "seconds",
+        ("ranking", "files"),
+        "Wall time of the training run of the weights that were evaluated; “–” if there was none or it is unknown.",
+        ascending=True,
+    ),
+    Column("worker_seconds", "Evaluation", lambda defense: defense.worker_seconds, "seconds"),
+    Column(
+        "flags",
+        "Flags",
+        lambda defense: defense.flags,
+        "flags",
+        ("report", "ranking", "files"),
+        "Signs that a number needs care: a weak evaluation, masked gradients, randomness. See the list of flags below.",
+        ascending=True,
+    ),
+    Column(
+        "family",
+        "Family, tags",
+        lambda defense: defense.record.family,
+        places=("ranking", "files"),
+        detail=lambda defense: ", ".join(defense.record.tags),
+    ),
+    Column("tags", "Tags", lambda defense: defense.record.tags, "names"),
+    Column("complete", "Complete", lambda defense: defense.complete, "truth"),
+    Column("git_commits", "Commits", lambda defense: defense.commits, "names"),
+    Column("ended", "Ended", lambda defense: defense.record.provenance.ended),
+)
+
+
+def columns_in(place: Place) -> list[Column]:
+    """The columns shown in a place, in order."""
+    return [column for column in COLUMNS if place in column.places]
