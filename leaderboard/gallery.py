@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from bench.storing.records import GalleryEntry, InputGradients
+from bench.storing.records import GalleryEntry
+from bench.studies.input_gradients.record import InputGradients
 
 Array = npt.NDArray[np.float32]
 

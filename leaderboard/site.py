@@ -20,8 +20,9 @@ from typing import Any
 import jinja2
 
 from bench.contracts.errors import InputError
-from bench.storing.records import AttackRecord, InputGradients
+from bench.storing.records import AttackRecord
 from bench.storing.store import Store
+from bench.studies.input_gradients import record as input_gradients
 from bench.summary.columns import columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
@@ -111,10 +112,10 @@ class _SuitePages:
         return f"{self.base}/attacks/{self.attack_keys[name]}.html"
 
 
-def _gradients(store: Store, defense: DefenseSummary) -> InputGradients | None:
+def _gradients(store: Store, defense: DefenseSummary) -> input_gradients.InputGradients | None:
     """The stored measurement of the defense as it is now; what cannot be read is left out."""
     try:
-        record = store.input_gradients(defense.record.name)
+        record = input_gradients.read(store, defense.record.name)
     except InputError:
         return None
     return record if record is not None and record.key == defense.record.key else None

@@ -7,7 +7,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord, MaskedPGD
+from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord
+from bench.studies.input_gradients.record import MaskedPGD
 from bench.summary.metrics import wilson
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
 from bench.summary.results import SETTLED

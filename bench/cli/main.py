@@ -310,7 +310,7 @@ def gradients(scene: _Scene, defenses: tuple[str, ...], results: Path) -> None:
     """Measure input gradients per pixel, and accuracy under PGD confined to some pixels."""
     from bench.storing import provenance
     from bench.storing.store import Store
-    from bench.studies.input_gradients import measure_and_store
+    from bench.studies.input_gradients.measure import measure_and_store
 
     store = Store(results, scene.suite.name)
     for spec in scene.specs(defenses, False):

@@ -7,7 +7,8 @@ Layout below a results folder::
     <suite>/<defense>/<attack>/000.json     ShardRecord: one row per example
     <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv, float32 (N, C, H, W), key "x_adv"
     <suite>/<defense>/gallery.safetensors   a few examples as images (see GalleryEntry)
-    <suite>/<defense>/input_gradients.json  InputGradients: where the defense can be attacked; by ``bench gradients``
+
+A study may put files of its own beside these (``bench.studies``).
 
 ``bench compact`` makes them small enough to be published: it compresses shards (``000.json.gz``) and keeps of the
 adversarial inputs of an example the one of its worst attack.
@@ -191,41 +192,6 @@ class DefenseRecord(Record):
     timing: Timing | None = None
     gallery: list[GalleryEntry] = Field(default=[])
     provenance: Provenance
-
-
-class MaskedPGD(Record):
-    """Accuracy under PGD that may change some of the pixels."""
-
-    pixels: str = Field(description="none (clean), all, designated, others, or top and rest of the heat map")
-    changeable: int = Field(description="how many pixels that is")
-    norm: str
-    eps: float
-    accuracy: float = Field(description="share of right answers over examples and draws")
-    n: int = Field(description="examples")
-    draws: int = Field(description="per example")
-    steps: int
-    restarts: int
-    loss: str
-    estimator: str
-    seed: int
-
-
-class InputGradients(Record):
-    """Where a defense can be attacked (see ``bench.studies.input_gradients``); stored as ``input_gradients.json``."""
-
-    schema_version: int = SCHEMA_VERSION
-    key: str = Field(default="", description="key of the defense that was measured")
-    heat_map: list[list[float]] = Field(description="mean of |dCE/dx| per pixel: H rows of W values")
-    top: list[list[int]] = Field(description="1 for the share of the pixels with the largest of these, else 0")
-    designated: list[list[int]] | None = Field(description="1 for the pixels that the defense designates")
-    iou: float | None = Field(description="intersection over union of top and designated")
-    chance_iou: float | None = Field(description="its expected value for a heat map that knows nothing of them")
-    share: float = Field(description="of the pixels in top")
-    n: int = Field(description="examples of the heat map")
-    gradient_draws: int = Field(description="passes per example of the heat map")
-    seed: int
-    accuracies: list[MaskedPGD]
-    provenance: Provenance | None = None
 
 
 class ShardRecord(Record):

@@ -21,7 +21,6 @@ from bench.contracts.errors import InputError, NewerSchemaError
 from bench.storing.records import (
     SCHEMA_VERSION,
     DefenseRecord,
-    InputGradients,
     ShardRecord,
     SuiteRecord,
 )
@@ -144,10 +143,6 @@ class Store:
         path = self.defense_folder(name) / "defense.json"
         return read_record(path, DefenseRecord) if path.exists() else None
 
-    def input_gradients(self, defense: str) -> InputGradients | None:
-        path = self.defense_folder(defense) / "input_gradients.json"
-        return read_record(path, InputGradients) if path.exists() else None
-
     def defenses(self) -> Iterator[Path]:
         """The files ``defense.json`` of the suite, in name order."""
         yield from sorted(self.folder.glob("*/defense.json"))
@@ -179,9 +174,6 @@ class Store:
 
     def write_defense(self, record: DefenseRecord) -> None:
         write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
-
-    def write_input_gradients(self, defense: str, record: InputGradients) -> None:
-        write_atomically(self.defense_folder(defense) / "input_gradients.json", to_json(record).encode())
 
     def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""

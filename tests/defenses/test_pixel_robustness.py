@@ -1,4 +1,4 @@
-"""Pixel robustness manipulation, and the measurement that goes with it (bench.studies.input_gradients)."""
+"""Pixel robustness manipulation, and the measurement that goes with it (bench.studies.input_gradients.measure)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.contracts.seeding import seeded
 from bench.contracts.threat import ThreatModel
 from bench.data.sets import Split, load_data
 from bench.plugins.resolve import load_defense
-from bench.studies.input_gradients import (
+from bench.studies.input_gradients.measure import (
     equal_l2,
     intersection_over_union,
     mean_absolute_gradient,

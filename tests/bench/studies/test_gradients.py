@@ -10,6 +10,7 @@ from small_bench import STEP, Bench
 from stand_ins import run_bench
 
 from bench.data.sets import load_data
+from bench.studies.input_gradients.record import read, write
 from leaderboard import build
 
 
@@ -30,7 +31,7 @@ def test_the_measurement_of_a_linear_model_is_stored_and_shown(bench: Bench, tmp
     code, out, _ = _measure(bench, "Means")
     assert code == 0
     assert "12 examples" in out and "all (64 pixels), linf 0.2: " in out
-    record = bench.store.input_gradients("stand_ins.Means")
+    record = read(bench.store, "stand_ins.Means")
     assert record is not None and record.n == 12 and record.provenance is not None
     heat = torch.tensor(record.heat_map)
     # A pixel that is black in every training image has the same weight, zero, for every class: no gradient.
@@ -47,9 +48,9 @@ def test_the_measurement_of_a_linear_model_is_stored_and_shown(bench: Bench, tmp
 
 def test_a_measurement_of_another_defense_is_not_shown(bench: Bench, tmp_path: Path) -> None:
     assert _measure(bench, "Means")[0] == 0
-    record = bench.store.input_gradients("stand_ins.Means")
+    record = read(bench.store, "stand_ins.Means")
     assert record is not None
-    bench.store.write_input_gradients("stand_ins.Means", record.model_copy(update={"key": "of something else"}))
+    write(bench.store, "stand_ins.Means", record.model_copy(update={"key": "of something else"}))
     build(bench.results, tmp_path / "site")
     assert "Input gradients" not in next((tmp_path / "site").rglob("defenses/*.html")).read_text()
 
@@ -58,4 +59,4 @@ def test_a_defense_that_hides_its_gradient_is_refused(bench: Bench) -> None:
     code, _, err = _measure(bench, "Rounded")
     assert code == 2
     assert "that of Rounded is zero everywhere" in err
-    assert bench.store.input_gradients("stand_ins.Rounded") is None
+    assert read(bench.store, "stand_ins.Rounded") is None

@@ -1,9 +1,9 @@
 """Where a defense can be attacked: mean input gradient per pixel, and PGD confined to some pixels (Hwang et al. 2019).
 
 The paper's claim is that pixels with a large mean gradient are those where perturbations count, and that a defense
-can choose them (``defenses.modified_network.prm``). :func:`measure` makes both checkable: the heat map, how far its top quarter
-agrees with the designated pixels, and accuracy under PGD that may change all pixels, the designated ones or the
-others, at an equal linf and at an equal l2 bound.
+can choose them (``defenses.modified_network.prm``). :func:`measure` makes both checkable: the heat map, how far its top
+quarter agrees with the designated pixels, and accuracy under PGD that may change all pixels, the designated ones or
+the others, at an equal linf and at an equal l2 bound.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bench.judging.probe import ready
 from bench.plugins.resolve import get_attack, load_defense
 from bench.running.cell import defense_key, select_examples
 from bench.storing import provenance
-from bench.storing.records import InputGradients, MaskedPGD
 from bench.storing.store import Store
+from bench.studies.input_gradients.record import InputGradients, MaskedPGD, write
 from bench.suites.config import Suite
 
 #: Draws of a randomised defense: averaged in the heat map and in each PGD step, and those that accuracy is taken on.
@@ -248,5 +248,5 @@ def measure_and_store(
     found = measure(loaded.defense, select_examples(suite, data), suite.threat, seed=suite.seed)
     about = {"key": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
     record = found.model_copy(update=about)
-    store.write_input_gradients(spec.name, record)
+    write(store, spec.name, record)
     return record
