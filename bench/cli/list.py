@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+from rich.console import Console
 from rich.table import Table
 
-from bench.contracts.attack import AttackSpec
-from bench.contracts.threat import format_eps
-from bench.plugins.registry import ATTACKS, DEFENSES, Registry
-from bench.suites.config import load_config
+from bench.cli.scene import PATH, example
 
 
-def listing(what: str, config: Path | None) -> tuple[Table, list[str]]:
-    """A table of ``defenses``, ``attacks`` or ``suites``, and a line for each plugin that cannot be imported."""
-    if what == "suites":
-        return _suites(config), []
-    return _plugins(DEFENSES if what == "defenses" else ATTACKS)
+@click.command("list", epilog=example("bench list attacks"))
+@click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]))
+@click.option("--config", type=PATH, help="Another bench.yaml (for suites).")
+def list_(what: str, config: Path | None) -> None:
+    """List what is registered, and where it comes from."""
+    table, problems = _suites(config) if what == "suites" else _plugins(what)
+    Console().print(table)
+    for problem in problems:
+        click.echo(f"skipped: {problem}", err=True)
 
 
-def _plugins(registry: Registry) -> tuple[Table, list[str]]:
+def _plugins(what: str) -> tuple[Table, list[str]]:
+    """A table of ``defenses`` or ``attacks``, and a line for each plugin that cannot be imported."""
+    from bench.contracts.attack import AttackSpec
+    from bench.plugins.registry import ATTACKS, DEFENSES
+
+    registry = ATTACKS if what == "attacks" else DEFENSES
     loaded, problems = registry.load_all()
     rows = []
     for name, obj in loaded.items():
@@ -34,12 +42,15 @@ def _plugins(registry: Registry) -> tuple[Table, list[str]]:
     return _table([registry.kind, second, "what it is", "from"], rows), problems
 
 
-def _suites(config: Path | None) -> Table:
+def _suites(config: Path | None) -> tuple[Table, list[str]]:
+    from bench.contracts.threat import format_eps
+    from bench.suites.config import load_config
+
     rows = []
     for name, suite in load_config(config).suites.items():
         threat = f"{suite.threat.norm} {format_eps(suite.threat.eps)}"
         rows.append([name, suite.data, str(suite.examples or "all"), threat, suite.description])
-    return _table(["suite", "data", "examples", "threat model", "what it is"], rows)
+    return _table(["suite", "data", "examples", "threat model", "what it is"], rows), []
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:

@@ -1,0 +1,65 @@
+"""`bench evaluate`: attack defenses with every attack of a suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+
+
+@click.command(
+    epilog=example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
+)
+@click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
+@click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
+@click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
+@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@in_a_scene
+def evaluate(
+    scene: Scene,
+    defenses: tuple[str, ...],
+    every: bool,
+    attacks: tuple[str, ...],
+    workers: int | None,
+    results: Path,
+) -> int:
+    """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
+    import torch
+
+    from bench.running.engine import LocalEngine
+    from bench.running.evaluate import Evaluation, Request
+    from bench.running.progress import Display
+    from bench.storing import provenance
+    from bench.summary import report
+    from bench.summary.summarise import summarise
+
+    torch.set_num_threads(1)  # as in the workers: the probe and the timing must not depend on the machine's cores
+    request = Request(
+        suite=scene.suite,
+        defenses=scene.specs(defenses, every),
+        attacks=attacks,
+        results=results,
+        device=scene.device,
+        data_root=scene.data_root,
+        command=provenance.command_line(),
+    )
+    with LocalEngine(_workers(workers, scene.device)) as engine:
+        evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
+        for warning in evaluation.warnings:
+            click.echo(f"skipped: {warning}", err=True)
+        failures = evaluation.run()
+    click.echo(report.render(summarise(results, scene.suite.name), "table"))
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    return 1 if failures else 0
+
+
+def _workers(asked: int | None, device: str) -> int:
+    if asked is not None:
+        return asked
+    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,31 @@
+"""`bench gradients`: input gradients per pixel, and PGD confined to some pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+
+
+@click.command(epilog=example("bench gradients --defense prm --suite digits --results results"))
+@click.option("--defense", "defenses", multiple=True, help="A differentiable defense (repeat for several).")
+@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@in_a_scene
+def gradients(scene: Scene, defenses: tuple[str, ...], results: Path) -> None:
+    """Measure input gradients per pixel, and accuracy under PGD confined to some pixels."""
+    from bench.storing import provenance
+    from bench.storing.store import Store
+    from bench.studies.input_gradients.measure import measure_and_store
+
+    store = Store(results, scene.suite.name)
+    for spec in scene.specs(defenses, False):
+        record = measure_and_store(
+            store, scene.suite, spec, device=scene.device, root=scene.data_root, command=provenance.command_line()
+        )
+        agreement = "" if record.iou is None else f"; IoU with the designated pixels {record.iou:.3f}"
+        click.echo(f"{spec.name}: {record.n} examples{agreement}")
+        for entry in record.accuracies:
+            bound = f"{entry.norm} {entry.eps:.3g}"
+            click.echo(f"  {entry.pixels} ({entry.changeable} pixels), {bound}: {100 * entry.accuracy:.1f} %")

@@ -1,0 +1,119 @@
+"""What the commands share: the options of those that run a defense on a suite's data, and forms of help and paths."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.contracts.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.contracts.defense import DefenseSpec
+    from bench.suites.config import Suite
+
+RESULTS = Path("runs")
+PATH = click.Path(path_type=Path)
+
+
+def example(*lines: str) -> str:
+    """The epilog of a help text."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def pick_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available here (use auto or cpu)")
+    return name
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every command that runs a defense on a suite's data is told."""
+
+    suite: Suite
+    device: str
+    params: dict[str, str]
+    checkpoints: Path | None
+    data_root: Path | None
+
+    def spec(self, reference: str) -> DefenseSpec:
+        from bench.contracts.defense import DefenseSpec
+
+        return DefenseSpec(reference, self.params, self.checkpoints)
+
+    def specs(self, references: tuple[str, ...], every: bool) -> list[DefenseSpec]:
+        """The defenses named by ``--defense``, and with ``--all`` all registered ones, or those of a suite's study."""
+        from bench.plugins.registry import DEFENSES
+        from bench.suites.config import variants_of
+
+        names, variants = list(references), []
+        if every and self.suite.study is not None:
+            variants = variants_of(self.suite, self.checkpoints)
+        elif every:
+            loaded, problems = DEFENSES.load_all()
+            for problem in problems:
+                click.echo(f"skipped: {problem}", err=True)
+            names += loaded
+        if not names and not variants:
+            raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
+        return [self.spec(name) for name in dict.fromkeys(names)] + variants
+
+
+_SCENE = (
+    click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
+    click.option("--config", type=PATH, help="Another bench.yaml."),
+    click.option("--data", "data_reference", help="Other data: digits, cifar10, fashion-mnist or folder:PATH."),
+    click.option("--data-root", type=PATH, help="Where downloaded data sets are kept."),
+    click.option("--download", is_flag=True, help="Download the data set if it is not there (SHA-256 checked)."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense."),
+    click.option("--checkpoints", type=PATH, help="Folder of checkpoints [default: beside the defense's code]."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+)
+
+
+def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a :class:`Scene` to a command, which gets it as its first argument."""
+
+    @functools.wraps(function)
+    def command(
+        suite_name: str,
+        config: Path | None,
+        data_reference: str | None,
+        data_root: Path | None,
+        download: bool,
+        settings: tuple[str, ...],
+        checkpoints: Path | None,
+        device: str,
+        **others: Any,
+    ) -> Any:
+        from bench.data.sets import load_data
+        from bench.suites.config import load_config
+
+        suite = load_config(config).suite(suite_name).with_data(data_reference)
+        scene = Scene(suite, pick_device(device), _settings(settings), checkpoints, data_root)
+        if download:
+            load_data(suite.data, data_root, download=True)
+        return function(scene, **others)
+
+    for option in reversed(_SCENE):
+        command = option(command)
+    return command
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    params = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair!r}: expected name=value")
+        params[name.replace("-", "_")] = value
+    return params
