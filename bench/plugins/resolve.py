@@ -45,7 +45,8 @@ class LoadedDefense:
         checkpoint: the file that its weights were loaded from, None when it has none.
         sha256: of that file.
         training: the checkpoint's training record.
-        code: hash of the code of its class and of the module it was found in (:func:`bench.storing.digest.code_digest`).
+        code: hash of the code of its class and of the module it was found in
+            (:func:`bench.storing.digest.code_digest`).
     """
 
     defense: Defense

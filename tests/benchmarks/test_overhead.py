@@ -57,13 +57,26 @@ CASES = {
         "attacks.gradient.pgd:pgd", "resnet", 1.05, {"steps": _RESNET_STEPS}, {"steps": 2}, eps=1e-6, batch=64, rounds=5
     ),
     "apgd-resnet": Case(
-        "attacks.gradient.apgd:apgd", "resnet", 1.05, {"steps": _RESNET_STEPS}, {"steps": 2}, eps=1e-6, batch=64, rounds=5
+        "attacks.gradient.apgd:apgd",
+        "resnet",
+        1.05,
+        {"steps": _RESNET_STEPS},
+        {"steps": 2},
+        eps=1e-6,
+        batch=64,
+        rounds=5,
     ),
-    "pgd-digits": Case("attacks.gradient.pgd:pgd", "digits", 1.15, {"steps": 40, "restarts": 2}, {"steps": 3, "restarts": 2}),
+    "pgd-digits": Case(
+        "attacks.gradient.pgd:pgd", "digits", 1.15, {"steps": 40, "restarts": 2}, {"steps": 3, "restarts": 2}
+    ),
     "apgd-digits": Case("attacks.gradient.apgd:apgd", "digits", 1.15, {"steps": 100}, {"steps": 3}),
     "square-digits": Case("attacks.score.square:square", "digits", 1.05, {"queries": 200}, {"queries": 20}),
-    "hopskipjump-digits": Case("attacks.decision.hopskipjump:hopskipjump", "digits", 1.1, {"queries": 300}, {"queries": 60}),
-    "genattack-digits": Case("attacks.score.genattack:genattack", "digits", 1.2, {"generations": 40}, {"generations": 3}),
+    "hopskipjump-digits": Case(
+        "attacks.decision.hopskipjump:hopskipjump", "digits", 1.1, {"queries": 300}, {"queries": 60}
+    ),
+    "genattack-digits": Case(
+        "attacks.score.genattack:genattack", "digits", 1.2, {"generations": 40}, {"generations": 3}
+    ),
     "jsma-digits": Case("attacks.minimum_norm.jsma:jsma", "digits", 1.5, {}, {}, norm="l0", eps=10, batch=64),
 }
 

@@ -66,7 +66,8 @@ def test_few_candidates_are_those_ranked_highest(norm) -> None:
 def test_the_search_shortens_at_a_forward_pass_per_step(norm) -> None:
     defense, x, y = curved_case(16)
     plain, searched = (
-        attacks.run("attacks.minimum_norm.deepfool:deepfool", defense, x, y, norm=norm, search=search) for search in (0, 3)
+        attacks.run("attacks.minimum_norm.deepfool:deepfool", defense, x, y, norm=norm, search=search)
+        for search in (0, 3)
     )
     assert plain.success.all() and searched.success.all()
     assert torch.equal(plain.backward, searched.backward)

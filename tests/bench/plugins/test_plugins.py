@@ -15,9 +15,9 @@ from torch import nn
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, DataInfo, Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.plugins import resolve as plugins
 from bench.plugins.registry import ATTACKS, PluginError
 from bench.plugins.resolve import build_defense, get_attack, load_defense, resolve
-from bench.plugins import resolve as plugins
 from bench.storing.checkpoints import checkpoint_path, save
 
 INFO = DataInfo("toy", (1, 4, 4), 2)

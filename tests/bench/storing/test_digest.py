@@ -113,8 +113,18 @@ def covered(obj: object) -> set[str]:
 
 def test_an_attack_depends_on_its_helpers_and_contracts_and_not_on_the_harness() -> None:
     files = covered(pgd)
-    assert {"attacks/toolkit/estimators.py", "attacks/toolkit/losses.py", "bench/contracts/target.py", "bench/contracts/defense.py"} <= files
-    assert not files & {"bench/running/evaluate.py", "bench/cli/main.py", "bench/storing/store.py", "attacks/score/noise.py"}
+    assert {
+        "attacks/toolkit/estimators.py",
+        "attacks/toolkit/losses.py",
+        "bench/contracts/target.py",
+        "bench/contracts/defense.py",
+    } <= files
+    assert not files & {
+        "bench/running/evaluate.py",
+        "bench/cli/main.py",
+        "bench/storing/store.py",
+        "attacks/score/noise.py",
+    }
     assert not any(file.startswith(("defenses/", "leaderboard/")) for file in files)
 
 
