@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
+from bench.contracts.reporting import report
 from bench.contracts.target import Target
 
 _BATCH = 64
@@ -84,7 +85,7 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
     total = epochs * math.ceil(len(train) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
-    for _ in range(epochs):
+    for epoch in range(epochs):
         for rows in torch.randperm(len(train)).split(_BATCH):
             x = train[rows].to(device)
             start, wanted = pairs(x)
@@ -92,6 +93,7 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
             F.mse_loss(net(x, start), wanted).backward()
             optimizer.step()
             schedule.step()
+        report((epoch + 1) / epochs, f"epoch {epoch + 1}/{epochs}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     errors = {TRAIN_MSE: _error(net, pairs, train, device), TEST_MSE: _error(net, pairs, test, device)}
     return weights | errors | {_SIZE: torch.tensor(shape[2:])}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attacks.toolkit.projections import project_, steepest
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import DataInfo, freeze
+from bench.contracts.reporting import report
 from bench.contracts.threat import ThreatModel
 
 _BATCH = 128
@@ -44,7 +45,9 @@ def train_surrogates(context: PrepareContext, *, count: int, epochs: int, traini
     weights: dict[str, Tensor] = {}
     for number in range(count):
         model = build(number, context.info).to(context.device)
-        _train(model, context, epochs, is_robust(number, training))
+        for epoch in _train(model, context, epochs, is_robust(number, training)):
+            done = (number + epoch / epochs) / count
+            report(done, f"surrogate {number + 1}/{count}, epoch {epoch}/{epochs}")
         for name, tensor in model.state_dict().items():
             weights[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
     return weights
@@ -62,12 +65,13 @@ def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.de
     return models
 
 
-def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> None:
+def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> Iterator[int]:
+    """Train, epoch by epoch; yields how many are done."""
     x, y = context.train.x, context.train.y
     batches = math.ceil(len(x) / _BATCH)
     optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=epochs * batches)
-    for _ in range(epochs):
+    for epoch in range(epochs):
         for rows in torch.randperm(len(x)).split(_BATCH):
             images, labels = x[rows].to(context.device), y[rows].to(context.device)
             if robust:
@@ -76,6 +80,7 @@ def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool)
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
             schedule.step()
+        yield epoch + 1
 
 
 def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:

@@ -33,7 +33,8 @@ class PrepareContext:
     """What an attack may use to prepare itself once, before it meets the examples of any shard.
 
     ``defense`` is None for an attack whose preparation depends on the data alone; ``train`` is the training
-    split; ``device`` is where to work. Global randomness is already seeded.
+    split; ``device`` is where to work. Global randomness is already seeded. Long work says how far it is with
+    :func:`bench.contracts.reporting.report`.
     """
 
     defense: Defense | None

@@ -1,7 +1,8 @@
 """Engines run jobs somewhere and report how each ended. Same jobs, same rows, whichever engine runs them.
 
 The interface is :class:`Engine`: anything with ``run(jobs) -> iterator of outcomes`` will do (local processes
-here; a cluster scheduler can be added without touching the harness).
+here; a cluster scheduler can be added without touching the harness). Which job is next is not its business: it asks
+:class:`bench.running.graph.Graph`.
 """
 
 from __future__ import annotations
@@ -13,40 +14,22 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-Status = Literal["ok", "failed", "timeout", "out-of-memory"]
+from bench.contracts import reporting
+from bench.running.graph import Graph, Job, Outcome
 
-
-@dataclass(frozen=True)
-class Job:
-    """A picklable unit of work: ``function(*args)`` in a fresh environment.
-
-    ``timeout`` is in seconds; None waits for ever.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    timeout: float | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: its return value, or the reason it has none."""
-
-    job: Job
-    status: Status
-    value: Any
-    error: str
-    seconds: float
+#: Seconds between two reports of one job that are passed on.
+_REPORT_EVERY = 0.2
 
 
 class Engine(Protocol):
-    """Runs jobs, in order of availability, and yields outcomes as they come."""
+    """Runs jobs and yields one outcome for each, as they come.
+
+    A job starts after those that it waits for; where one of these failed, its outcome is that it failed too.
+    """
 
     workers: int
 
@@ -57,8 +40,9 @@ class LocalEngine:
     """Worker processes on this machine.
 
     Every worker computes with one CPU thread whatever their number, so that rows do not depend on it. A worker
-    that dies, hangs past its timeout or runs out of memory costs its job, not the run. Use it as a context
-    manager: workers are kept from one ``run`` to the next, and ended at the end.
+    that dies, hangs past its timeout or runs out of memory costs its job, not the run. What a job reports about
+    itself is reported again in this process. Use it as a context manager: workers are kept from one ``run`` to the
+    next, and ended at the end.
 
     Args:
         workers: number of processes.
@@ -77,14 +61,9 @@ class LocalEngine:
         self._crew.clear()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        waiting = list(reversed(jobs))
-        while waiting or any(worker.job for worker in self._crew):
-            for worker in self._crew:
-                if waiting and worker.job is None:
-                    worker.start(waiting.pop())
-            while waiting and len(self._crew) < self.workers:
-                self._crew.append(_Worker())
-                self._crew[-1].start(waiting.pop())
+        graph = Graph(jobs, self.workers)
+        while graph.left:
+            self._start_what_can(graph)
             busy = [worker for worker in self._crew if worker.job]
             wait([worker.pipe for worker in busy], timeout=_next_deadline(busy))
             for worker in busy:
@@ -92,7 +71,15 @@ class LocalEngine:
                 if outcome is not None:
                     if not worker.alive:
                         self._crew.remove(worker)
-                    yield outcome
+                    yield from graph.end(outcome)
+
+    def _start_what_can(self, graph: Graph) -> None:
+        for worker in self._crew:
+            if worker.job is None and (job := graph.take(worker.loaded)) is not None:
+                worker.start(job)
+        while len(self._crew) < self.workers and (job := graph.take()) is not None:
+            self._crew.append(_Worker())
+            self._crew[-1].start(job)
 
 
 def _next_deadline(busy: list[_Worker]) -> float | None:
@@ -110,23 +97,29 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.job: Job | None = None
+        self.loaded = ""
         self.deadline: float | None = None
         self.alive = True
         self._since = 0.0
 
     def start(self, job: Job) -> None:
         self.job, self._since = job, time.monotonic()
+        self.loaded = job.loads or self.loaded
         self.deadline = None if job.timeout is None else self._since + job.timeout
         with contextlib.suppress(BrokenPipeError):  # a worker that has died is noticed by poll
             self.pipe.send((job.function, job.args))
 
     def poll(self) -> Outcome | None:
-        """The outcome of the job if it has ended in any way, else None."""
+        """The outcome of the job if it has ended in any way, else None; passes on what the job has reported."""
         assert self.job is not None
         seconds = time.monotonic() - self._since
         if self.pipe.poll():
             try:
-                status, value, error = self.pipe.recv()
+                message = self.pipe.recv()
+                if isinstance(message, reporting.Report):
+                    reporting.pass_on(message.of(self.job.name))
+                    return None
+                status, value, error = message
             except (EOFError, ConnectionResetError):  # reset: it died before it had read its job
                 self.process.join()
                 code = self.process.exitcode
@@ -164,6 +157,7 @@ def _work(pipe: Connection, parent: int) -> None:
             function, args = pipe.recv()
         except EOFError:
             return
+        reporting.listen(_now_and_then(pipe))
         try:
             answer = ("ok", function(*args), "")
         except (MemoryError, torch.OutOfMemoryError):
@@ -171,6 +165,19 @@ def _work(pipe: Connection, parent: int) -> None:
         except Exception:
             answer = ("failed", None, traceback.format_exc())
         pipe.send(answer)
+
+
+def _now_and_then(pipe: Connection) -> reporting.Listener:
+    """A listener that sends a job's reports through the pipe, but for those that follow another at once."""
+    last = -_REPORT_EVERY
+
+    def send(report: reporting.Report) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _REPORT_EVERY:
+            last = time.monotonic()
+            pipe.send(report)
+
+    return send
 
 
 def _die_with(parent: int) -> None:

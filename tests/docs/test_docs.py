@@ -23,7 +23,7 @@ from attacks.toolkit.estimators import as_estimator
 from bench.cli.main import main
 from bench.contracts.defense import Defense
 from bench.contracts.target import Target
-from bench.running.engine import Job, Outcome
+from bench.running.graph import Graph, Job, Outcome
 from bench.storing.row import Row
 from bench.summary import flags
 from bench.summary.metrics import wilson
@@ -92,14 +92,14 @@ class InProcess:
         pass
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for job in jobs:
+        graph = Graph(jobs)
+        while (job := graph.take()) is not None:
             start = time.monotonic()
             try:
-                value = job.function(*job.args)
+                outcome = Outcome(job, "ok", job.function(*job.args), "", time.monotonic() - start)
             except Exception:
-                yield Outcome(job, "failed", None, traceback.format_exc(), time.monotonic() - start)
-            else:
-                yield Outcome(job, "ok", value, "", time.monotonic() - start)
+                outcome = Outcome(job, "failed", None, traceback.format_exc(), time.monotonic() - start)
+            yield from graph.end(outcome)
 
 
 @pytest.fixture

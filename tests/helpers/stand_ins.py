@@ -26,9 +26,10 @@ from bench.cli.main import main
 from bench.contracts.attack import attack
 from bench.contracts.defense import DataInfo, Defense
 from bench.contracts.errors import NotApplicable
+from bench.contracts.reporting import report
 from bench.contracts.target import Target
 from bench.data.sets import load_data
-from bench.running.engine import Job, Outcome
+from bench.running.graph import Graph, Job, Outcome
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record
 
@@ -227,6 +228,13 @@ def pid_after(seconds: float) -> int:
     return os.getpid()
 
 
+def from_to(seconds: float) -> tuple[float, float]:
+    """When it started and when it ended, on a clock that all processes share."""
+    start = time.time()
+    time.sleep(seconds)
+    return start, time.time()
+
+
 def divide(a: int, b: int) -> float:
     return a / b
 
@@ -241,6 +249,13 @@ def kill_self() -> None:
 
 def leave(code: int) -> None:
     os._exit(code)
+
+
+def report_twice(pause: float) -> None:
+    """Say how far it is, rest, say it again."""
+    report(0.0, "epoch 0/2")
+    time.sleep(pause)
+    report(0.5, "epoch 1/2")
 
 
 def sleep_and_tell(path: str) -> None:
@@ -263,12 +278,16 @@ class SerialEngine:
         pass
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for job in jobs:
+        graph = Graph(jobs)
+        while (job := graph.take()) is not None:
             self.ran.append(job.name)
-            try:
-                yield Outcome(job, "ok", job.function(*job.args), "", 0.0)
-            except Exception:  # whatever an attack raises
-                yield Outcome(job, "failed", None, traceback.format_exc(), 0.0)
+            yield from graph.end(self.outcome(job))
+
+    def outcome(self, job: Job) -> Outcome:
+        try:
+            return Outcome(job, "ok", job.function(*job.args), "", 0.0)
+        except Exception:  # whatever an attack raises
+            return Outcome(job, "failed", None, traceback.format_exc(), 0.0)
 
 
 # -- configurations and results ---------------------------------------------------------------------------------

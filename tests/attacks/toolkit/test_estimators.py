@@ -15,6 +15,7 @@ from attacks.toolkit.imitation import TEST_MSE, TRAIN_MSE, imitate
 from attacks.toolkit.losses import Goal, get_loss
 from bench.contracts.defense import Approximation, BareModel, DataInfo, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.reporting import Report, listening
 from bench.contracts.target import Evaluation, Target
 
 INFO = DataInfo("toy", (2, 4, 5), 3)
@@ -305,7 +306,11 @@ def _prepare(defense: Defense) -> tuple[dict[str, Tensor], Tensor]:
 
 def test_an_imitator_learns_the_transform_from_its_start_noise() -> None:
     defense = Shifted()
-    prepared, x = _prepare(defense)
+    heard: list[Report] = []
+    with listening(heard.append):
+        prepared, x = _prepare(defense)
+    assert [said.text for said in heard] == [f"epoch {epoch}/60" for epoch in range(1, 61)]
+    assert (heard[0].fraction, heard[-1].fraction) == (1 / 60, 1.0)
     assert prepared[TRAIN_MSE] < 0.003 and prepared[TEST_MSE] < 0.003
     written = {"reparameterized": {"epochs": 60, "width": 16}}
     result, x, y = _evaluate(defense, {"eot": {"samples": 200, "of": written}}, prepared=prepared)

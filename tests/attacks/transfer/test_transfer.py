@@ -12,6 +12,7 @@ from attacks.score.noise import noise
 from attacks.toolkit.surrogates import build, is_robust, load_surrogates, train_surrogates
 from attacks.transfer.transfer import blurred, transfer
 from bench.contracts.defense import BareModel, DataInfo
+from bench.contracts.reporting import Report, listening
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,15 @@ def test_training_is_reproducible() -> None:
         torch.manual_seed(3)
         runs.append(train_surrogates(make_context(None, x[:200], y[:200], DIGITS), count=1, epochs=1, training="mixed"))
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_training_says_how_far_it_is() -> None:
+    x, y, *_ = digits()
+    heard: list[Report] = []
+    with listening(heard.append):
+        train_surrogates(make_context(None, x[:50], y[:50], DIGITS), count=2, epochs=2, training="standard")
+    assert [said.fraction for said in heard] == [0.25, 0.5, 0.75, 1.0]
+    assert [said.text for said in heard][1:3] == ["surrogate 1/2, epoch 2/2", "surrogate 2/2, epoch 1/2"]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

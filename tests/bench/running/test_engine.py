@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 import stand_ins
 
-from bench.running.engine import Job, LocalEngine, Outcome
+from bench.contracts.reporting import Report, listening
+from bench.running.engine import LocalEngine
+from bench.running.graph import Job, Outcome
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -100,6 +102,64 @@ def test_a_job_past_its_timeout_is_stopped_and_the_others_finish(engine: LocalEn
     assert_all_squares(run(engine, *squares(2)), 2)
 
 
+def test_a_job_starts_when_those_it_waits_for_have_ended(engine: LocalEngine) -> None:
+    first = Job("first", stand_ins.pid_after, (0.3,))
+    second = Job("second", stand_ins.square, (3,), after=("first",))
+    outcomes = list(engine.run([second, first, *squares(2)]))
+    assert [outcome.job.name for outcome in outcomes][-2:] == ["first", "second"]
+    assert all(outcome.status == "ok" for outcome in outcomes)
+
+
+def test_behind_a_job_that_failed_none_is_run_and_each_is_told_why(engine: LocalEngine, tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    outcomes = run(
+        engine,
+        Job("divide", stand_ins.divide, (1, 0)),
+        Job("behind", Path.touch, (never,), after=("divide",)),
+        Job("last", Path.touch, (never,), after=("behind",)),
+        Job("anyway", stand_ins.square, (2,), after=("last",), anyway=True),
+        *squares(2),
+    )
+    assert [outcomes[name].status for name in ("divide", "behind", "last", "anyway")] == ["failed"] * 3 + ["ok"]
+    for name in ("behind", "last"):
+        assert outcomes[name].error.startswith("waited for divide (failed):\nTraceback")
+        assert outcomes[name].error.strip().splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert not never.exists()
+    assert_all_squares(outcomes, 2)
+
+
+def test_what_a_job_reports_is_heard_here_with_its_name(engine: LocalEngine) -> None:
+    heard: list[Report] = []
+    with listening(heard.append):
+        assert run(engine, Job("training", stand_ins.report_twice, (0.3,)))["training"].status == "ok"
+    assert heard == [Report(0.0, "epoch 0/2", "training"), Report(0.5, "epoch 1/2", "training")]
+    run(engine, Job("unheard", stand_ins.report_twice, (0.3,)))
+    assert len(heard) == 2
+
+
+def test_reports_in_quick_succession_are_not_all_passed_on(engine: LocalEngine) -> None:
+    heard: list[Report] = []
+    with listening(heard.append):
+        run(engine, Job("hasty", stand_ins.report_twice, (0.0,)))
+    assert heard == [Report(0.0, "epoch 0/2", "hasty")]
+
+
+def test_a_worker_is_given_jobs_of_what_it_has_loaded(engine: LocalEngine) -> None:
+    jobs = [Job(f"{what}/{n}", stand_ins.pid_after, (0.02,), loads=what) for n in range(6) for what in "ab"]
+    outcomes = run(engine, *jobs)
+    by = {what: {o.value for o in outcomes.values() if o.job.loads == what} for what in "ab"}
+    assert min(len(pids) for pids in by.values()) == 1  # the faster worker may help the other at the end
+
+
+def test_nothing_runs_beside_a_job_that_wants_to_be_alone(engine: LocalEngine) -> None:
+    alone = [Job(f"alone {n}", stand_ins.from_to, (0.1,), alone=True) for n in range(2)]
+    others = [Job(f"other {n}", stand_ins.from_to, (0.1,)) for n in range(4)]
+    outcomes = run(engine, *alone, *others)
+    spans = sorted(outcome.value for outcome in outcomes.values())
+    assert [outcomes[f"alone {n}"].value for n in range(2)] == spans[-2:]
+    assert all(before[1] <= after[0] for before, after in zip(spans[-3:], spans[-2:], strict=False))
+
+
 def test_a_worker_killed_before_it_has_read_its_job_is_noticed() -> None:
     """The job lies unread in the pipe: the other end then sees a reset connection instead of its end."""
 
@@ -133,7 +193,8 @@ def test_workers_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "import stand_ins\n"
-        "from bench.running.engine import Job, LocalEngine\n"
+        "from bench.running.engine import LocalEngine\n"
+        "from bench.running.graph import Job\n"
         "if __name__ == '__main__':\n"
         "    with LocalEngine(1) as engine:\n"
         "        list(engine.run([Job('sleep', stand_ins.sleep_and_tell, (sys.argv[1],))]))\n"

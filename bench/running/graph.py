@@ -1,0 +1,181 @@
+"""Jobs that wait for each other, and which of them to start next. An engine asks this and does nothing but run them."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["ok", "failed", "timeout", "out-of-memory"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picklable unit of work: ``function(*args)`` in a worker.
+
+    Attributes:
+        name: unique among the jobs of one run.
+        timeout: in seconds; None waits for ever.
+        after: names of the jobs that have to end well before this one starts.
+        cost: expected seconds; 0 where nothing is known.
+        loads: what a worker loads first and may keep, such as the name of a defense; "" for nothing.
+        anyway: starts when all of ``after`` have ended, however they ended.
+        alone: starts when no other job is left, and nothing runs beside it: a measurement of time.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    timeout: float | None = None
+    after: tuple[str, ...] = ()
+    cost: float = 0.0
+    loads: str = ""
+    anyway: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its return value, or the reason it has none."""
+
+    job: Job
+    status: Status
+    value: Any
+    error: str
+    seconds: float
+
+
+class Graph:
+    """The jobs of one run: :meth:`take` one, run it, hand its outcome to :meth:`end`; until :attr:`left` is False.
+
+    The longest chain of expected seconds is started first, so that no long job is left over when all others are done.
+    Within that, a worker is given jobs of what it has loaded: it leaves these only for a chain that is longer than
+    each worker's share of all remaining work, which would otherwise be waited for at the end, or when none is left;
+    it then loads what has most work left for each worker that is on it. A job of unknown cost is taken to be as long
+    as the longest known one, so it starts early and the expected time soon rests on measurements. Equals start in the
+    order given.
+
+    Args:
+        jobs: every name in an ``after`` must be among them.
+        workers: how many jobs run at a time.
+
+    Raises:
+        ValueError: when two jobs have one name, a job waits for one that does not exist, or some wait in a circle.
+    """
+
+    def __init__(self, jobs: Sequence[Job], workers: int = 1) -> None:
+        self._jobs = {job.name: job for job in jobs}
+        if len(self._jobs) < len(jobs):
+            twice = Counter(job.name for job in jobs).most_common(1)[0][0]
+            raise ValueError(f"job {twice!r}: there are two of that name")
+        self._order = {name: position for position, name in enumerate(self._jobs)}
+        self._workers = max(1, workers)
+        self._behind: dict[str, list[str]] = defaultdict(list)
+        self._waits: dict[str, int] = {}
+        for job in jobs:
+            self._waits[job.name] = len(job.after)
+            for name in job.after:
+                if name not in self._jobs:
+                    raise ValueError(f"job {job.name!r}: waits for {name!r}, which does not exist")
+                self._behind[name].append(job.name)
+        known = [job.cost for job in jobs if job.cost > 0]
+        self._unknown = max(known, default=1.0)
+        self._chain = self._chains()
+        self._ready: dict[str, list[tuple[float, int, str]]] = defaultdict(list)  # by what they load
+        self._alone: list[str] = []
+        self._work: dict[str, float] = defaultdict(float)  # expected seconds not yet started, by what they load
+        for job in jobs:
+            if not job.alone:
+                self._work[job.loads] += self._cost(job)
+        self._running: dict[str, Job] = {}
+        self._ended: set[str] = set()
+        for name, waits in self._waits.items():
+            if waits == 0:
+                self._put(name)
+
+    @property
+    def left(self) -> bool:
+        """Whether a job has not ended."""
+        return len(self._ended) < len(self._jobs)
+
+    def take(self, loaded: str = "") -> Job | None:
+        """The job to start now in a worker that has ``loaded``; None while there is none, until another one ends."""
+        if any(job.alone for job in self._running.values()):
+            return None
+        job = self._next(loaded)
+        if job is None and self._alone and not self._running and not any(self._ready.values()):
+            job = self._jobs[self._alone.pop(0)]
+        elif job is not None:
+            heapq.heappop(self._ready[job.loads])
+            self._work[job.loads] -= self._cost(job)
+        if job is not None:
+            self._running[job.name] = job
+        return job
+
+    def end(self, outcome: Outcome) -> list[Outcome]:
+        """Note how a job ended. Returns that outcome, and those of the jobs that now cannot be run."""
+        del self._running[outcome.job.name]
+        outcomes = [outcome]
+        reason = f"waited for {outcome.job.name} ({outcome.status}):\n{outcome.error}"
+        for ended in outcomes:  # which grows
+            self._ended.add(ended.job.name)
+            for name in self._behind[ended.job.name]:
+                self._waits[name] -= 1
+                job = self._jobs[name]
+                if ended.status != "ok" and not job.anyway and name not in self._ended:
+                    self._ended.add(name)
+                    self._work[job.loads] -= 0.0 if job.alone else self._cost(job)
+                    outcomes.append(Outcome(job, "failed", None, reason, 0.0))
+                elif self._waits[name] == 0 and name not in self._ended:
+                    self._put(name)
+        return outcomes
+
+    # -- which is next ------------------------------------------------------------------------------------------
+
+    def _next(self, loaded: str) -> Job | None:
+        first = [heap[0] for heap in self._ready.values() if heap]
+        if not first:
+            return None
+        longest = min(first)
+        if -longest[0] > sum(self._work.values()) / self._workers:
+            return self._jobs[longest[2]]
+        kept = [heap[0] for what in {loaded, ""} if (heap := self._ready.get(what))]
+        if kept:
+            return self._jobs[min(kept)[2]]
+        on = Counter(job.loads for job in self._running.values())
+        most = max(first, key=lambda entry: self._share(entry, on))
+        return self._jobs[most[2]]
+
+    def _share(self, entry: tuple[float, int, str], on: Counter[str]) -> tuple[float, int]:
+        what = self._jobs[entry[2]].loads
+        return self._work[what] / (1 + on[what]), -entry[1]
+
+    def _put(self, name: str) -> None:
+        job = self._jobs[name]
+        if job.alone:
+            self._alone.append(name)
+        else:
+            heapq.heappush(self._ready[job.loads], (-self._chain[name], self._order[name], name))
+
+    def _cost(self, job: Job) -> float:
+        return job.cost if job.cost > 0 else self._unknown
+
+    def _chains(self) -> dict[str, float]:
+        """Expected seconds from the start of each job to the end of the longest chain behind it."""
+        chain: dict[str, float] = {}
+        unsettled = {name: len(self._behind[name]) for name in self._jobs}
+        settled = [name for name, behind in unsettled.items() if behind == 0]
+        for name in settled:  # which grows: from the last jobs to the first
+            job = self._jobs[name]
+            chain[name] = self._cost(job) + max((chain[other] for other in self._behind[name]), default=0.0)
+            for before in job.after:
+                unsettled[before] -= 1
+                if unsettled[before] == 0:
+                    settled.append(before)
+        if len(chain) < len(self._jobs):
+            circle = next(name for name in self._jobs if name not in chain)
+            raise ValueError(f"job {circle!r}: waits for itself")
+        return chain
+
