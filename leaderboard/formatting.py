@@ -79,7 +79,12 @@ def duration(seconds: float | None) -> str:
 def radius(norm: str, eps: float) -> str:
     """A threat model: ``ℓ∞, ε = 8/255``; for ``l0`` the radius is a number of pixels."""
     size = f"{eps:g} pixels" if norm == "l0" else format_eps(eps)
-    return f"{NORM_SYMBOLS.get(norm, norm)}, ε = {size}"
+    return f"{symbol(norm)}, ε = {size}"
+
+
+def symbol(norm: str) -> str:
+    """``ℓ∞`` for ``linf``."""
+    return NORM_SYMBOLS.get(norm, norm)
 
 
 def compact(value: Any) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 
 from bench.contracts.errors import InputError
+from bench.contracts.threat import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.studies.input_gradients import record as input_gradients
@@ -147,6 +148,8 @@ def _environment() -> jinja2.Environment:
         formatting.parameters,
         formatting.day,
         formatting.web_address,
+        formatting.symbol,
+        format_eps,
     ):
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
@@ -177,6 +180,8 @@ def _write_suite(
         key = pages.defense_keys[defense.slug]
         own = [tables.cell_row(suite, defense, cell) for cell in defense.attacks]
         tables.write_table(root / pages.base / "defenses" / key, own)
+        if defense.curve:
+            tables.write_table(root / pages.base / "curves" / key, tables.curve_rows(suite, defense))
         store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"
         stored = store.defense_folder(defense.record.name) / "gallery.safetensors"
         gallery = write_gallery(stored, defense.record.gallery, root, images)

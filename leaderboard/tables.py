@@ -30,6 +30,20 @@ def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
     return rows
 
 
+def curve_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
+    """The worst case by radius; ``eps`` among the settings is the suite's, ``radius`` that of the row."""
+    return [
+        {
+            "defense": defense.record.name,
+            "radius": point.radius,
+            **estimate_fields("robust_accuracy", point.robust),
+            "complete": defense.complete,
+            **_setting(suite),
+        }
+        for point in defense.curve
+    ]
+
+
 def cell_row(suite: SuiteSummary, defense: DefenseSummary, cell: AttackSummary) -> Row:
     """One defense × attack cell with its budget, cost and status."""
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord
 from bench.studies.input_gradients.record import MaskedPGD
 from bench.summary.metrics import wilson
-from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
+from bench.summary.numbers import AttackSummary, CurvePoint, DefenseSummary, Estimate, Flag, SuiteSummary
 from bench.summary.results import SETTLED
 
 
@@ -120,6 +120,28 @@ def survival_plot(defense: DefenseSummary) -> list[Bar]:
         together = sum(alive) / len(alive) if certain and shares else None
         bars.append(Bar(record.name, group_of(record).id, robust, together))
     return bars
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the curve by radius: how far along the axis it stands, in [0, 1], and whether its label has room."""
+
+    point: CurvePoint
+    place: float
+    labelled: bool
+
+
+def curve_marks(defense: DefenseSummary, room: float = 0.07) -> list[Mark]:
+    """The curve of a defense, smallest radius first; labels are at least ``room`` apart, and eps has one."""
+    eps = defense.curve[-1].radius if defense.curve else 1.0
+    marks: list[Mark] = []
+    free = math.inf
+    for point in reversed(defense.curve):
+        place = point.radius / eps
+        labelled = free - place >= room and (place >= room or place == 0)
+        free = place if labelled else free
+        marks.append(Mark(point, place, labelled))
+    return marks[::-1]
 
 
 @dataclass(frozen=True)

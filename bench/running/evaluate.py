@@ -101,7 +101,7 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
         knowledge=entry.knowledge or "gradient",
         params=entry.params,
         eps=entry.eps or suite.threat.eps,
-        counted=entry.eps is None,
+        counted=(entry.eps or 0.0) <= suite.threat_model.eps,
         summary="Its plugin could not be imported.",
     )
 
@@ -147,6 +147,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         reference=suite.reference,
         attacks=attacks,
         study=study_record(suite),
+        radii=suite.threat_model.radii,
         **fixed,
     )
 

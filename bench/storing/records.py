@@ -53,7 +53,7 @@ class AttackRecord(Record):
     params: dict[str, Any] = Field(description="every parameter, defaults included: the budget")
     eps: float = Field(description="radius it was given, in units of the [0, 1] pixel scale")
     key: str = Field(description="hash of function, parameters and radius")
-    counted: bool = Field(description="False for sanity checks outside the threat model (eps differs)")
+    counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
     url: str = Field(default="", description="where to read the paper")
@@ -105,6 +105,7 @@ class SuiteRecord(Record):
     reference: str = Field(description="the undefended model that timing is relative to")
     attacks: list[AttackRecord]
     study: StudyRecord | None = None
+    radii: list[float] = Field(default=[], description="radii of at most eps at which robust accuracy is shown as well")
 
 
 class ClaimRecord(Record):

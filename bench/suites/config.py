@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -19,7 +20,9 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -27,7 +30,7 @@ import bench
 from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.threat import Norm, ThreatModel
+from bench.contracts.threat import Norm, ThreatModel, format_eps
 from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
 from bench.storing.records import CLEAN
@@ -77,6 +80,19 @@ class ThreatModelConfig(_Strict):
 
     norm: Norm = Field(description="linf, l2, l1 or l0")
     eps: Eps = Field(description='radius in units of the [0, 1] pixel scale: a number, or "8/255"; l0: pixels')
+    radii: list[Eps] = Field(
+        default=[],
+        description="radii up to eps at which robust accuracy is shown as well, from stored distances; attacks get eps",
+    )
+
+    @field_validator("radii")
+    @classmethod
+    def _check_radii(cls, radii: list[float], info: ValidationInfo) -> list[float]:
+        eps = info.data.get("eps", math.inf)
+        for radius in radii:
+            if radius > eps:
+                raise ValueError(f"must be at most eps, {format_eps(eps)}: no attack is given more")
+        return sorted(set(radii))
 
 
 class Draws(_Strict):
@@ -96,7 +112,7 @@ class AttackEntry(BaseModel):
     )
     eps: Eps | None = Field(
         default=None,
-        description="another radius than the threat model's: a sanity check, shown but not counted",
+        description="another radius than the threat model's; a larger one makes it a sanity check, shown, not counted",
     )
     knowledge: Knowledge | None = Field(
         default=None, description="less knowledge than the attack may have: the target then refuses the rest"
@@ -268,7 +284,7 @@ def _first_problem(error: ValidationError) -> str:
         return f"{where}: is required"
     if first["type"] == "value_error" and not loc:
         return first["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^(Input|String|Dictionary|Value) should", "must", first["msg"])
+    message = re.sub(r"^(Input|String|Dictionary|Value) should", "must", first["msg"]).removeprefix("Value error, ")
     return f"{where or 'the file'}: {_short(first['input'])} {message[0].lower()}{message[1:]}"
 
 
@@ -290,7 +306,7 @@ class ResolvedAttack:
         params: every parameter, defaults included.
         threat: the suite's, or with the entry's own ``eps``.
         knowledge: the attack's, or the entry's own, which is less.
-        counted: False for a sanity check outside the threat model.
+        counted: False for a sanity check outside the threat model, with a radius larger than the suite's.
     """
 
     name: str
@@ -347,7 +363,7 @@ def _resolve(suite: Suite, name: str) -> ResolvedAttack:
     if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(spec.knowledge):
         raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
     params = spec.check(entry.params, where)
-    return ResolvedAttack(name, spec, params, threat, knowledge, counted=entry.eps is None)
+    return ResolvedAttack(name, spec, params, threat, knowledge, counted=eps <= suite.threat_model.eps)
 
 
 # -- schema -----------------------------------------------------------------------------------------------------

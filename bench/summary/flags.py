@@ -58,7 +58,8 @@ def _probe(results: DefenseResults) -> list[Flag]:
 
 def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]:
     """Whether attacks that were not adapted to the defense would have overrated it."""
-    plain = [attack for attack in attacks if attack.record.counted and attack.record.plain]
+    eps = results.suite.eps  # with a smaller radius an attack leaves more, whatever its gradients
+    plain = [a for a in attacks if a.record.counted and a.record.plain and a.record.eps == eps]
     left = {attack.record.name: attack.robust.value for attack in plain if attack.robust}
     worst = results.worst(results.names())[0].mean()
     overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}

@@ -71,6 +71,14 @@ class DetectionSummary:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """The worst case in a ball of another radius: over the clean input and the stored points that lie inside it."""
+
+    radius: float
+    robust: Estimate
+
+
+@dataclass(frozen=True)
 class DefenseSummary:
     """One line of the leaderboard, and the page behind it."""
 
@@ -86,6 +94,7 @@ class DefenseSummary:
     flags: list[Flag]
     commits: list[str]  # code versions that its shards come from; "+" marks uncommitted changes
     worker_seconds: float  # one worker's wall time: attacks, judging, preparations
+    curve: list[CurvePoint]  # from radius 0 to eps; empty where the suite lists no radii
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
 
 

@@ -13,6 +13,9 @@ from bench.contracts.threat import format_eps
 from bench.summary.columns import columns_in
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
+#: ``what`` of a point of the curve of robust accuracy by radius.
+AT_RADIUS = "at_radius"
+
 FORMATS = ("table", "csv", "json", "markdown")
 
 
@@ -51,8 +54,9 @@ def _left(cell: AttackSummary) -> str:
 def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
     """One row per number, unrounded, for programs.
 
-    ``what`` is the attack that left this accuracy, or the id of a column: ``standard_accuracy``,
-    ``worst_case_robust_accuracy``. What the defense has one of, such as its rank, stands in each of its rows.
+    ``what`` is the attack that left this accuracy; or the id of a column, ``standard_accuracy`` or
+    ``worst_case_robust_accuracy``; or ``at_radius``, the worst case in a ball of another ``eps``. What a defense has
+    one of, such as its rank, stands in each of its rows.
     """
     shown = columns_in("report")
     accuracies = [column for column in shown if column.kind == "accuracy"]
@@ -82,6 +86,9 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
             value = column.value(d)
             status = "complete" if d.complete or not column.main else "partial"
             rows.append(row(d, column.id, value if isinstance(value, Estimate) else None, status=status))
+        for point in d.curve:
+            status = "complete" if d.complete else "partial"
+            rows.append(row(d, AT_RADIUS, point.robust, eps=point.radius, status=status))
         for a in d.attacks:
             budget = json.dumps(a.record.params, sort_keys=True)
             more = {

@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.contracts.threat import ThreatModel
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
 from bench.storing.row import Row
 from bench.storing.store import Store, shard_count
@@ -25,11 +26,13 @@ class Cell:
         self.rows: dict[int, Row] = {}
         columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
         self._values = {name: np.full(len(suite.ids), np.nan) for name in columns}
+        self.distance = np.full(len(suite.ids), np.nan)  # of the judged input from x, in the suite's norm
         for shard in shards:
             draws = {"select": shard.draws_select, "report": shard.draws_report}
             for row in shard.rows:
                 i = position[row.id]
                 self.rows[i] = row
+                self.distance[i] = getattr(row, suite.norm)
                 for name in columns:
                     self._values[name][i] = getattr(row, name) / draws[name.partition("_")[0]]
 
@@ -83,22 +86,39 @@ class DefenseResults:
         """
         return self.worst([name], kind)[0]
 
-    def worst(self, names: list[str], kind: str = "robust") -> tuple[Array, list[str]]:
+    def worst(self, names: list[str], kind: str = "robust", radius: float | None = None) -> tuple[Array, list[str]]:
         """Survival of each measured example under the worst of the named attacks and the clean input.
 
         Among attacks that are equally bad for an example, the one that is worse over all examples is named. On a
         randomised defense the choice errs where attacks are about equally bad; where it thus leaves more than the
         strongest attack alone, the survival is that of the latter.
+
+        ``radius``: of a smaller ball; an attack's point that lies outside it is replaced by the clean input.
         """
-        cells = [*(self.cells[name] for name in names), self.clean]
-        report = np.stack([cell[f"report_{kind}"] for cell in cells])[:, self.measured]
-        select = np.stack([cell[f"select_{kind}"] for cell in cells])[:, self.measured]
+        report = self._shares(names, f"report_{kind}", radius)
+        select = self._shares(names, f"select_{kind}", radius)
         means = [np.nanmean(row) if not np.isnan(row).all() else np.inf for row in select[:-1]]
         order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
         values, chosen = worst_case(select, report, order)
         alone, _ = worst_case(select, report, [order[0], len(names)])
         labels = [*names, CLEAN]
         return min(values, alone, key=np.mean), [labels[i] for i in chosen]
+
+    def _shares(self, names: list[str], column: str, radius: float | None) -> Array:
+        """``(attacks + 1, measured)``: a column of each attack's cell and, last, of the clean input's."""
+        clean = self.clean[column]
+        shares = [self.cells[name][column] for name in names]
+        if radius is not None:
+            beyond = [self._beyond(name, radius) for name in names]
+            shares = [np.where(far, clean, values) for far, values in zip(beyond, shares, strict=True)]
+        return np.stack([*shares, clean])[:, self.measured]
+
+    def _beyond(self, name: str, radius: float) -> NDArray[np.bool_]:
+        """Which of an attack's points lie outside the ball of this radius. What it was never allowed does not."""
+        if self.attacks[name].eps <= radius:
+            return np.zeros(len(self.suite.ids), dtype=np.bool_)
+        tolerance = ThreatModel(self.suite.norm, radius).tolerance  # type: ignore[arg-type]
+        return self.cells[name].distance > radius + tolerance
 
     def provenance(self) -> Provenance:
         """That of the defense's record, with the time from the first stored shard's start to the last one's end."""

@@ -13,6 +13,7 @@ from bench.summary.flags import find_flags
 from bench.summary.metrics import wilson
 from bench.summary.numbers import (
     AttackSummary,
+    CurvePoint,
     DefenseSummary,
     DetectionSummary,
     Estimate,
@@ -77,6 +78,16 @@ def _detection(results: DefenseResults, names: list[str]) -> DetectionSummary | 
     )
 
 
+def _curve(results: DefenseResults, names: list[str]) -> list[CurvePoint]:
+    """Worst-case robust accuracy at the suite's radii, at 0 (the clean input alone) and at eps (the worst case)."""
+    suite = results.suite
+    if not suite.radii:
+        return []
+    radii = sorted({0.0, *suite.radii, suite.eps})
+    at = {radius: results.worst(names if radius else [], radius=radius)[0] for radius in radii}
+    return [CurvePoint(radius, estimate(values)) for radius, values in at.items()]
+
+
 def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -> DefenseSummary | None:
     """Everything shown about one defense; None when it has no clean results. Its rank is still 0."""
     results = DefenseResults(store, suite, record)
@@ -101,6 +112,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
         flags=find_flags(results, attacks, complete),
         commits=results.commits(),
         worker_seconds=results.worker_seconds(),
+        curve=_curve(results, names),
         survival={name: results.under(name).tolist() for name in names},
     )
 

@@ -174,6 +174,7 @@ def defense(
         flags=[FLAGS[flag] for flag in flags],
         commits=[f"{ORIGIN.git_commit}+"],
         worker_seconds=754.0,
+        curve=[],
         survival={c.record.name: survivors(c.robust, randomized) for c in measured if c.robust},
     )
 

@@ -143,6 +143,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     ("threat_model.eps", float("inf"), "suites.demo.threat_model.eps: inf must be a finite number"),
     ("threat_model.norm", "l3", "suites.demo.threat_model.norm: 'l3' must be 'linf', 'l2', 'l1' or 'l0'"),
     ("threat_model.epsilon", 1, "suites.demo.threat_model.epsilon: there is no such field (did you mean 'eps'?)"),
+    ("threat_model.radii", [1], "suites.demo.threat_model.radii: [1] must be at most eps, 8/255: no attack is given more"),
+    ("threat_model.radii", [0], "suites.demo.threat_model.radii.0: 0 must be greater than 0"),
     ("draws", {"report": 0}, "suites.demo.draws.report: 0 must be greater than or equal to 1"),
     ("shardsize", 3, "suites.demo.shardsize: there is no such field (did you mean 'shard_size'?)"),
     ("examples", "all", "suites.demo.examples: 'all' must be a valid integer"),
@@ -207,6 +209,16 @@ def test_another_radius_is_a_sanity_check_that_does_not_count(tmp_path: Path) ->
     config = changed("attacks.naive.eps", 1.0)
     _, naive = resolve_attacks(read(tmp_path, config).suite("demo"))
     assert not naive.counted and naive.threat == ThreatModel("linf", 1.0)
+
+
+def test_a_smaller_radius_is_inside_the_threat_model_and_counts(tmp_path: Path) -> None:
+    _, naive = resolve_attacks(read(tmp_path, changed("attacks.naive.eps", "4/255")).suite("demo"))
+    assert naive.counted and naive.threat == ThreatModel("linf", 4 / 255)
+
+
+def test_radii_are_in_order_and_each_once(tmp_path: Path) -> None:
+    suite = read(tmp_path, changed("threat_model.radii", ["4/255", 0.01, "8/510", "8/255"])).suite("demo")
+    assert suite.threat_model.radii == [0.01, 4 / 255, 8 / 255]
 
 
 def test_an_entry_may_be_shown_less_than_its_attack_and_not_more(tmp_path: Path) -> None:
