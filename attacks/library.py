@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import BareModel, DataInfo, Defense, in_training_mode
+from bench.contracts.defense import BareModel, Defense, in_training_mode
 from bench.contracts.errors import InputError, NotApplicable
+from bench.contracts.inputs import DataInfo, InputSpec, check_inputs, check_labels
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Target, predictions
-from bench.contracts.threat import ThreatModel, check_images, check_labels
-from bench.judging.judge import violations
+from bench.contracts.threat import Lp
 from bench.plugins.resolve import get_attack
 
 
@@ -47,6 +48,8 @@ def run(
     eps: float | None = None,
     towards: Tensor | None = None,
     seed: int = 0,
+    low: float | None = None,
+    high: float | None = None,
     randomized: bool | None = None,
     batch_size: int = 512,
     **params: Any,
@@ -55,34 +58,38 @@ def run(
 
     Args:
         name: a registered attack, ``file.py:function`` or ``module:function``.
-        model: maps images in [0, 1] to logits ``(N, K)``, in evaluation mode; a :class:`Defense` is attacked as
+        model: maps inputs in [low, high] to logits ``(N, K)``, in evaluation mode; a :class:`Defense` is attacked as
             what it declares itself to be.
-        x: floating-point ``(N, C, H, W)`` in [0, 1], in the model's dtype and on its device; y: int64 ``(N,)``.
-        norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in units of the [0, 1] pixel scale (a number of
-            pixels in l0). None, for minimum-norm attacks: the whole box is allowed, and the attack shortens the
+        x: floating-point ``(N, C, H, W)``, ``(N, C, T)`` or ``(N, D)`` in [low, high], in the model's dtype and on its
+            device; y: int64 ``(N,)``.
+        norm: ``linf``, ``l2``, ``l1`` or ``l0``; eps: radius in the units of x (a number of pixels or times
+            in l0). None, for minimum-norm attacks: the whole box is allowed, and the attack shortens the
             perturbation as far as its budget takes it.
         towards: int64 ``(N,)``, the class each example has to reach; None: any class but y will do.
         seed: decides every random number; global random states are left as they were.
+        low, high: the box of the values (default: what a :class:`Defense` says, else [0, 1]).
         randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
         batch_size: rows per pass; changes nothing but float noise for a deterministic model.
         **params: parameters of the attack (``bench list attacks``).
 
     Raises:
-        InputError: for images outside [0, 1], labels of the wrong type or range, a model in training mode, logits
+        InputError: for inputs outside [low, high], labels of the wrong type or range, a model in training mode, logits
             of the wrong shape or not finite, an unknown attack or parameter.
         NotApplicable: when the attack lacks the norm, a targeted form, or a form without eps.
     """
     spec = get_attack(name)
-    check_images(x, "x")
+    given = _input_spec(model, x, low, high)
+    check_inputs(x, given, "x")
     if eps is None:
         if not spec.minimum_norm:
             raise NotApplicable(f"{spec.name}: needs eps, being no minimum-norm attack")
         params = {"stop_inside": False, **params}
-    threat = ThreatModel(norm, _whole_box(norm, x) if eps is None else eps)  # type: ignore[arg-type]
-    defense = _as_defense(model, x)
+    radius = _whole_box(norm, given) if eps is None else eps
+    threat = Lp(norm, radius, given.low, given.high)  # type: ignore[arg-type]
+    defense = _as_defense(model, x, given)
     check_labels(y, defense.data.num_classes, "y")
     if len(y) != len(x):
-        raise InputError(f"y: {len(y)} labels for {len(x)} images")
+        raise InputError(f"y: {len(y)} labels for {len(x)} inputs")
     if towards is not None:
         if not spec.targeted:
             raise NotApplicable(f"{spec.name} has no targeted form")
@@ -105,7 +112,7 @@ def run(
     x = x.detach().contiguous()
     with seeded(seed, "optimise"):
         x_adv = spec.function(target, x, y, **checked).detach()
-    allowed = torch.tensor([reason == "ok" for reason in violations(x, x_adv, threat)], device=x.device)
+    allowed = torch.tensor([reason == "ok" for reason in threat.violations(x, x_adv)], device=x.device)
     with seeded(seed, "report"), torch.no_grad():
         logits = torch.cat([defense(part) for part in x_adv.split(batch_size)])
     guess = predictions(logits)
@@ -117,14 +124,22 @@ def run(
     return Result(x_adv, success, counts.forward, counts.backward, tuple(sorted(counts.notes)))
 
 
-def _whole_box(norm: str, x: Tensor) -> float:
+def _input_spec(model: nn.Module, x: Tensor, low: float | None, high: float | None) -> InputSpec:
+    """Inputs shaped like x, in the box that is asked for, else that of a :class:`Defense`'s data, else [0, 1]."""
+    known = model.data.input if isinstance(model, Defense) else InputSpec((1,))
+    box = (known.low if low is None else low, known.high if high is None else high)
+    return InputSpec(tuple(x.shape[1:]), *box, kind="image" if x.ndim == 4 else "waveform")
+
+
+def _whole_box(norm: str, spec: InputSpec) -> float:
     """A radius that no point of the box exceeds."""
-    channels, height, width = x.shape[1:]
-    values = channels * height * width
-    return {"linf": 1.0, "l2": values**0.5, "l1": float(values), "l0": float(height * width)}.get(norm, 1.0)
+    side, values = spec.high - spec.low, math.prod(spec.shape)
+    positions = values if len(spec.shape) == 1 else values // spec.shape[0]
+    radii = {"linf": side, "l2": side * values**0.5, "l1": side * values, "l0": float(positions)}
+    return radii.get(norm, side)
 
 
-def _as_defense(model: nn.Module, x: Tensor) -> Defense:
+def _as_defense(model: nn.Module, x: Tensor, given: InputSpec) -> Defense:
     if in_training_mode(model):
         raise InputError(f"model {type(model).__name__}: is in training mode; call .eval() first")
     for kind, tensor in (("parameters", next(model.parameters(), x)), ("buffers", next(model.buffers(), x))):
@@ -140,11 +155,10 @@ def _as_defense(model: nn.Module, x: Tensor) -> Defense:
         raise InputError(f"model {type(model).__name__}: logits of clean images contain NaN or infinity")
     if isinstance(model, Defense):
         return model
-    channels, height, width = x.shape[1:]
-    return BareModel(model, DataInfo("given", (channels, height, width), logits.shape[1])).eval()
+    return BareModel(model, DataInfo("given", given, logits.shape[1])).eval()
 
 
-def _checked(spec: AttackSpec, threat: ThreatModel, params: dict[str, Any]) -> dict[str, Any]:
+def _checked(spec: AttackSpec, threat: Lp, params: dict[str, Any]) -> dict[str, Any]:
     if threat.norm not in spec.norms:
         raise NotApplicable(f"{spec.name} has no {threat.norm} version ({', '.join(spec.norms)})")
     checked = spec.check(params, spec.name)

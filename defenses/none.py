@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier
 

@@ -14,7 +14,6 @@ from attacks.score.square import square
 from attacks.toolkit.composition import Stage, Standing, cascade
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.toolkit.losses import Goal, margin
-from attacks.toolkit.projections import project_, start_in_ball
 from attacks.toolkit.selection import ranked_classes
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -119,13 +118,13 @@ class _Search:
         self.clean = standing.best.score.clone()
 
     def random_start(self) -> Tensor:
-        return start_in_ball(self.target, self.x)
+        return self.target.threat.sample(self.x, self.target.generator)
 
     def redrawn(self) -> Tensor:
         """The best points so far with some of their values drawn anew."""
         fresh = self.random_start()
         chosen = self.target.rand(*self.x.shape, like=self.x) < _REDRAWN
-        return project_(torch.where(chosen, fresh, self.standing.best.x), self.x, self.target.threat)
+        return self.target.threat.project_(torch.where(chosen, fresh, self.standing.best.x), self.x)
 
     def nearest(self, count: int) -> Tensor:
         """The ``count`` standing examples nearest to falling.

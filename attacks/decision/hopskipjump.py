@@ -96,7 +96,7 @@ class _Walk:
 
     def __init__(self, oracle: Oracle, x: Tensor, gamma: float) -> None:
         self.oracle, self.x, self.target = oracle, x, oracle.target
-        self.norm = self.target.threat.norm
+        self.norm = self.target.ball.norm
         dim = x[0].numel()
         #: Length of a probe relative to the distance; grows for an example whose probes all agree.
         self.delta = x.new_full((len(x),), _PROBE[self.norm] * gamma / math.sqrt(dim))
@@ -116,7 +116,7 @@ class _Walk:
         Mean of (φ - mean φ)·u over directions u with answers φ = ±1 (eq. 16 of the paper), u after clipping to
         the box.
         """
-        threat, start = self.target.threat, self.point[rows]
+        threat, start = self.target.ball, self.point[rows]
         number = (self.oracle.left[rows] - self.reserve).clamp_max(probes)
         delta = self.delta[rows] * (start - self.x[rows]).flatten(1).norm(dim=1).clamp_min(1e-6)
         phi_sum, u_sum, phi_u_sum = torch.zeros_like(delta), torch.zeros_like(start), torch.zeros_like(start)
@@ -142,7 +142,7 @@ class _Walk:
 
     def step(self, normal: Tensor, rows: Tensor, number: int) -> Tensor:
         """Step along the normal, distance/√t first and halved until adversarial; returns the new points."""
-        threat, start = self.target.threat, self.point[rows]
+        threat, start = self.target.ball, self.point[rows]
         direction = steepest(normal, threat.norm)
         size = length(start - self.x[rows], self.norm) / math.sqrt(number)
         points = start.clone()

@@ -13,11 +13,11 @@ from torch import Tensor
 from attacks.gradient.pgd import estimator_prepares, prepare_estimator
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
-from attacks.toolkit.projections import per_example, project_, steepest
+from attacks.toolkit.projections import per_example, steepest
 from attacks.toolkit.selection import Best, ranked_classes, strength
 from bench.contracts.attack import attack
 from bench.contracts.target import Evaluation, Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 
 @attack(
@@ -112,7 +112,7 @@ class _Ascent:
 
     def start(self, target: Target, x: Tensor) -> Tensor:
         """A random point for every example; a run projects it onto the ball."""
-        threat = target.threat
+        threat = target.ball
         if threat.norm == "l1":
             return x + target.randn(*x.shape, like=x)
         if threat.norm == "l2":
@@ -122,7 +122,7 @@ class _Ascent:
 
     def run(self, target: Target, best: Best, x: Tensor, start: Tensor, goal: Goal, index: Tensor) -> Tensor:
         """One run from ``start``; offers its points to ``best`` and returns the examples still standing."""
-        threat, left = target.threat, self.steps
+        threat, left = target.ball, self.steps
         stop_early = self.estimator.true_forward and not target.randomized
         climb: _Climb
         if threat.norm == "l1":
@@ -170,9 +170,9 @@ class _Climb:
         steps: gradient steps to be taken.
     """
 
-    def __init__(self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: ThreatModel, steps: int) -> None:
+    def __init__(self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: Lp, steps: int) -> None:
         self.x, self.goal, self.index, self.threat, self.steps = x, goal, index, threat, steps
-        self.point = self.previous = self.best = project_(start.clone(), x, threat)
+        self.point = self.previous = self.best = threat.project_(start.clone(), x)
         self.grad = self.best_grad = torch.zeros_like(x)
         self.loss = x.new_full((len(x),), torch.inf)
         self.best_loss = -self.loss
@@ -226,7 +226,7 @@ class _DenseClimb(_Climb):
     """linf and l2: steepest ascent with momentum; the step is halved where the loss stalls (algorithm 1)."""
 
     def __init__(
-        self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: ThreatModel, steps: int, rho: float,
+        self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: Lp, steps: int, rho: float,
         alpha: float,
     ) -> None:  # fmt: skip
         super().__init__(x, start, goal, index, threat, steps)
@@ -259,7 +259,7 @@ class _DenseClimb(_Climb):
         """Onto ball and box; in linf, where that is one clamp, between bounds found once."""
         if self.threat.norm == "linf":
             return torch.clamp(point, self.low, self.high, out=point)
-        return project_(point, self.x, self.threat)
+        return self.threat.project_(point, self.x)
 
 
 def _windows(steps: int) -> dict[int, int]:
@@ -282,7 +282,7 @@ class _SparseClimb(_Climb):
     point on; elsewhere it falls, down to a tenth.
     """
 
-    def __init__(self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: ThreatModel, steps: int) -> None:
+    def __init__(self, x: Tensor, start: Tensor, goal: Goal, index: Tensor, threat: Lp, steps: int) -> None:
         super().__init__(x, start, goal, index, threat, steps)
         self.window = max(int(0.04 * steps), 1)
         self.size = x[0].numel()
@@ -309,4 +309,4 @@ class _SparseClimb(_Climb):
         least = size.topk(int(number.max()), dim=1).values.gather(1, number[:, None] - 1)
         sign = torch.where(size >= least, self.grad.flatten(1).sign(), 0.0)
         sign *= (self.step / sign.abs().sum(1).clamp_min(1))[:, None]
-        self.point = project_(self.point + sign.view_as(self.point), self.x, self.threat)
+        self.point = self.threat.project_(self.point + sign.view_as(self.point), self.x)

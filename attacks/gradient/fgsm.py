@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks.gradient.pgd import estimator_prepares, pgd, prepare_estimator
 from attacks.toolkit.estimators import EstimatorLike, as_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
-from attacks.toolkit.projections import project_, steepest
+from attacks.toolkit.projections import steepest
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
 
@@ -53,8 +53,8 @@ def fgsm(
     """
     index = torch.arange(len(x), device=x.device)
     at = as_estimator(estimator).evaluate(target, x, Goal.of(target, get_loss(loss), y), index)
-    step = target.threat.eps * steepest(at.grad, target.threat.norm)
-    return project_(x - step if downhill else x + step, x, target.threat)
+    step = target.ball.eps * steepest(at.grad, target.ball.norm)
+    return target.threat.project_(x - step if downhill else x + step, x)
 
 
 @attack(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
-from attacks.toolkit.projections import l1_unit, movable, project_, start_in_ball, steepest, top_signs
+from attacks.toolkit.projections import l1_unit, movable, steepest, top_signs
 from attacks.toolkit.selection import Best, ranked_classes, strength
 from bench.contracts.attack import PrepareContext, attack
 from bench.contracts.errors import InputError
@@ -132,7 +132,7 @@ def pgd(
     for restart in range(restarts):
         for towards in _classes(target, x, y, targets, rescore):
             # Random numbers are drawn for the whole shard, so that no example's depend on another's success.
-            start = start_in_ball(target, x) if random_start or restart > 0 else x
+            start = target.threat.sample(x, target.generator) if random_start or restart > 0 else x
             if allowed is not None:
                 start = torch.where(allowed, start, x)
             run, last = ascent.run(target, x[active], start[active], goal.towards(towards).at(active), active)
@@ -204,8 +204,8 @@ class Ascent:
                 grad = grad * self.mask
             if self.momentum:
                 velocity = grad = self.momentum * velocity + l1_unit(grad)
-            alpha = self.step_size * _decay(self.schedule, step, self.steps) * target.threat.eps
-            x_k = project_(x_k + alpha * self._along(grad, x_k, target, step), x, target.threat)
+            alpha = self.step_size * _decay(self.schedule, step, self.steps) * target.ball.eps
+            x_k = target.threat.project_(x_k + alpha * self._along(grad, x_k, target, step), x)
         if stop_early:
             self._record(best, target, target.logits(x_k, index), x_k, goal, index, rows)
         elif not target.randomized:
@@ -217,7 +217,7 @@ class Ascent:
 
     def _along(self, grad: Tensor, x_k: Tensor, target: Target, step: int) -> Tensor:
         """The direction of a step, of unit norm unless told otherwise."""
-        threat = target.threat
+        threat = target.ball
         if self.direction == "gradient":
             return grad
         if self.direction == "sign":

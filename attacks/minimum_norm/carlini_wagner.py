@@ -94,7 +94,7 @@ def carlini_wagner(
         where none is adversarial.
     """
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
-    policy = {"l2": _L2, "linf": _Linf, "l0": _L0}[target.threat.norm]
+    policy = {"l2": _L2, "linf": _Linf, "l0": _L0}[target.ball.norm]
     search = policy(best, steps, searches, step_size, initial_const, kappa, abort_early)
     return best.result(search.run(Goal.of(target, get_loss(loss), y), as_estimator(estimator)))
 
@@ -139,7 +139,7 @@ class _Search:
         self.best, self.budget, self.step_size = best, steps * searches, step_size
         self.steps = max(1, steps // self._division)
         self.searches, self.initial_const, self.kappa, self.abort_early = searches, initial_const, kappa, abort_early
-        self.low, self.span = best.target.threat.low, best.target.threat.high - best.target.threat.low
+        self.low, self.span = best.target.ball.low, best.target.ball.high - best.target.ball.low
         #: On a randomised defense any point inside the ball will do.
         self.least = least_radius(best)
 

@@ -76,7 +76,7 @@ def ddn(
         x_adv, shaped like x: the shortest adversarial point, moved onto the ball where it is farther; the last point
         where none is adversarial.
     """
-    low, high = target.threat.low, target.threat.high
+    low, high = target.ball.low, target.ball.high
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
     farthest = length(torch.maximum(x - low, high - x), "l2")
 

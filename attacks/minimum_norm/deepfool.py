@@ -107,7 +107,7 @@ def _boundaries(target: Target, x: Tensor, y: Tensor, candidates: int, shortlist
 
 
 def _step(x_k: Tensor, plane: Plane, overshoot: float, target: Target) -> Tensor:
-    threat = target.threat
+    threat = target.ball
     size = flat_length(plane.normal, DUAL[threat.norm])
     far = (1 + overshoot) * (plane.value.abs() / size.clamp_min(TINY) + _NUDGE)
     # A vanishing gradient says nothing about the distance: no step then leads farther than the box.

@@ -124,7 +124,7 @@ class _Walk:
 
     def near(self) -> Tensor:
         """A random point around each x, at half of min(eps, the shortest distance so far)."""
-        target, threat, x = self.target, self.target.threat, self.best.x
+        target, threat, x = self.target, self.target.ball, self.best.x
         # Random numbers are drawn for the whole shard, so that no example's depend on another's success.
         noise = 2 * target.rand(*x.shape, like=x) - 1 if threat.norm == "linf" else target.randn(*x.shape, like=x)
         radius = self.best.distance.clamp_max(threat.eps) / 2
@@ -152,7 +152,7 @@ class _Walk:
 
     def _step(self, x_k: Tensor, x: Tensor, hit: Tensor, plane: Plane) -> Tensor:
         """From ``x_k``, drawn back first where it is beyond the boundary, to the mixture of both projections."""
-        threat = self.target.threat
+        threat = self.target.ball
         at, origin = x_k.flatten(1), x.flatten(1)
         back = torch.where(hit[:, None], torch.lerp(origin, at, self.beta), at)
         both = torch.stack([back, origin])

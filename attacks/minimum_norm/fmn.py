@@ -14,11 +14,12 @@ from attacks.toolkit.estimators import EstimatorLike, as_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.norm_walk import Look, anneal, least_radius, walk
-from attacks.toolkit.projections import l1_projection, length, per_example, steepest
+from attacks.toolkit.projections import length, per_example, steepest
 from bench.contracts.attack import attack
+from bench.contracts.balls import l1_projection
 from bench.contracts.errors import InputError
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 #: How far the ball reaches before a first success, in linearised distances to the boundary. (Measured: with the paper's
 #: 1, some examples end without success in l2, and distances in l1 are 5 % longer.)
@@ -93,7 +94,7 @@ def fmn(
         x_adv, shaped like x: the shortest adversarial point, moved onto the ball where it is farther; the last point
         where none is adversarial.
     """
-    threat = target.threat
+    threat = target.ball
     goals = Goal.of(target, get_loss(loss), y), Goal.of(target, get_loss(late_loss), y)
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
     sparse, least = threat.norm == "l0", least_radius(best)
@@ -132,7 +133,7 @@ def fmn(
     return best.result(last)
 
 
-def _onto_ball(delta: Tensor, radius: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+def _onto_ball(delta: Tensor, radius: Tensor, x: Tensor, threat: Lp) -> Tensor:
     """``delta (M, …)`` projected onto the balls of ``radius (M,)`` in linf, l2 or l1."""
     if threat.norm == "linf":
         bound = per_example(radius, delta)

@@ -88,12 +88,12 @@ def jsma(
         logits, gain, loss = _derivatives(target, estimator, x_k, owner, t, outputs)
         going = _record(best, x_k, logits if estimator.true_forward else target.logits(x_k, owner), owner)
         owner, t, x_k, gain, loss = owner[going], t[going], x_k[going], gain[going], loss[going]
-        free = x_k < target.threat.high if theta > 0 else x_k > target.threat.low
+        free = x_k < target.ball.high if theta > 0 else x_k > target.ball.low
         sign = math.copysign(1.0, theta)
         pair, found = most_salient_pair(sign * gain, sign * loss, free.flatten(1))
         owner, t, x_k, pair = owner[found], t[found], x_k[found], pair[found]
         flat = x_k.flatten(1)
-        changed = (flat.gather(1, pair) + theta).clamp(target.threat.low, target.threat.high)
+        changed = (flat.gather(1, pair) + theta).clamp(target.ball.low, target.ball.high)
         x_k = flat.scatter(1, pair, changed).view_as(x_k)
         hopeful = length(x_k - x[owner], "l0") < _limit(best, owner)
         owner, t, x_k = owner[hopeful], t[hopeful], x_k[hopeful]
@@ -142,7 +142,7 @@ def _record(best: Shortest, x_k: Tensor, logits: Tensor, owner: Tensor) -> Tenso
 def _limit(best: Shortest, owner: Tensor) -> Tensor:
     """Below how many pixels a point of each run is of use."""
     limit = best.distance[owner]
-    return limit.clamp_max(math.floor(best.target.threat.eps) + 1) if best.stop_inside else limit
+    return limit.clamp_max(math.floor(best.target.ball.eps) + 1) if best.stop_inside else limit
 
 
 def most_salient_pair(gain: Tensor, loss: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from attacks.toolkit.norm_walk import least_radius
 from attacks.toolkit.selection import ranked_classes
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 #: Share of the linear decrease that a step must achieve (Armijo).
 _SUFFICIENT = 1e-4
@@ -103,7 +103,7 @@ def lbfgs(
             rows, state = rows[~finished], state.at(~finished)
             if not len(rows):
                 break
-        points = _trial(state, target.threat, least)
+        points = _trial(state, target.ball, least)
     return best.result(last)
 
 
@@ -204,7 +204,7 @@ def _ends(state: _State, steps: int, searches: int) -> Tensor:
     return state.runs >= searches
 
 
-def _trial(state: _State, threat: ThreatModel, least: float) -> Tensor:
+def _trial(state: _State, threat: Lp, least: float) -> Tensor:
     """The next points ``(M, C, H, W)`` to evaluate."""
     slope = _objective(state, state.point, state.loss, state.grad, least)[1]
     held = ((state.point <= threat.low) & (slope > 0)) | ((state.point >= threat.high) & (slope < 0))

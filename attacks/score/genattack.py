@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.toolkit.losses import Goal, log_odds
-from attacks.toolkit.projections import per_example, start_in_ball
+from attacks.toolkit.projections import per_example
 from attacks.toolkit.selection import Best, confirm
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -69,11 +69,11 @@ def genattack(
     draws = draws if target.randomized else 1
     goal = Goal.of(target, log_odds, y).towards(_draw_targets(target, y) if targeted else None)
     mutation = _Mutation(x, mutation_rate, alpha, adaptive, patience=max(3, generations // 100))
-    threat, best = target.threat, Best(x)
+    threat, best = target.ball, Best(x)
     lowest = (x - threat.eps).clamp_min(threat.low)[:, None]
     highest = (x + threat.eps).clamp_max(threat.high)[:, None]
     rows = torch.arange(len(x), device=x.device)
-    members = new = torch.stack([start_in_ball(target, x) for _ in range(population)], 1)
+    members = new = torch.stack([target.threat.sample(x, target.generator) for _ in range(population)], 1)
     fitness = fooled = torch.empty(len(x), 0, dtype=x.dtype, device=x.device)
     for generation in range(generations):
         scored, hit = _score(target, new, y, goal, rows, draws)

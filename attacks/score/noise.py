@@ -8,8 +8,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.toolkit.projections import start_in_ball
 from bench.contracts.attack import attack
+from bench.contracts.errors import NotApplicable
 from bench.contracts.target import Target
 
 
@@ -25,7 +25,7 @@ def noise(target: Target, x: Tensor, y: Tensor, *, draws: Annotated[int, Ge(1)] 
 
     Args:
         target: decision knowledge.
-        x: ``(N, C, H, W)``; y: int64 ``(N,)``.
+        x: ``(N, …)``; y: int64 ``(N,)``.
         draws: points tried per example; on a randomised defense each is tried once.
         corners: draw ±eps per value instead of uniformly in the ball (linf only).
 
@@ -35,9 +35,18 @@ def noise(target: Target, x: Tensor, y: Tensor, *, draws: Annotated[int, Ge(1)] 
     x_adv = x.clone()
     active = torch.arange(len(x), device=x.device)
     for _ in range(draws):
-        candidate = start_in_ball(target, x, corners=corners)[active]
+        points = _corners(target, x) if corners else target.threat.sample(x, target.generator)
+        candidate = points[active]
         x_adv[active] = candidate
         active = active[~target.is_adversarial(candidate, y[active], active)]
         if not len(active):
             break
     return x_adv
+
+
+def _corners(target: Target, x: Tensor) -> Tensor:
+    """Random corners of the linf ball, clipped to the box."""
+    ball = target.ball
+    if ball.norm != "linf":
+        raise NotApplicable(f"no random start in the corners for {ball.norm} balls")
+    return ball.project_(x + ball.eps * (2 * target.rand(*x.shape, like=x) - 1).sign(), x)

@@ -67,7 +67,7 @@ def one_pixel(
     Returns:
         x_adv, shaped like x, with at most eps pixels changed: a candidate that fooled, or else the fittest one.
     """
-    n, pixels = len(x), min(int(target.threat.eps), x[0, 0].numel())
+    n, pixels = len(x), min(int(target.ball.eps), x[0, 0].numel())
     if pixels < 1:
         return x.clone()
     goal, best = Goal.of(target, get_loss(loss), y), Best(x)
@@ -139,7 +139,7 @@ def _paint(target: Target, members: Tensor, x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     sides = torch.tensor([height, width], dtype=x.dtype, device=x.device)
     row, column = torch.minimum(members[:, :, :2] * sides, sides - 1).long().unbind(2)
-    low, high = target.threat.low, target.threat.high
+    low, high = target.ball.low, target.ball.high
     colour = low + (high - low) * members[:, :, 2:]
     images = x.flatten(2).clone()
     place = row * width + column

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks.toolkit.estimators import Directions, FiniteDifference
 from attacks.toolkit.losses import Goal, LossLike, get_loss
-from attacks.toolkit.projections import project_, start_in_ball, steepest
+from attacks.toolkit.projections import steepest
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -75,7 +75,7 @@ def spsa(
     Returns:
         x_adv, shaped like x: a point that fooled the defense, or else the one of highest loss.
     """
-    values, threat = x[0].numel(), target.threat
+    values, threat = x[0].numel(), target.ball
     number = restarts or max(1, queries // (_QUERIES_PER_VALUE * values))
     each = max(1, queries // number)
     samples = min(samples, values if directions == "orthogonal" else samples, max(1, (each - 2) // 2))
@@ -85,7 +85,7 @@ def spsa(
     goal, best = Goal.of(target, get_loss(loss), y), Best(x)
     active = torch.arange(len(x), device=x.device)
     for run in range(min(number, queries)):
-        start = start_in_ball(target, x) if run else x
+        start = target.threat.sample(x, target.generator) if run else x
         rows, x_k = active, start[active]
         optimiser = _Optimiser(x_k, update, momentum, threat.norm)
         for step in range(steps + 1):
@@ -102,7 +102,7 @@ def spsa(
             if not len(rows) or step == steps:
                 break
             grad = estimator.gradient(target, x_k, goal.at(rows), rows)
-            x_k = project_(x_k + step_size * threat.eps * optimiser.direction(grad), x[rows], threat)
+            x_k = threat.project_(x_k + step_size * threat.eps * optimiser.direction(grad), x[rows])
         active = rows
         if not len(active):
             break

@@ -67,7 +67,7 @@ def square(
     Returns:
         x_adv, shaped like x: a point that fooled the defense, or else the one of highest loss.
     """
-    number = restarts or max(1, queries // (_QUERIES_PER_VALUE[target.threat.norm] * x[0].numel()))
+    number = restarts or max(1, queries // (_QUERIES_PER_VALUE[target.ball.norm] * x[0].numel()))
     search = _Search(target, x, y, Goal.of(target, get_loss(loss), y), draws if target.randomized else 1)
     active = torch.arange(len(x), device=x.device)
     for run in range(number):
@@ -94,7 +94,7 @@ class _Search:
             p_init: share of an image that the first windows cover.
             pace: queries of the published schedule per query.
         """
-        windows = (_Linf if self.target.threat.norm == "linf" else _L2)(self.target, self.x, rows)
+        windows = (_Linf if self.target.ball.norm == "linf" else _L2)(self.target, self.x, rows)
         goal = self.goal.at(rows)
         score = torch.full((len(rows),), -torch.inf, dtype=self.x.dtype, device=rows.device)
         for step, asked in enumerate(range(0, queries - self.draws + 1, self.draws)):
@@ -227,7 +227,7 @@ class _Linf(_Windows):
 
     def __init__(self, target: Target, x: Tensor, rows: Tensor) -> None:
         super().__init__(target, x, rows)
-        threat = target.threat
+        threat = target.ball
         self.lowest = (self.x - threat.eps).clamp_min(threat.low)
         self.highest = (self.x + threat.eps).clamp_max(threat.high)
 
@@ -237,7 +237,7 @@ class _Linf(_Windows):
 
     def _start(self, x: Tensor) -> Tensor:
         """Vertical stripes."""
-        threat = self.target.threat
+        threat = self.target.ball
         stripes = self.target.rand(len(x), x.shape[1], 1, x.shape[3], like=x) < 0.5
         return (x + threat.eps * torch.where(stripes, -1.0, 1.0).to(x)).clamp_(threat.low, threat.high)
 
@@ -262,7 +262,7 @@ class _L2(_Windows):
 
     def _start(self, x: Tensor) -> Tensor:
         """A grid of bumps, about five by five, of random signs, as long as the radius."""
-        threat, (height, width) = self.target.threat, self.shape[1:]
+        threat, (height, width) = self.target.ball, self.shape[1:]
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
         signs = torch.where(self.target.rand(len(x), self.shape[0], down, across, like=x) < 0.5, -1.0, 1.0).to(x)
@@ -288,7 +288,7 @@ class _L2(_Windows):
     def _change(self, corner: Tensor, *drawn: Tensor) -> None:
         source_corner, pattern = drawn
         window, source = self._window(corner), self._window(source_corner)
-        threat, delta = self.target.threat, self.points - self.x
+        threat, delta = self.target.ball, self.points - self.x
         spare = threat.eps**2 - delta.flatten(1).pow(2).sum(1)
         inside = delta.gather(2, window)
         # What both windows hold, counted once where they overlap.

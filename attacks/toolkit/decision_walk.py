@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.toolkit.projections import length, per_example, project_
+from attacks.toolkit.projections import length, per_example
 from bench.contracts.target import Target
 
 #: Bisections of one search: float32 resolves no more.
@@ -72,7 +72,7 @@ class Nearest:
     """
 
     def __init__(self, oracle: Oracle, x: Tensor) -> None:
-        self.oracle, self.x, self.threat = oracle, x, oracle.target.threat
+        self.oracle, self.x, self.threat = oracle, x, oracle.target.ball
         self.point, self.distance = x.clone(), x.new_full((len(x),), torch.inf)
         self._kept, self._hits = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
@@ -91,7 +91,7 @@ class Nearest:
         some = rows[near]
         x = self.x[some]
         scale = self.threat.eps / self.distance[some].clamp_min(1e-12)
-        stretched = project_(x + per_example(scale, x) * (self.point[some] - x), x, self.threat)
+        stretched = self.threat.project_(x + per_example(scale, x) * (self.point[some] - x), x)
         hits = torch.zeros_like(some)
         for _ in range(self.oracle.confirmations):
             hits += self.oracle(stretched, some)
@@ -104,7 +104,7 @@ class Nearest:
         """The point to return for every example: the stretched one, or the nearest, moved onto the ball."""
         beyond = self.distance > self.threat.eps  # a point inside stays as it was asked about, to the last bit
         nearest = self.point.clone()
-        nearest[beyond] = project_(nearest[beyond], self.x[beyond], self.threat)
+        nearest[beyond] = self.threat.project_(nearest[beyond], self.x[beyond])
         return torch.where(per_example(self._hits > 0, nearest), self._kept, nearest)
 
 
@@ -165,7 +165,7 @@ def find_start(nearest: Nearest, tries: int) -> tuple[Tensor, Tensor]:
 
 
 def _noise(target: Target, x: Tensor, attempt: int) -> Tensor:
-    low, high = target.threat.low, target.threat.high
+    low, high = target.ball.low, target.ball.high
     grid = [max(1, side >> attempt % 4) for side in x.shape[2:]]
     return low + (high - low) * F.interpolate(target.rand(*x.shape[:2], *grid, like=x), x.shape[2:])
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from attacks.toolkit.estimators import Estimator
 from attacks.toolkit.losses import Goal
-from attacks.toolkit.projections import flat_length, length, per_example, project_
+from attacks.toolkit.projections import flat_length, length, per_example
 from attacks.toolkit.selection import Best, strength
 from bench.contracts.target import Target, select
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 #: The length of a gradient is measured in the norm dual to that of the perturbation.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -102,7 +102,7 @@ class NearestBoundary:
         at = estimator.jacobian(target, points, rows, self.differences)
         values = select(at.logits, self.differences).nan_to_num(nan=0.0)
         normals = at.grads.flatten(2)
-        distance = values.abs() / flat_length(normals, DUAL[target.threat.norm]).clamp_min(TINY)
+        distance = values.abs() / flat_length(normals, DUAL[target.ball.norm]).clamp_min(TINY)
         nearest = distance.argmin(1, keepdim=True)
         plane = Plane(at.logits, values.gather(1, nearest).squeeze(1), _pick(normals, nearest).squeeze(1))
         if not 0 < self.shortlist < values.shape[1]:
@@ -116,7 +116,7 @@ def _pick(values: Tensor, which: Tensor) -> Tensor:
     return values.gather(1, which[:, :, None].expand(-1, -1, values.shape[2]))
 
 
-def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: ThreatModel) -> Tensor:
+def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: Lp) -> Tensor:
     """The shortest δ with normal·δ = gain and point + δ in the box; where there is none, the δ that gains most.
 
     Every value moves to the side that gains, by min(λ, room) in linf or min(λ·|w|, room) in l2, w the normal (Croce
@@ -188,7 +188,7 @@ class Shortest:
     def keep(self, points: Tensor, logits: Tensor, rows: Tensor, hit: Tensor) -> None:
         """Keep the ``points (M, …)`` that are adversarial (``hit``) and shorter than what there is."""
         target = self.target
-        distance = length(points - self.x[rows], target.threat.norm)
+        distance = length(points - self.x[rows], target.ball.norm)
         shortest = self.distance[rows]
         better = hit & (distance < shortest)
         if target.randomized and better.any():
@@ -205,7 +205,7 @@ class Shortest:
 
         None on a randomised defense, where the whole budget goes into points that fool more often.
         """
-        enough = self.target.threat.eps if self.stop_inside else 0.0
+        enough = self.target.ball.eps if self.stop_inside else 0.0
         return (self.distance[rows] <= enough) & (not self.target.randomized)
 
     def shorten(self, goal: Goal, below: Tensor, rows: Tensor, steps: int) -> None:
@@ -239,15 +239,15 @@ class Shortest:
         On a randomised defense a point at the boundary fools half of the time: it is compared with the same
         perturbation stretched to the surface of the ball, and with ``last``.
         """
-        threat, found = self.target.threat, self.distance.isfinite()
+        threat, found = self.target.ball, self.distance.isfinite()
         points = torch.where(per_example(found, self.x), self.points, last)
-        result = project_(points.clone(), self.x, threat)
+        result = threat.project_(points.clone(), self.x)
         if not self.target.randomized:
             return result
         size = length(points - self.x, threat.norm).clamp_min(TINY)
         stretched = self.x + per_example((threat.eps / size).clamp_max(1e6), self.x) * (points - self.x)
         everyone = torch.arange(len(result), device=result.device)
         best = Best(result)
-        for candidate in (result, project_(stretched, self.x, threat), project_(last.clone(), self.x, threat)):
+        for candidate in (result, threat.project_(stretched, self.x), threat.project_(last.clone(), self.x)):
             best.update(candidate, strength(self.target, candidate, self.y, everyone, self.rescore), everyone)
         return best.x

@@ -48,7 +48,7 @@ class Move(Protocol):
 def least_radius(best: Shortest) -> float:
     """What no radius needs to fall below: eps on a randomised defense, where any point inside the ball will do and the
     one that fools most often counts; else 0."""
-    return best.target.threat.eps if best.target.randomized and best.stop_inside else 0.0
+    return best.target.ball.eps if best.target.randomized and best.stop_inside else 0.0
 
 
 def anneal(first: float, last: float, step: int, steps: int) -> float:

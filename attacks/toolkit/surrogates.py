@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.projections import project_, steepest
+from attacks.toolkit.projections import steepest
 from bench.contracts.attack import PrepareContext
-from bench.contracts.defense import DataInfo, freeze
+from bench.contracts.defense import freeze
+from bench.contracts.inputs import DataInfo
 from bench.contracts.reporting import report
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 _BATCH = 128
 _PEAK_RATE = 4e-3
@@ -83,13 +84,13 @@ def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool)
         yield epoch + 1
 
 
-def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: Lp) -> Tensor:
     """PGD on the cross-entropy, from a random point of the ball."""
-    x_k = project_(x + threat.eps * steepest(torch.randn_like(x), threat.norm) * torch.rand(()), x, threat)
+    x_k = threat.project_(x + threat.eps * steepest(torch.randn_like(x), threat.norm) * torch.rand(()), x)
     for _ in range(_INNER_STEPS):
         x_k.requires_grad_()
         (grad,) = torch.autograd.grad(F.cross_entropy(model(x_k), y, reduction="sum"), x_k)
-        x_k = project_(x_k.detach() + threat.eps / 2 * steepest(grad, threat.norm), x, threat)
+        x_k = threat.project_(x_k.detach() + threat.eps / 2 * steepest(grad, threat.norm), x)
     return x_k
 
 

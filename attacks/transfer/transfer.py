@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from attacks.toolkit.losses import Goal, ce
-from attacks.toolkit.projections import l1_unit, project_, start_in_ball, steepest
+from attacks.toolkit.projections import l1_unit, steepest
 from attacks.toolkit.surrogates import load_surrogates, train_surrogates
 from bench.contracts.attack import PrepareContext, attack
 from bench.contracts.target import Target
@@ -74,9 +74,9 @@ def transfer(
         x_adv, shaped like x.
     """
     models = load_surrogates(target.prepared, target.info, x.device)
-    threat, clean = target.threat, x.float()
+    threat, clean = target.ball, x.float()
     goal = Goal.of(target, ce, y)
-    x_k = start_in_ball(target, clean)
+    x_k = target.threat.sample(clean, target.generator)
     velocity = torch.zeros_like(x_k)
     step = step_size * threat.eps
     for _ in range(steps):
@@ -87,8 +87,8 @@ def transfer(
         (grad,) = torch.autograd.grad(loss, at)
         grad = blurred(grad, translation)
         velocity = momentum * velocity + l1_unit(grad)
-        x_k = project_(x_k + step * steepest(velocity, threat.norm), clean, threat)
-    return project_(x_k.to(x.dtype), x, threat)
+        x_k = threat.project_(x_k + step * steepest(velocity, threat.norm), clean)
+    return threat.project_(x_k.to(x.dtype), x)
 
 
 def blurred(grad: Tensor, radius: int) -> Tensor:

@@ -48,7 +48,7 @@ def _suites(config: Path | None) -> tuple[Table, list[str]]:
 
     rows = []
     for name, suite in load_config(config).suites.items():
-        threat = f"{suite.threat.norm} {format_eps(suite.threat.eps)}"
+        threat = f"{suite.threat_model.norm} {format_eps(suite.threat_model.eps)}"
         rows.append([name, suite.data, str(suite.examples or "all"), threat, suite.description])
     return _table(["suite", "data", "examples", "threat model", "what it is"], rows), []
 

@@ -19,8 +19,9 @@ from bench.contracts.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-    from bench.contracts.defense import DataInfo, Defense
-    from bench.contracts.threat import ThreatModel
+    from bench.contracts.defense import Defense
+    from bench.contracts.inputs import DataInfo
+    from bench.contracts.threat import Lp
     from bench.data.sets import Split
 
 Knowledge = Literal["transfer", "decision", "score", "gradient"]
@@ -39,7 +40,7 @@ class PrepareContext:
 
     defense: Defense | None
     info: DataInfo
-    threat: ThreatModel
+    threat: Lp
     train: Split
     device: torch.device
 

@@ -15,20 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
 
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What a defense may know about the data it will classify: a name, an image shape, a class count."""
-
-    name: str
-    shape: tuple[int, int, int]
-    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -80,10 +72,10 @@ class Defense(nn.Module):
     """Base class of defenses. Subclasses set ``self.classifier`` and usually override ``transform``.
 
     Args:
-        data: name, image shape and class count of the data set.
+        data: the data set's name, what its inputs look like, its class count.
         **params: the variant, e.g. ``random_start=False``; a subclass names its own keyword arguments.
 
-    ``forward`` takes float ``(N, C, H, W)`` in [0, 1] and returns logits ``(N, num_classes)``.
+    ``forward`` takes a float batch ``(N, *data.shape)`` in the data's box and returns logits ``(N, num_classes)``.
     """
 
     card: ClassVar[Card] = Card()
@@ -185,7 +177,6 @@ __all__ = [
     "BareModel",
     "Card",
     "Claim",
-    "DataInfo",
     "Defense",
     "DefenseSpec",
     "check_logits",

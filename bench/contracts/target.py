@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.errors import InputError, KnowledgeError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp, ThreatModel, as_lp
 
 #: A differentiable path from images to logits: ``(defense, x) -> logits``.
 Through = Callable[[Defense, Tensor], Tensor]
@@ -61,7 +61,7 @@ class Evaluation:
 
 @dataclass
 class Jacobian:
-    """Logits ``(M, K)`` and the gradients ``(M, k, C, H, W)`` of k of them, or sums, with respect to the input."""
+    """Logits ``(M, K)`` and the gradients ``(M, k, …)`` of k of them, or sums, with respect to the input."""
 
     logits: Tensor
     grads: Tensor
@@ -83,8 +83,8 @@ class Target:
 
     Args:
         defense: the defense, in evaluation mode.
-        threat: the ball and the box.
-        n: number of examples in the shard. Every method takes rows ``x (M, C, H, W)`` and ``index (M,)``: the
+        threat: which inputs are allowed.
+        n: number of examples in the shard. Every method takes rows ``x (M, …)`` and ``index (M,)``: the
             example each row belongs to, so that passes are counted per example; without ``index`` the rows are
             the examples 0 … n-1 in order.
         knowledge: ``transfer``, ``decision``, ``score`` or ``gradient``; asking for more raises
@@ -126,6 +126,11 @@ class Target:
         self._threshold = threshold
         #: The examples of the whole shard that the rows of a subset stand for.
         self._examples: Tensor | None = None
+
+    @property
+    def ball(self) -> Lp:
+        """The threat model of an attack that is made for Lp balls; raises :class:`NotApplicable` for any other."""
+        return as_lp(self.threat)
 
     def subset(self, index: Tensor, knowledge: str | None = None) -> Target:
         """The same target for some of its examples, which then count as 0 … len(index)-1.
@@ -225,7 +230,7 @@ class Target:
         """Loss, gradient with respect to the input, and logits along a differentiable path.
 
         Args:
-            x: ``(M, C, H, W)``.
+            x: ``(M, …)``.
             through: ``(defense, x) -> logits``.
             objective: what to maximise (see ``attacks.toolkit.losses.Goal``).
             index: the example of each row.
@@ -253,7 +258,7 @@ class Target:
         """Logits and the gradients of some along a differentiable path, from one forward pass.
 
         Args:
-            x: ``(M, C, H, W)``.
+            x: ``(M, …)``.
             through: ``(defense, x) -> logits``.
             index: the example of each row.
             classes: what to differentiate in each row: k of its logits (int64 ``(M, k)``), k weighted sums of them

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bench.contracts.defense import DataInfo
 from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data import downloads
 
 #: One training image in this many belongs to the validation split.
@@ -195,7 +195,7 @@ def _digits(root: Path, download: bool) -> Data:
     def part(rows: list[int]) -> Split:
         return Split(x[rows], y[rows], [ids[i] for i in rows])
 
-    info = DataInfo("digits", (1, 8, 8), 10)
+    info = DataInfo("digits", InputSpec((1, 8, 8)), 10)
     names = [str(i) for i in range(10)]
     return Data(info, names, part(order[790:]), part(order[450:790]), part(order[:450]))
 
@@ -214,7 +214,7 @@ def _cifar10(root: Path, download: bool) -> Data:
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     train = sorted(n for n in files if not n.endswith("test_batch"))
     test = [n for n in files if n.endswith("test_batch")]
-    return _with_validation(DataInfo("cifar10", (3, 32, 32), 10), names, part(train), part(test))
+    return _with_validation(DataInfo("cifar10", InputSpec((3, 32, 32)), 10), names, part(train), part(test))
 
 
 def _fashion_mnist(root: Path, download: bool) -> Data:
@@ -230,7 +230,7 @@ def _fashion_mnist(root: Path, download: bool) -> Data:
 
     names = ["T-shirt/top", "trouser", "pullover", "dress", "coat"]
     names += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
-    return _with_validation(DataInfo("fashion-mnist", (1, 28, 28), 10), names, part("train"), part("t10k"))
+    return _with_validation(DataInfo("fashion-mnist", InputSpec((1, 28, 28)), 10), names, part("train"), part("t10k"))
 
 
 _PUBLISHED: dict[str, Callable[[Path, bool], Data]] = {
@@ -274,7 +274,7 @@ def _folder(root: Path) -> Data:
     if all_grey:
         splits = [Split(s.x[:, :1].contiguous(), s.y, s.ids) for s in splits]
     shape = (1 if all_grey else 3, size[1], size[0])
-    return Data(DataInfo(root.name, shape, len(class_names)), class_names, *splits)
+    return Data(DataInfo(root.name, InputSpec(shape), len(class_names)), class_names, *splits)
 
 
 def _class_of(identifier: str) -> str:

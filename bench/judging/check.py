@@ -149,7 +149,7 @@ class _Rules:
 
     def gradient(self) -> None:
         """The loss has a gradient at the input by plain autograd, or an approximation is declared."""
-        state, share = gradient_state(self.defense, self.x, self.y, self.suite.threat)
+        state, share = gradient_state(self.defense, self.x, self.y, self.suite.threat_for(self.data.info))
         if state != "ok" and not self.defense.approximations():
             raise Warn(f"gradient {state} ({100 * share:.0f} % of images) and approximations() is empty")
 

@@ -1,9 +1,8 @@
 """The judge: the one place that decides whether an attack succeeded.
 
-An adversarial input counts when it is finite, inside the box, inside the ball (tolerance:
-``ThreatModel.tolerance``), misclassified, and not rejected by the detector at its fixed threshold. An input that
-breaks a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not
-an error.
+An adversarial input counts when the threat model allows it (of an Lp ball: finite, inside the box, inside the ball up
+to ``Lp.tolerance``), it is misclassified, and not rejected by the detector at its fixed threshold. An input that breaks
+a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not an error.
 
 Randomised defenses are judged on fresh draws that the attack never saw, in two disjoint streams: ``select``, on
 which the worst attack of an example is chosen later, and ``report``, on which it is scored.
@@ -20,7 +19,7 @@ from torch import Tensor
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
-from bench.contracts.threat import ThreatModel, distances
+from bench.contracts.threat import ThreatModel
 from bench.storing.row import Row
 
 
@@ -42,24 +41,6 @@ class Tally:
     caught: Tensor
     score: Tensor | None
     draws: int
-
-
-def violations(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> list[str]:
-    """Why each row of ``x_adv`` is not allowed; ``"ok"`` where it is."""
-    if x_adv.shape != x.shape:
-        return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"] * len(x)
-    reasons = ["ok"] * len(x)
-    finite = torch.isfinite(x_adv).flatten(1).all(1)
-    distance = distances(x, torch.where(torch.isfinite(x_adv), x_adv, x))[threat.norm]
-    low, high = x_adv.flatten(1).amin(1), x_adv.flatten(1).amax(1)
-    for i in range(len(x)):
-        if not finite[i]:
-            reasons[i] = "not finite"
-        elif low[i] < threat.low or high[i] > threat.high:
-            reasons[i] = f"outside the box: [{low[i]:.6g}, {high[i]:.6g}]"
-        elif distance[i] > threat.eps + threat.tolerance:
-            reasons[i] = f"outside the ball: {threat.norm} {distance[i]:.6g} > {threat.eps:.6g}"
-    return reasons
 
 
 @torch.no_grad()
@@ -113,16 +94,16 @@ def judge(
     """One row per example.
 
     Args:
-        x, x_adv: ``(N, C, H, W)``; y: int64 ``(N,)``.
+        x, x_adv: ``(N, …)``; y: int64 ``(N,)``.
         draws: passes per stream; a deterministic defense has ``Draws(1, 1)`` and one shared pass.
         threshold: of the detector, None without one.
         stream: names of the random stream (suite seed, defense, attack, shard).
         clean: rows of the unattacked input, where a rejection is a failure instead of a success.
     """
-    reasons = violations(x, x_adv, threat)
+    reasons = threat.violations(x, x_adv)
     allowed = torch.tensor([reason == "ok" for reason in reasons], device=x.device)
     if x_adv.shape == x.shape:
-        judged = torch.where(allowed[:, None, None, None], x_adv, x)
+        judged = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), x_adv, x)
     else:
         judged = x
     report = tally(defense, judged, y, draws.report, threshold, batch_size, *stream, "report")
@@ -130,7 +111,7 @@ def judge(
         select = report
     else:
         select = tally(defense, judged, y, draws.select, threshold, batch_size, *stream, "select")
-    away = {norm: values.tolist() for norm, values in distances(x, judged).items()}
+    away = {norm: values.tolist() for norm, values in threat.distances(x, judged).items()}
 
     def survived(outcome: Tally) -> list[int]:
         if clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in_training_mode
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Data, Split
 from bench.storing.records import Probe
 
@@ -79,7 +79,7 @@ def depends_on_batch(defense: Defense, x: Tensor) -> bool:
     return bool((whole - flipped).abs().max() > tolerance or (whole - halves).abs().max() > tolerance)
 
 
-def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[str, float]:
+def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: Lp) -> tuple[str, float]:
     """The margin's plain autograd gradient at random points of the ball: a word, and the share of zeros."""
     noise = torch.rand(x.shape, generator=generator("probe", tuple(x.shape))).to(x)
     start = (x + min(threat.eps, 1.0) * (2 * noise - 1)).clamp(threat.low, threat.high).requires_grad_()
@@ -128,7 +128,7 @@ def transform_distance(defense: Defense, x: Tensor, randomized: bool) -> float |
 
 
 def probe(
-    defense: Defense, data: Data, threat: ThreatModel, *, rate: float, seed: int, batch_size: int
+    defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, batch_size: int
 ) -> Probe:
     """Probe a defense that is ready (see :func:`ready`) on clean validation data.
 

@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import BareModel, DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.inputs import DataInfo
 from bench.plugins.registry import ATTACKS, DEFENSES, Registry, import_failed
 from bench.storing.digest import PACKAGES, code_digest, digest
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import sys
 
-from bench.contracts.defense import Card, DataInfo, Defense
+from bench.contracts.defense import Card, Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import resolve
 from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.
-_DIGITS = DataInfo("digits", (1, 8, 8), 10)
+_DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 
 _INTRODUCTION = """\
 # Defenses

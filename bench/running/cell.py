@@ -102,7 +102,7 @@ def prepare(setting: Setting, attack_name: str, path: Path) -> float:
     work = PrepareContext(
         defense=None if of_data else context.defense,
         info=context.data.info,
-        threat=entry.threat,
+        threat=setting.suite.threat_for(context.data.info, entry.eps),
         train=context.data.train,
         device=torch.device(setting.device),
     )
@@ -149,7 +149,7 @@ def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, ke
 
 def attack_key(attack: ResolvedAttack) -> str:
     """Hash of an attack's function, parameters and radius."""
-    return digest(attack.spec.name, attack.knowledge, attack.params, attack.threat.norm, attack.threat.eps)
+    return digest(attack.spec.name, attack.knowledge, attack.params, attack.norm, attack.eps)
 
 
 def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
@@ -173,7 +173,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
     entry = None if attack_name == CLEAN else context.attacks[attack_name]
     stream = (suite.seed, setting.spec.name, attack_name, shard)
     clock = provenance.start(setting.command)
-    threat = suite.threat if entry is None else entry.threat
+    threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds = read_prepared(prepared)
     target = Target(
         defense,

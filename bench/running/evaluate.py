@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import torch
 
 from bench.contracts.defense import DefenseSpec, count_parameters, freeze
 from bench.contracts.errors import InputError, NewerSchemaError
-from bench.contracts.threat import check_images, check_labels
+from bench.contracts.inputs import check_inputs, check_labels
 from bench.data.sets import Data, data_digest, load_data
 from bench.judging.judge import judge
 from bench.judging.probe import probe, ready
@@ -83,7 +83,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
         function=entry.spec.name,
         knowledge=entry.knowledge,
         params=entry.params,
-        eps=entry.threat.eps,
+        eps=entry.eps,
         counted=entry.counted,
         summary=entry.spec.summary,
         paper=entry.spec.paper,
@@ -100,7 +100,7 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
         function=provenance.shorten(entry.attack) if entry.attack else name,
         knowledge=entry.knowledge or "gradient",
         params=entry.params,
-        eps=entry.eps or suite.threat.eps,
+        eps=entry.eps or suite.threat_model.eps,
         counted=(entry.eps or 0.0) <= suite.threat_model.eps,
         summary="Its plugin could not be imported.",
     )
@@ -121,12 +121,11 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
     """The record of the suite with its examples and all its attacks."""
     suite = request.suite
     examples = select_examples(suite, data)
-    threat = suite.threat
     fixed: dict[str, Any] = {
         "data": provenance.publishable(suite.data),
         "split": suite.split,
-        "norm": threat.norm,
-        "eps": threat.eps,
+        "norm": suite.threat_model.norm,
+        "eps": suite.threat_model.eps,
         "seed": suite.seed,
         "shard_size": suite.shard_size,
         "draws_select": suite.draws.select,
@@ -141,7 +140,7 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
         name=suite.name,
         description=suite.description,
-        shape=data.info.shape,
+        **asdict(data.info.input),
         class_names=data.class_names,
         ids=examples.ids,
         reference=suite.reference,
@@ -176,11 +175,11 @@ class Evaluation:
         self.data = load_data(request.suite.data, request.data_root)
         self.store = Store(request.results, request.suite.name)
         for split in (select_examples(request.suite, self.data), self.data.validation):
-            check_images(split.x, f"images of {request.suite.data}")
+            check_inputs(split.x, self.data.info.input, f"inputs of {request.suite.data}")
             check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
         self.suite = suite_record(request, self.data)
         self.device = torch.device(request.device)
-        self.threat = request.suite.threat
+        self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
         self.opened = self._open_all()

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from bench.contracts.inputs import Kind
 from bench.storing.row import Record, Row
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
@@ -92,7 +93,10 @@ class SuiteRecord(Record):
     description: str = ""
     data: str = Field(description="reference of the data set, e.g. digits or folder:PATH")
     split: str
-    shape: tuple[int, int, int] = Field(description="image shape (C, H, W)")
+    shape: tuple[int, ...] = Field(description="shape of one input: (C, H, W) of images")
+    low: float = Field(default=0.0, description="the box of the inputs' values: from low")
+    high: float = Field(default=1.0, description="to high")
+    kind: Kind = Field(default="image", description="how an input is shown: image or waveform")
     class_names: list[str]
     ids: list[str] = Field(description="ids of the evaluated examples, in order")
     norm: str

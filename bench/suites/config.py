@@ -30,7 +30,8 @@ import bench
 from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.threat import Norm, ThreatModel, format_eps
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp, Norm, format_eps
 from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
 from bench.storing.records import CLEAN
@@ -79,7 +80,7 @@ class ThreatModelConfig(_Strict):
     """What an adversarial input may look like."""
 
     norm: Norm = Field(description="linf, l2, l1 or l0")
-    eps: Eps = Field(description='radius in units of the [0, 1] pixel scale: a number, or "8/255"; l0: pixels')
+    eps: Eps = Field(description='radius in the units of the data, whose images are in [0, 1]; or "8/255"; l0: pixels')
     radii: list[Eps] = Field(
         default=[],
         description="radii up to eps at which robust accuracy is shown as well, from stored distances; attacks get eps",
@@ -178,10 +179,10 @@ class Suite(_Strict):
         """The name under which the suite stands in the file."""
         return self._name
 
-    @property
-    def threat(self) -> ThreatModel:
-        """The threat model as the attacks and the judge use it."""
-        return ThreatModel(self.threat_model.norm, self.threat_model.eps)
+    def threat_for(self, info: DataInfo, eps: float | None = None) -> Lp:
+        """The threat model on this data, in the box of its values; ``eps``: with another radius."""
+        radius = self.threat_model.eps if eps is None else eps
+        return Lp(self.threat_model.norm, radius, info.input.low, info.input.high)
 
     def with_data(self, reference: str | None) -> Suite:
         """The same suite on other data, under a name of its own; itself when ``reference`` is None."""
@@ -304,7 +305,7 @@ class ResolvedAttack:
         name: in the suite and in the results.
         spec: the registered attack behind it.
         params: every parameter, defaults included.
-        threat: the suite's, or with the entry's own ``eps``.
+        norm: the suite's; eps: the suite's, or the entry's own.
         knowledge: the attack's, or the entry's own, which is less.
         counted: False for a sanity check outside the threat model, with a radius larger than the suite's.
     """
@@ -312,7 +313,8 @@ class ResolvedAttack:
     name: str
     spec: AttackSpec
     params: dict[str, Any]
-    threat: ThreatModel
+    norm: Norm
+    eps: float
     knowledge: Knowledge
     counted: bool
 
@@ -358,12 +360,12 @@ def _resolve(suite: Suite, name: str) -> ResolvedAttack:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     eps = suite.threat_model.eps if entry.eps is None else entry.eps
-    threat = ThreatModel(suite.threat_model.norm, eps)
     knowledge = entry.knowledge or spec.knowledge
     if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(spec.knowledge):
         raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
     params = spec.check(entry.params, where)
-    return ResolvedAttack(name, spec, params, threat, knowledge, counted=eps <= suite.threat_model.eps)
+    counted = eps <= suite.threat_model.eps
+    return ResolvedAttack(name, spec, params, suite.threat_model.norm, eps, knowledge, counted)
 
 
 # -- schema -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
 from bench.storing.row import Row
 from bench.storing.store import Store, shard_count
@@ -117,7 +117,7 @@ class DefenseResults:
         """Which of an attack's points lie outside the ball of this radius. What it was never allowed does not."""
         if self.attacks[name].eps <= radius:
             return np.zeros(len(self.suite.ids), dtype=np.bool_)
-        tolerance = ThreatModel(self.suite.norm, radius).tolerance  # type: ignore[arg-type]
+        tolerance = Lp(self.suite.norm, radius).tolerance  # type: ignore[arg-type]
         return self.cells[name].distance > radius + tolerance
 
     def provenance(self) -> Provenance:

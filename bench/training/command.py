@@ -35,7 +35,8 @@ def train_all(specs: Sequence[DefenseSpec], suite: Suite, device: str, root: Pat
             have_recipe.append(spec)
     for spec in have_recipe:
         with _Display(console, spec.name) as show:
-            path = train_defense(spec, data, threat=suite.threat, seed=suite.seed, device=device, progress=show)
+            threat = suite.threat_for(data.info)
+            path = train_defense(spec, data, threat=threat, seed=suite.seed, device=device, progress=show)
         console.print(f"{spec.name}: checkpoint written to {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -23,10 +23,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Data, Split
 from bench.storing.checkpoints import checkpoint_path, save
 from bench.storing.digest import code_digest
@@ -84,7 +85,7 @@ class TrainingRun:
     train: Split
     validation: Split
     info: DataInfo
-    threat: ThreatModel
+    threat: Lp
     seed: int
     device: torch.device
     state: Path
@@ -230,7 +231,7 @@ def train_defense(
     spec: DefenseSpec,
     data: Data,
     *,
-    threat: ThreatModel,
+    threat: Lp,
     seed: int,
     device: torch.device | str = "cpu",
     folder: Path | None = None,

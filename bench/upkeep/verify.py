@@ -11,7 +11,7 @@ import torch
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.target import Counts
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Data, load_data
 from bench.judging.judge import Draws, judge
 from bench.judging.probe import ready
@@ -161,7 +161,7 @@ def _judge(
         [row.id for row in shard.rows],
         x_adv,
         Counts(none, none, none, none),
-        ThreatModel(suite.norm, eps),  # type: ignore[arg-type]
+        Lp(suite.norm, eps, defense.data.input.low, defense.data.input.high),  # type: ignore[arg-type]
         draws=Draws(shard.draws_select, shard.draws_report),
         threshold=record.probe.threshold,
         batch_size=shard.batch_size,

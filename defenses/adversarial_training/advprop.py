@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Card, DataInfo, Defense
+from bench.contracts.defense import Card, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for, replace
 from defenses.parts.recipes import pgd_examples
@@ -65,7 +66,7 @@ class AdvProp(Defense):
     def fit(self, run: TrainingRun) -> None:
         """The paper's equation 3: cross-entropy of clean images and of PGD examples in the ball of ``run.threat``."""
 
-        def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+        def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             with auxiliary(self.classifier):
                 x_adv = pgd_examples(self.classifier, x, y, threat, self.steps)
                 adversarial = F.cross_entropy(self.classifier(x_adv), y)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Card, DataInfo, Defense, freeze
+from bench.contracts.defense import Card, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.adversarial_recipes import one_step_examples
 from defenses.parts.nets import classifier_for, external_for
 from defenses.parts.recipes import augmentation_for, natural_training, schedule_for

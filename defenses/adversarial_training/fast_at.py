@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball, one_step_examples
 from defenses.parts.nets import classifier_for
 
@@ -65,7 +66,7 @@ class FastAT(Defense):
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy at one-step examples in the ball of ``run.threat``."""
 
-        def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+        def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             x_adv = one_step_examples(self.classifier, x, y, threat, step=self.step, random_start=True)
             return F.cross_entropy(self.classifier(x_adv), y)
 

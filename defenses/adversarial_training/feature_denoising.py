@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import adversarial_training
 
@@ -121,7 +122,7 @@ class DenoisingBlock(nn.Module):
         return mean.view_as(x)
 
 
-def insert_denoising(network: nn.Sequential, shape: tuple[int, int, int], similarity: Similarity) -> nn.Sequential:
+def insert_denoising(network: nn.Sequential, shape: tuple[int, ...], similarity: Similarity) -> nn.Sequential:
     """Put a denoising block behind the last layer of every resolution that has a convolution, in place.
 
     Args:

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.projections import project_, steepest
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from attacks.toolkit.projections import steepest
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for
 
@@ -71,7 +72,7 @@ class FreeAT(Defense):
         """Cross-entropy at the perturbation that the backward pass before left, in the ball of ``run.threat``."""
         perturbation = Perturbation(self.classifier)
 
-        def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+        def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             return perturbation.loss(x, y, threat, run.epoch)
 
         minimise_in_ball(
@@ -96,17 +97,17 @@ class Perturbation:
         self.delta = torch.empty(0)
         self.epoch = -1
 
-    def loss(self, x: Tensor, y: Tensor, threat: ThreatModel, epoch: int) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, threat: Lp, epoch: int) -> Tensor:
         """Cross-entropy at x + δ, a scalar. ``backward`` of it also takes δ one step of eps up, back into the ball."""
         if epoch != self.epoch:
             self.epoch, self.delta = epoch, torch.zeros_like(x)
         rows = self.delta[: len(x)]
-        x_adv = project_(x + rows, x, threat).requires_grad_()
+        x_adv = threat.project_(x + rows, x).requires_grad_()
 
         def ascend(grad: Tensor) -> None:
             with torch.no_grad():
                 moved = x_adv + threat.eps * steepest(grad, threat.norm)
-                rows.copy_(project_(moved, x, threat) - x)
+                rows.copy_(threat.project_(moved, x) - x)
 
         x_adv.register_hook(ascend)
         return F.cross_entropy(self.module(x_adv), y)

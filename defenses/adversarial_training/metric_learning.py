@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import pgd_examples
@@ -79,7 +80,7 @@ class MetricLearning(Defense):
         """The paper's equation 5: cross-entropy at PGD examples, the triplet loss, and a penalty on long features."""
         last = _last_linear(self.classifier, self.network)
 
-        def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+        def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             x_adv = pgd_examples(self.classifier, x, y, threat, self.steps)
             seen: list[Tensor] = []
             hook = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

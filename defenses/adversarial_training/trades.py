@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.projections import project_, steepest
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from attacks.toolkit.projections import steepest
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for
 
@@ -75,7 +76,7 @@ class TRADES(Defense):
     def fit(self, run: TrainingRun) -> None:
         """The paper's equation 5 in the ball of ``run.threat``."""
 
-        def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+        def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             x_adv = divergent_examples(self.classifier, x, threat, self.steps)
             clean = self.classifier(x)
             divergence = _divergence(self.classifier(x_adv), clean) / len(x)
@@ -84,7 +85,7 @@ class TRADES(Defense):
         minimise_in_ball(run, self.classifier, loss, stage="trades", network=self.network)
 
 
-def divergent_examples(module: nn.Module, x: Tensor, threat: ThreatModel, steps: int) -> Tensor:
+def divergent_examples(module: nn.Module, x: Tensor, threat: Lp, steps: int) -> Tensor:
     """Images of the ball where PGD makes KL(f(x) ‖ f(x')) large, shaped like x ``(N, C, H, W)``.
 
     It starts a little beside x (Gaussian noise of 0.001), where the divergence is smallest and has no gradient.
@@ -94,11 +95,11 @@ def divergent_examples(module: nn.Module, x: Tensor, threat: ThreatModel, steps:
     module.eval()
     with torch.no_grad():
         clean = module(x)
-    x_adv = project_(x + 0.001 * torch.randn_like(x), x, threat)
+    x_adv = threat.project_(x + 0.001 * torch.randn_like(x), x)
     for _ in range(steps):
         x_adv.requires_grad_()
         (grad,) = torch.autograd.grad(_divergence(module(x_adv), clean), x_adv)
-        x_adv = project_(x_adv.detach() + 2.5 * threat.eps / steps * steepest(grad, threat.norm), x, threat)
+        x_adv = threat.project_(x_adv.detach() + 2.5 * threat.eps / steps * steepest(grad, threat.norm), x)
     module.train(training)
     return x_adv
 

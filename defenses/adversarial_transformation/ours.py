@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
+from bench.contracts.defense import Approximation, Card, Claim, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.inner_descent import Slope, descend, smooth_approximations
 from defenses.parts.nets import classifier_for, external_for
 from defenses.parts.recipes import adversarial_training, natural_training, train_classifier

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import natural_training
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.jpeg_codec import compress
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import adversarial_training, train_classifier
 
@@ -72,7 +73,7 @@ class Thermometer(Defense):
         self.levels, self.adversarial = levels, adversarial
         self.network = network
         channels, height, width = data.shape
-        encoded = DataInfo(data.name, (levels * channels, height, width), data.num_classes)
+        encoded = DataInfo(data.name, InputSpec((levels * channels, height, width)), data.num_classes)
         self.classifier = nn.Sequential(ThermometerEncoding(levels), classifier_for(encoded, network))
 
     def transform(self, x: Tensor) -> Tensor:

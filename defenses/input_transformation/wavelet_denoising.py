@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from bench.contracts.defense import Approximation, Card, DataInfo, Defense
+from bench.contracts.defense import Approximation, Card, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier
 from defenses.parts.wavelets import denoise

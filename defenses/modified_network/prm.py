@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Card, DataInfo, Defense, freeze
+from bench.contracts.defense import Card, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import augmentation_for, schedule_for, train_classifier
 from defenses.parts.unet import UNet, scales_for

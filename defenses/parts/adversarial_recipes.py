@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.projections import project_, steepest
+from attacks.toolkit.projections import steepest
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from defenses.parts.recipes import augmentation_for, schedule_for
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def minimise_in_ball(
     run: TrainingRun,
     module: nn.Module,
-    loss: Callable[[Tensor, Tensor, ThreatModel], Tensor],
+    loss: Callable[[Tensor, Tensor, Lp], Tensor],
     *,
     stage: str,
     network: str = "auto",
@@ -59,7 +59,7 @@ def minimise_in_ball(
 
 
 def one_step_examples(
-    module: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, step: float, random_start: bool
+    module: nn.Module, x: Tensor, y: Tensor, threat: Lp, *, step: float, random_start: bool
 ) -> Tensor:
     """FGSM (Goodfellow et al. 2015): one steepest step of ``step``·eps on cross-entropy, projected onto the ball.
 
@@ -77,8 +77,8 @@ def one_step_examples(
     """
     training = module.training
     module.eval()
-    start = project_(x + threat.eps * (2 * torch.rand_like(x) - 1), x, threat) if random_start else x.clone()
+    start = threat.project_(x + threat.eps * (2 * torch.rand_like(x) - 1), x) if random_start else x.clone()
     start.requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(module(start), y, reduction="sum"), start)
     module.train(training)
-    return project_(start.detach() + step * threat.eps * steepest(grad, threat.norm), x, threat)
+    return threat.project_(start.detach() + step * threat.eps * steepest(grad, threat.norm), x)

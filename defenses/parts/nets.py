@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo
 from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.inputs import DataInfo
 
 
 def classifier_for(info: DataInfo, network: str = "auto") -> nn.Module:

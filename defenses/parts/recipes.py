@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.projections import project_, steepest
-from bench.contracts.defense import DataInfo, Defense
+from attacks.toolkit.projections import steepest
+from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo
+from bench.contracts.threat import Lp
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -149,7 +150,7 @@ def adversarial_training(
     run.minimise(stage, module, loss, augment=augmentation_for(run.info), **settings)
 
 
-def pgd_examples(module: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Tensor:
+def pgd_examples(module: nn.Module, x: Tensor, y: Tensor, threat: Lp, steps: int) -> Tensor:
     """Adversarial examples for training: PGD on cross-entropy from a random point of the ball.
 
     ``module`` is put in evaluation mode meanwhile (its mode is put back), so that the adversarial batches of the
@@ -157,11 +158,11 @@ def pgd_examples(module: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, s
     """
     training = module.training
     module.eval()
-    x_adv = project_(x + threat.eps * (2 * torch.rand_like(x) - 1), x, threat)
+    x_adv = threat.project_(x + threat.eps * (2 * torch.rand_like(x) - 1), x)
     for _ in range(steps):
         x_adv.requires_grad_()
         (grad,) = torch.autograd.grad(F.cross_entropy(module(x_adv), y, reduction="sum"), x_adv)
         step = 2.5 * threat.eps / steps * steepest(grad, threat.norm)
-        x_adv = project_(x_adv.detach() + step, x, threat)
+        x_adv = threat.project_(x_adv.detach() + step, x)
     module.train(training)
     return x_adv

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks.toolkit.estimators import straight_through
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
+from bench.contracts.defense import Approximation, Card, Claim, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import natural_training, train_classifier
 
@@ -188,7 +189,7 @@ class DefenseGAN(Defense):
             natural_training(run, self.classifier, "classifier", network=self.network)
 
 
-def generator_for(shape: tuple[int, int, int], latent: int) -> nn.Sequential:
+def generator_for(shape: tuple[int, ...], latent: int) -> nn.Sequential:
     """z ``(N, latent)`` to images in [0, 1]: linear layers below 16 pixels, else transposed convolutions from 4×4."""
     channels, height, width = shape
     if min(height, width) < 16:
@@ -205,7 +206,7 @@ def generator_for(shape: tuple[int, int, int], latent: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1], _Crop(height, width), nn.Sigmoid())
 
 
-def critic_for(shape: tuple[int, int, int]) -> nn.Sequential:
+def critic_for(shape: tuple[int, ...]) -> nn.Sequential:
     """Images to one value each, ``(N, 1)``: linear layers below 16 pixels, else strided convolutions."""
     channels, height, width = shape
     layers: list[nn.Module] = []

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense, freeze
+from bench.contracts.defense import Card, Claim, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import natural_training, pgd_examples, schedule_for
 from defenses.parts.unet import UNet, scales_for

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.toolkit.estimators import straight_through
-from bench.contracts.defense import Approximation, Card, Claim, DataInfo, Defense, freeze
+from bench.contracts.defense import Approximation, Card, Claim, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import natural_training, schedule_for
 

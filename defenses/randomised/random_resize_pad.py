@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier
 

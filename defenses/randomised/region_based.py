@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench.contracts.defense import Card, DataInfo, Defense
+from bench.contracts.defense import Card, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import natural_training
 from defenses.parts.voting import UniformNoise, Vote

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench.contracts.defense import Card, Claim, DataInfo, Defense
+from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for, replace
 from defenses.parts.recipes import natural_training
 from defenses.parts.voting import GaussianNoise, Vote

@@ -21,7 +21,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import attacks
-from bench.contracts.defense import DataInfo, freeze
+from bench.contracts.defense import freeze
+from bench.contracts.inputs import DataInfo, InputSpec
 from defenses.parts.nets import NETWORKS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,7 +92,7 @@ def _subject(model: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
         return subject.model.to(DEVICE), subject.x.to(DEVICE), subject.y.to(DEVICE)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = freeze(NETWORKS["resnet18"](DataInfo("cifar10", (3, 32, 32), 10))).to(DEVICE)
+        network = freeze(NETWORKS["resnet18"](DataInfo("cifar10", InputSpec((3, 32, 32)), 10))).to(DEVICE)
         x = torch.rand(batch, 3, 32, 32).to(DEVICE)
     with torch.no_grad():
         return network, x, network(x).argmax(1)

@@ -12,10 +12,11 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 import attacks
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split, load_data
 from bench.plugins.resolve import load_defense
 from bench.training.recipe import Progress, TrainingRun
@@ -29,9 +30,9 @@ from defenses.adversarial_training.trades import TRADES, divergent_examples
 from defenses.modified_network.distillation import Distillation
 from defenses.parts.adversarial_recipes import minimise_in_ball, one_step_examples
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
-THREAT = ThreatModel("linf", 0.1)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
+THREAT = Lp("linf", 0.1)
 DATA = load_data("digits")
 NAMES: dict[type[Defense], str] = {
     FastAT: "fast-at",
@@ -59,7 +60,7 @@ def image() -> Tensor:
     return torch.full((1, 1, 2, 2), 0.5)
 
 
-def _run(info: DataInfo, folder: Path, n: int, threat: ThreatModel = THREAT) -> TrainingRun:
+def _run(info: DataInfo, folder: Path, n: int, threat: Lp = THREAT) -> TrainingRun:
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(n, *info.shape, generator=draw)
     split = Split(x, torch.arange(n) % info.num_classes, [str(i) for i in range(n)])
@@ -84,10 +85,10 @@ def test_one_step_from_the_image_is_as_long_as_said(linear: nn.Module, image: Te
 
 
 def test_the_ball_grows_over_the_first_half_and_replays_divide_the_epochs(linear: nn.Module, tmp_path: Path) -> None:
-    run = _run(DataInfo("tiny", (1, 2, 2), 2), tmp_path, 4)
+    run = _run(DataInfo("tiny", InputSpec((1, 2, 2)), 2), tmp_path, 4)
     seen = []
 
-    def loss(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
         seen.append(threat.eps)
         return F.cross_entropy(linear(x), y)
 
@@ -99,7 +100,7 @@ def test_the_ball_grows_over_the_first_half_and_replays_divide_the_epochs(linear
 def test_other_norms_are_refused(tmp_path: Path) -> None:
     for cls in (FastAT, EnsembleAT):
         with seeded("weights"), pytest.raises(InputError, match="norm l1 is not available"):
-            cls(GREY).fit(_run(GREY, tmp_path, 2, ThreatModel("l1", 1.0)))
+            cls(GREY).fit(_run(GREY, tmp_path, 2, Lp("l1", 1.0)))
 
 
 # -- free ---------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_non_local_mean_against_a_loop(similarity: str) -> None:
         (GREY, "cnn-a", [16, 32]),
         (COLOUR, "resnet8", [16, 32, 64]),
         (COLOUR, "vgg", [64, 128, 128, 128]),
-        (DataInfo("large", (3, 64, 64), 10), "resnet8", [32, 64]),
+        (DataInfo("large", InputSpec((3, 64, 64)), 10), "resnet8", [32, 64]),
     ],
 )
 def test_a_block_ends_every_resolution(info: DataInfo, network: str, channels: list[int]) -> None:

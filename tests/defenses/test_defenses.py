@@ -7,10 +7,11 @@ import torch
 from scipy.ndimage import median_filter
 from torch import Tensor
 
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from defenses.adversarial_training.madry import Madry
 from defenses.adversarial_transformation.ours import AdversarialTransformation
 from defenses.detection.feature_squeezing import FeatureSqueezing, median_2x2, reduce_bit_depth
@@ -20,8 +21,8 @@ from defenses.parts.nets import classifier_for, external_for
 from defenses.parts.recipes import pgd_examples, random_crop_and_flip
 from defenses.randomised.random_resize_pad import RandomResizePad, resize_and_pad
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
 ALL = (Undefended, Madry, JPEG, RandomResizePad, AdversarialTransformation, FeatureSqueezing)
 EACH = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
@@ -76,9 +77,9 @@ def test_other_image_sizes() -> None:
     for size in (8, 10):
         assert classifier_for(GREY).eval()(torch.rand(1, 1, size, size)).shape == (1, 10)
     assert classifier_for(COLOUR).eval()(torch.rand(1, 3, 36, 36)).shape == (1, 10)
-    tiny = DataInfo("tiny", (3, 64, 64), 200)
+    tiny = DataInfo("tiny", InputSpec((3, 64, 64)), 200)
     assert external_for(tiny).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 200)
-    fashion = DataInfo("fashion", (1, 28, 28), 10)
+    fashion = DataInfo("fashion", InputSpec((1, 28, 28)), 10)
     for net in (classifier_for(fashion), external_for(fashion)):
         assert net.eval()(torch.rand(1, 1, 28, 28)).shape == (1, 10)
 
@@ -88,7 +89,7 @@ def test_external_network_is_the_papers_table_4() -> None:
     linear = [m for m in external_for(COLOUR) if isinstance(m, torch.nn.Linear)]
     assert [m.out_channels for m in convolutions] == [64, 128, 128, 128, 128, 128]
     assert [(m.in_features, m.out_features) for m in linear] == [(512, 512), (512, 512), (512, 10)]
-    (first, *_) = [m for m in external_for(DataInfo("t", (3, 64, 64), 200)) if isinstance(m, torch.nn.Linear)]
+    (first, *_) = [m for m in external_for(DataInfo("t", InputSpec((3, 64, 64)), 200)) if isinstance(m, torch.nn.Linear)]
     assert first.in_features == 2048  # appendix A.1, Tiny ImageNet
 
 
@@ -124,7 +125,7 @@ def test_differentiable_jpeg_follows_the_codec(info: DataInfo, quality: int) -> 
 
 
 def test_differentiable_jpeg_of_odd_sizes() -> None:
-    x = _images(DataInfo("odd", (3, 13, 21), 10), 2)
+    x = _images(DataInfo("odd", InputSpec((3, 13, 21)), 10), 2)
     assert (differentiable_jpeg(x, 75).clamp(0, 1) - _make(JPEG, COLOUR).transform(x)).abs().mean() < 0.02
 
 
@@ -193,7 +194,7 @@ def test_detector_scores(info: DataInfo) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_training_examples_stay_in_the_ball_and_raise_the_loss(norm: str) -> None:
     net, x, y = classifier_for(GREY), _images(GREY, 16), torch.arange(16) % 10
-    threat = ThreatModel(norm, 0.5)  # type: ignore[arg-type]
+    threat = Lp(norm, 0.5)  # type: ignore[arg-type]
     net.train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     x_adv = pgd_examples(net, x, y, threat, steps=5)

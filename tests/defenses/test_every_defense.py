@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from attacks.gradient.pgd import pgd
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec, in_training_mode
+from bench.contracts.defense import Defense, DefenseSpec, in_training_mode
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split, load_data
 from bench.judging.check import check_defense
 from bench.plugins.registry import DEFENSES
@@ -25,8 +26,8 @@ from bench.suites.config import load_config
 from bench.training.recipe import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[2]
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 NAMES = DEFENSES.built_in()
 EACH = pytest.mark.parametrize("name", NAMES)
 #: What would take minutes on 32×32 images of a CPU; everything else is tested with its defaults.
@@ -108,7 +109,7 @@ def test_it_trains_and_is_attacked_at_32_by_32_in_colour(name: str, tmp_path: Pa
     defense = _make(name, COLOUR)
     x, y = _images(COLOUR, 4), torch.tensor([0, 1, 2, 3])
     split = Split(x, y, [f"train/{i}" for i in range(4)])
-    threat = ThreatModel("linf", 8 / 255)
+    threat = Lp("linf", 8 / 255)
     before = {key: value.clone() for key, value in defense.state_dict().items()}
     run = _Short(split, split, COLOUR, threat, 0, torch.device("cpu"), tmp_path)
     with seeded("training"):

@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import load_data
 from bench.plugins.resolve import load_defense
 from defenses.adversarial_transformation.anti_adversary import AntiAdversary
 from defenses.adversarial_transformation.hedge import Hedge
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
 DIGITS = load_data("digits")
 
 
@@ -132,7 +133,7 @@ def _under_attack(name: str, estimator: Any, steps: int) -> float:
     defense, some = load_defense(DefenseSpec(name), DIGITS.info).defense.eval(), DIGITS.test.take(50)
     target = Target(
         defense,
-        ThreatModel("linf", 0.2),
+        Lp("linf", 0.2),
         50,
         knowledge="gradient",
         generator=generator(0),

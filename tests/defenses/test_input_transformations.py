@@ -11,10 +11,11 @@ from scipy.ndimage import gaussian_filter, median_filter
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split
 from bench.training.recipe import TrainingRun
 from defenses.input_transformation.bit_depth import BitDepth
@@ -28,9 +29,9 @@ from defenses.input_transformation.wavelet_denoising import WaveletDenoising
 from defenses.modified_network.k_wta import KWTA, KWinners
 from defenses.parts.wavelets import WAVELETS, decompose, denoise, reconstruct
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
-TILE = DataInfo("tile", (1, 4, 4), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
+TILE = DataInfo("tile", InputSpec((1, 4, 4)), 10)
 
 
 def _make(cls: type[Defense], info: DataInfo = GREY, **params: object) -> Defense:
@@ -289,7 +290,7 @@ def test_the_database_holds_training_patches(monkeypatch: pytest.MonkeyPatch) ->
     images = torch.arange(3 * 64.0).view(3, 1, 8, 8)
     split = Split(images, torch.zeros(3, dtype=torch.long), ["a", "b", "c"])
     defense = _make(ImageQuilting, patch=3, patches=40)
-    run = TrainingRun(split, split, GREY, ThreatModel("linf", 0.2), 0, torch.device("cpu"), None)  # type: ignore[arg-type]
+    run = TrainingRun(split, split, GREY, Lp("linf", 0.2), 0, torch.device("cpu"), None)  # type: ignore[arg-type]
     with seeded("recipe"):
         defense.fit(run)
     windows = {tuple(w.flatten().tolist()) for w in images.unfold(2, 3, 1).unfold(3, 3, 1).reshape(-1, 9)}

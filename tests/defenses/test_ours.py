@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import DataInfo
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.training.recipe import TrainingRun
 from defenses.adversarial_transformation.ours import AdversarialTransformation
 from defenses.parts.smooth_sign import LEAK, LeakyClamp, SmoothSign, softsign_slope, tanh_slope
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
 
 
@@ -175,7 +175,7 @@ def test_recipe(external: str, stages: list[str], monkeypatch: pytest.MonkeyPatc
         module.eval()
 
     monkeypatch.setattr(TrainingRun, "minimise", minimise)
-    run = TrainingRun(None, None, GREY, ThreatModel("linf", 0.2), 0, torch.device("cpu"), None)  # type: ignore[arg-type]
+    run = TrainingRun(None, None, GREY, Lp("linf", 0.2), 0, torch.device("cpu"), None)  # type: ignore[arg-type]
     defense.fit(run)
     assert seen == stages
     assert not any(p.requires_grad for p in defense.external.parameters())

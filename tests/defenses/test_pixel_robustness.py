@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split, load_data
 from bench.plugins.resolve import load_defense
 from bench.studies.input_gradients.measure import (
@@ -23,10 +24,10 @@ from defenses.input_transformation.jpeg import JPEG
 from defenses.modified_network.prm import PRM, SETS, lattice
 from defenses.modified_network.random_prm import RandomPRM
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
-THREAT = ThreatModel("linf", 0.2)
+THREAT = Lp("linf", 0.2)
 DATA = load_data("digits")
 
 
@@ -116,7 +117,7 @@ def _reference(defense: _Linear, x: Tensor, y: Tensor) -> Tensor:
 
 
 def test_heat_map_of_a_linear_model() -> None:
-    info = DataInfo("linear", (3, 4, 5), 6)
+    info = DataInfo("linear", InputSpec((3, 4, 5)), 6)
     with seeded("linear"):
         defense = _Linear(info).requires_grad_(False).eval()
     x, y = torch.rand(7, *info.shape), torch.arange(7) % 6
@@ -186,7 +187,7 @@ def test_what_cannot_be_measured() -> None:
     with pytest.raises(InputError, match="no examples"):
         mean_absolute_gradient(defense, some.x[:0], some.y[:0])
     with pytest.raises(InputError, match="l2"):
-        measure(defense, some, ThreatModel("l2", 1.0))
+        measure(defense, some, Lp("l2", 1.0))
     for designated in (torch.ones(8, 8), torch.zeros(8, 8), torch.ones(4, 4)):
         with pytest.raises(InputError, match="designated"):
             measure(defense, Split(some.x, some.y, some.ids), THREAT, designated=designated)

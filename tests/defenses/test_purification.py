@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks.gradient.pgd import pgd
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import load_data
 from bench.plugins.resolve import load_defense
 from bench.training.recipe import TrainingRun
@@ -23,10 +24,10 @@ from defenses.purification.defense_gan import DefenseGAN, _gradient_penalty, _Re
 from defenses.purification.guided_denoiser import GuidedDenoiser
 from defenses.purification.pixeldefend import PixelCNN, PixelDefend
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-SMALL_COLOUR = DataInfo("small", (3, 4, 5), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+SMALL_COLOUR = DataInfo("small", InputSpec((3, 4, 5)), 10)
 DATA = load_data("digits")
-THREAT = ThreatModel("linf", 0.2)
+THREAT = Lp("linf", 0.2)
 
 
 def _make(cls: type[Defense], info: DataInfo, **params: object) -> Any:
@@ -173,7 +174,7 @@ def test_empty_batch() -> None:
 
 def _linear_generator(**params: object) -> tuple[DefenseGAN, Tensor]:
     """A defense whose generator is z -> A z, and A ``(16, 3)``."""
-    defense = _make(DefenseGAN, DataInfo("tiny", (1, 4, 4), 10), latent=3, **params)
+    defense = _make(DefenseGAN, DataInfo("tiny", InputSpec((1, 4, 4)), 10), latent=3, **params)
     matrix = torch.linalg.qr(torch.randn(16, 3, generator=torch.Generator().manual_seed(3))).Q
     linear = nn.Linear(3, 16, bias=False)
     linear.weight.data = matrix * torch.tensor([1.0, 0.8, 0.6])
@@ -248,7 +249,7 @@ def _shipped(name: str) -> Defense:
     return load_defense(DefenseSpec(name), DATA.info).defense.eval()
 
 
-def _under_attack(defense: Defense, estimator: Any, steps: int, threat: ThreatModel = THREAT) -> float:
+def _under_attack(defense: Defense, estimator: Any, steps: int, threat: Lp = THREAT) -> float:
     some = DATA.test.take(50)
     target = Target(
         defense, threat, len(some), knowledge="gradient", generator=generator(0), randomized=defense.randomized

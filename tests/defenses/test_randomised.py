@@ -11,11 +11,12 @@ import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import load_data
 from bench.plugins.resolve import load_defense
 from defenses.parts import random_transforms
@@ -27,8 +28,8 @@ from defenses.randomised.region_based import RegionBased
 from defenses.randomised.rse import RandomSelfEnsemble
 from defenses.randomised.sap import SAP, StochasticActivationPruning
 
-GREY = DataInfo("grey", (1, 8, 8), 10)
-COLOUR = DataInfo("colour", (3, 32, 32), 10)
+GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
+COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 DIGITS = load_data("digits")
 
 
@@ -289,7 +290,7 @@ def test_impossible_parameters(make: Any, params: dict[str, Any], message: str) 
 
 def test_barrage_needs_a_codec() -> None:
     with pytest.raises(InputError, match=r"^bart: images have 2 channels"):
-        BaRT(DataInfo("two", (2, 32, 32), 10))
+        BaRT(DataInfo("two", InputSpec((2, 32, 32)), 10))
 
 
 def test_paper_networks_exist() -> None:
@@ -313,7 +314,7 @@ def _under_attack(name: str, estimator: Any, steps: int = 12) -> float:
 
     defense, some = _load(name), DIGITS.test.take(50)
     target = Target(
-        defense, ThreatModel("linf", 0.2), 50, knowledge="gradient", generator=generator(0), randomized=True
+        defense, Lp("linf", 0.2), 50, knowledge="gradient", generator=generator(0), randomized=True
     )
     with seeded("attack"):
         x_adv = pgd(target, some.x, some.y, steps=steps, estimator=estimator, rescore=4)

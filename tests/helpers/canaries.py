@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import BareModel, DataInfo, Defense
+from bench.contracts.defense import BareModel, Defense
+from bench.contracts.inputs import DataInfo
 
 
 class Cut(nn.Module):

@@ -14,19 +14,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from bench.contracts.attack import PrepareContext
-from bench.contracts.defense import BareModel, DataInfo, Defense, freeze
+from bench.contracts.defense import BareModel, Defense, freeze
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split
 
-DIGITS = DataInfo("digits", (1, 8, 8), 10)
+DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 
 
 def make_target(
     defense: Defense, n: int, knowledge: str, *, norm: str = "linf", eps: float = 0.1, seed: int = 0, **settings: Any
 ) -> Target:
     """A target as the harness would build it; ``settings`` go to :class:`bench.contracts.target.Target`."""
-    threat = ThreatModel(norm, eps)  # type: ignore[arg-type]
+    threat = Lp(norm, eps)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     return Target(defense, threat, n, knowledge=knowledge, generator=generator, **settings)
 
@@ -34,7 +35,7 @@ def make_target(
 def make_context(defense: Defense | None, x: Tensor, y: Tensor, info: DataInfo, eps: float = 0.2) -> PrepareContext:
     """A preparation context on the CPU with ``x``, ``y`` as its training split."""
     train = cast(Split, SimpleNamespace(x=x, y=y, ids=[str(i) for i in range(len(x))]))
-    return PrepareContext(defense, info, ThreatModel("linf", eps), train, torch.device("cpu"))
+    return PrepareContext(defense, info, Lp("linf", eps), train, torch.device("cpu"))
 
 
 class Linear(nn.Module):
@@ -68,7 +69,7 @@ class LinearCase:
 
 
 def linear_case(
-    n: int, shape: tuple[int, int, int], norm: str, *, rivals: int = 2, dtype: torch.dtype = torch.float32
+    n: int, shape: tuple[int, ...], norm: str, *, rivals: int = 2, dtype: torch.dtype = torch.float32
 ) -> LinearCase:
     """Build a :class:`LinearCase` of ``n`` examples and 4 classes.
 
@@ -94,7 +95,7 @@ def linear_case(
     offset *= (radius / nearest)[:, None]  # margins, hence radii, scale with the distance from the middle
     x = (0.5 + offset).view(n, *shape)
     assert x.min() > 0.15 and x.max() < 0.85, "the box must not interfere"
-    defense = BareModel(Linear(weight, bias), DataInfo("linear", shape, 4)).to(dtype)
+    defense = BareModel(Linear(weight, bias), DataInfo("linear", InputSpec(shape), 4)).to(dtype)
     return LinearCase(cast(Defense, freeze(defense)), x.to(dtype), y, norm, radius)
 
 
@@ -107,7 +108,7 @@ def curved_case(n: int) -> tuple[Defense, Tensor, Tensor]:
     hidden.bias.copy_(-0.5 * hidden.weight.sum(1))
     output.bias.zero_()
     model = nn.Sequential(nn.Flatten(), hidden, nn.Tanh(), output)
-    defense = cast(Defense, freeze(BareModel(model, DataInfo("curved", (1, 8, 8), 4))))
+    defense = cast(Defense, freeze(BareModel(model, DataInfo("curved", InputSpec((1, 8, 8)), 4))))
     x = torch.rand(32 * n, 1, 8, 8, generator=generator)
     top = defense(x).topk(2, dim=1)
     sure = (top.values[:, 0] - top.values[:, 1]).topk(n).indices
@@ -123,7 +124,7 @@ def length(delta: Tensor, norm: str) -> Tensor:
 
 def assert_feasible(target: Target, x: Tensor, x_adv: Tensor) -> None:
     """Shape, dtype, ball (with the judge's tolerance), box, finite."""
-    threat = target.threat
+    threat = target.ball
     assert x_adv.shape == x.shape and x_adv.dtype == x.dtype
     assert torch.isfinite(x_adv).all()
     assert length((x_adv - x).double(), threat.norm).max() <= threat.eps + threat.tolerance

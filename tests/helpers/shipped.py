@@ -10,12 +10,12 @@ from attacks.gradient.pgd import pgd
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import load_data
 from bench.plugins.resolve import load_defense
 
 DATA = load_data("digits")
-THREAT = ThreatModel("linf", 0.2)
+THREAT = Lp("linf", 0.2)
 
 
 def load(name: str, **params: Any) -> Defense:

@@ -24,8 +24,9 @@ from written_results import timing_record
 
 from bench.cli.main import main
 from bench.contracts.attack import attack
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
 from bench.contracts.errors import NotApplicable
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
 from bench.data.sets import load_data
@@ -34,7 +35,7 @@ from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record
 
 HERE = Path(__file__).resolve()
-TINY = DataInfo("tiny", (1, 2, 2), 4)
+TINY = DataInfo("tiny", InputSpec((1, 2, 2)), 4)
 
 
 # -- defenses on 2×2 images, scripted by the images themselves --------------------------------------------------
@@ -86,9 +87,9 @@ class Coin(Defense):
         return torch.stack([heads, 1 - heads, *[torch.full_like(u, -1)] * (TINY.num_classes - 2)], 1)
 
 
-def linear_defense(seed: int = 0, shape: tuple[int, int, int] = (1, 2, 2), classes: int = 4) -> Defense:
+def linear_defense(seed: int = 0, shape: tuple[int, ...] = (1, 2, 2), classes: int = 4) -> Defense:
     """A random linear model, in evaluation mode."""
-    defense = Defense(DataInfo("tiny", shape, classes))
+    defense = Defense(DataInfo("tiny", InputSpec(shape), classes))
     generator = torch.Generator().manual_seed(seed)
     layer = nn.Linear(torch.Size(shape).numel(), classes)
     layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
@@ -173,13 +174,13 @@ def _ascend(target: Target, x: Tensor, y: Tensor, length: float) -> Tensor:
 @attack("one-step", knowledge="gradient", norms=("linf",))
 def one_step(target: Target, x: Tensor, y: Tensor, *, fraction: float = 1.0) -> Tensor:
     """One signed gradient step of ``fraction`` · eps."""
-    return _ascend(target, x, y, fraction * target.threat.eps)
+    return _ascend(target, x, y, fraction * target.ball.eps)
 
 
 @attack("outside", knowledge="gradient", norms=("linf",))
 def outside(target: Target, x: Tensor, y: Tensor) -> Tensor:
     """A step of twice the radius, on which the judge must refuse most points."""
-    return _ascend(target, x, y, 2 * target.threat.eps)
+    return _ascend(target, x, y, 2 * target.ball.eps)
 
 
 @attack("misshapen", knowledge="decision", norms=("linf",))
@@ -213,7 +214,7 @@ def slow(target: Target, x: Tensor, y: Tensor, *, seconds: float = 0.3) -> Tenso
     """Random points of the ball, at leisure."""
     time.sleep(seconds)
     noise = 2 * target.rand(*x.shape, like=x) - 1
-    return (x + target.threat.eps * noise).clamp(0, 1)
+    return (x + target.ball.eps * noise).clamp(0, 1)
 
 
 # -- jobs for engines -------------------------------------------------------------------------------------------

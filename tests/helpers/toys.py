@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 
-INFO = DataInfo("toy", (1, 8, 8), 3)
+INFO = DataInfo("toy", InputSpec((1, 8, 8)), 3)
 
 
 class Constant(Defense):

@@ -20,9 +20,9 @@ from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import Split, load_data
-from bench.judging.judge import tally, violations
+from bench.judging.judge import tally
 from bench.judging.probe import ready
 from bench.plugins.resolve import get_attack, load_defense
 from bench.running.cell import defense_key, select_examples
@@ -96,16 +96,16 @@ def intersection_over_union(a: Tensor, b: Tensor) -> float:
     return int((a & b).sum()) / union if union else 1.0
 
 
-def equal_l2(threat: ThreatModel, shape: tuple[int, int, int], share: float = 0.25) -> ThreatModel:
+def equal_l2(threat: Lp, shape: tuple[int, ...], share: float = 0.25) -> Lp:
     """The l2 bound as long as the largest linf perturbation of a ``share`` of the pixels: eps·√(share·C·H·W)."""
     channels, height, width = shape
-    return ThreatModel("l2", threat.eps * (share * channels * height * width) ** 0.5, threat.low, threat.high)
+    return Lp("l2", threat.eps * (share * channels * height * width) ** 0.5, threat.low, threat.high)
 
 
 def measure(
     defense: Defense,
     split: Split,
-    threat: ThreatModel,
+    threat: Lp,
     *,
     designated: Tensor | None = None,
     share: float = 0.25,
@@ -200,10 +200,10 @@ class _Attacker:
     def _draws(self) -> int:
         return SCORE_DRAWS if self.defense.randomized else 1
 
-    def clean(self, threat: ThreatModel) -> MaskedPGD:
+    def clean(self, threat: Lp) -> MaskedPGD:
         return self._entry("none", 0, threat, self.x, 0, 0, "none")
 
-    def run(self, name: str, pixels: Tensor, threat: ThreatModel) -> MaskedPGD:
+    def run(self, name: str, pixels: Tensor, threat: Lp) -> MaskedPGD:
         randomized = self.defense.randomized
         target = Target(
             self.defense, threat, len(self.x), knowledge="gradient", batch_size=self.batch_size,
@@ -215,14 +215,14 @@ class _Attacker:
                 target, self.x, self.y, steps=self.steps, restarts=self.restarts, loss=self.loss, mask=pixels,
                 estimator=estimator,
             )  # fmt: skip
-        broken = [reason for reason in violations(self.x, x_adv, threat) if reason != "ok"]
+        broken = [reason for reason in threat.violations(self.x, x_adv) if reason != "ok"]
         if broken or ((x_adv != self.x) & ~pixels).any():
             raise InputError(f"input gradients: PGD on {name} left its bounds: {(broken or ['outside the mask'])[0]}")
         spelled = f"eot {GRADIENT_DRAWS} of exact" if randomized else "exact"
         return self._entry(name, int(pixels.sum()), threat, x_adv, self.steps, self.restarts, spelled)
 
     def _entry(
-        self, name: str, changeable: int, threat: ThreatModel, x: Tensor, steps: int, restarts: int, estimator: str
+        self, name: str, changeable: int, threat: Lp, x: Tensor, steps: int, restarts: int, estimator: str
     ) -> MaskedPGD:
         n, draws = len(x), self._draws
         stream = (self.seed, "input gradients", "score", name, threat)
@@ -245,7 +245,7 @@ def measure_and_store(
     data = load_data(suite.data, root)
     loaded = load_defense(spec, data.info, torch.device(device))
     ready(loaded.defense)
-    found = measure(loaded.defense, select_examples(suite, data), suite.threat, seed=suite.seed)
+    found = measure(loaded.defense, select_examples(suite, data), suite.threat_for(data.info), seed=suite.seed)
     about = {"key": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
     record = found.model_copy(update=about)
     write(store, spec.name, record)

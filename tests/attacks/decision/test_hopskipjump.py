@@ -10,9 +10,10 @@ from torch import Tensor
 
 from attacks.decision.hopskipjump import _Walk, hopskipjump
 from attacks.toolkit.decision_walk import Oracle, find_start
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 
-INFO = DataInfo("toy", (1, 8, 8), 2)
+INFO = DataInfo("toy", InputSpec((1, 8, 8)), 2)
 
 
 def _walk(norm: str, queries: int = 2000) -> tuple[_Walk, Tensor]:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from attacks.decision.rays import _Search, rays
 from attacks.toolkit.decision_walk import Nearest, Oracle
-from bench.contracts.defense import BareModel, DataInfo
+from bench.contracts.defense import BareModel
+from bench.contracts.inputs import DataInfo, InputSpec
 
-INFO = DataInfo("toy", (1, 4, 4), 2)
+INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
 
 
 def _search(weight: Tensor, tolerance: float = 0.01) -> _Search:

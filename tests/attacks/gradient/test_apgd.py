@@ -10,10 +10,11 @@ from lab import Linear, assert_feasible, linear_case, make_target
 from torch import Tensor, nn
 
 from attacks.gradient.apgd import _windows, apgd
-from attacks.toolkit.projections import l1_projection
-from bench.contracts.defense import BareModel, DataInfo, Defense
+from bench.contracts.balls import l1_projection
+from bench.contracts.defense import BareModel, Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 
-INFO = DataInfo("toy", (1, 8, 8), 4)
+INFO = DataInfo("toy", InputSpec((1, 8, 8)), 4)
 NORMS = ["linf", "l2", "l1"]
 every_norm = pytest.mark.parametrize("norm", NORMS)
 
@@ -60,7 +61,7 @@ class Noisy(Defense):
 def _bright(n: int) -> tuple[Defense, Tensor, Tensor]:
     """A model that calls an image bright (1) when its mean is above 1/2; images of growing distance to that."""
     weight = torch.stack([-torch.ones(64), torch.ones(64)])
-    defense = BareModel(Linear(weight, torch.zeros(2)), DataInfo("toy", (1, 8, 8), 2))
+    defense = BareModel(Linear(weight, torch.zeros(2)), DataInfo("toy", InputSpec((1, 8, 8)), 2))
     x = (0.48 - 0.1 * torch.arange(n) / n)[:, None, None, None].expand(n, 1, 8, 8).clone()
     return defense, x, torch.zeros(n, dtype=torch.int64)
 
@@ -195,7 +196,7 @@ class Ridge(Defense):
     """z_1 - z_0 falls with the distance of the mean to a ridge: a step that is too long jumps over it."""
 
     def __init__(self, ridge: float) -> None:
-        super().__init__(DataInfo("toy", (1, 8, 8), 2))
+        super().__init__(DataInfo("toy", InputSpec((1, 8, 8)), 2))
         self.ridge = ridge
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from attacks.gradient.fgsm import bim, fgsm, mi_fgsm
 from attacks.toolkit.losses import ce
 from attacks.toolkit.projections import steepest
-from bench.contracts.defense import BareModel, DataInfo, Defense
+from bench.contracts.defense import BareModel, Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 
 FAMILY = {"fgsm": fgsm, "bim": bim, "mi-fgsm": mi_fgsm, "bpda-i": partial(fgsm, estimator="identity")}
 every_attack = pytest.mark.parametrize("name", FAMILY)
@@ -23,7 +24,7 @@ class Sick(Defense):
     """A constant, or NaN."""
 
     def __init__(self, value: float) -> None:
-        super().__init__(DataInfo("toy", (1, 8, 8), 3))
+        super().__init__(DataInfo("toy", InputSpec((1, 8, 8)), 3))
         self.value = value
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from attacks.gradient.pgd import as_mask, pgd
 from attacks.toolkit.losses import margin
 from attacks.toolkit.projections import steepest
-from bench.contracts.defense import BareModel, DataInfo, Defense
+from bench.contracts.defense import BareModel, Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 
 NORMS = ["linf", "l2", "l1"]
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -204,7 +205,7 @@ def test_the_direction_of_one_step(direction, norm) -> None:
 def test_points_without_a_number_are_returned_as_what_they_are_and_finite(norm) -> None:
     case = linear_case(4, (1, 8, 8), norm)
     broken = NoNumber(_weight(case), torch.zeros(4))
-    defense = BareModel(broken, DataInfo("toy", (1, 8, 8), 4))
+    defense = BareModel(broken, DataInfo("toy", InputSpec((1, 8, 8)), 4))
     target = make_target(defense, 4, "gradient", norm=norm, eps=case.radius)
     x_adv = pgd(target, case.x, case.y, steps=10)
     assert_feasible(target, case.x, x_adv)
@@ -213,7 +214,7 @@ def test_points_without_a_number_are_returned_as_what_they_are_and_finite(norm) 
 @every_norm
 def test_a_constant_model_costs_the_budget_and_changes_nothing_else(norm) -> None:
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    target = make_target(Constant(DataInfo("toy", (1, 8, 8), 4)), 2, "gradient", norm=norm)
+    target = make_target(Constant(DataInfo("toy", InputSpec((1, 8, 8)), 4)), 2, "gradient", norm=norm)
     x_adv = pgd(target, x, torch.zeros(2).long(), steps=5, restarts=2)
     assert_feasible(target, x, x_adv)
     assert target.counts.forward.tolist() == [12, 12] and target.counts.backward.tolist() == [10, 10]

@@ -14,8 +14,9 @@ from two_classes import INFO, Broken, CoinFlip, Constant
 import attacks
 from attacks.minimum_norm import jsma as module
 from attacks.minimum_norm.jsma import jsma, most_salient_pair
-from bench.contracts.defense import BareModel, DataInfo, Defense
+from bench.contracts.defense import BareModel, Defense
 from bench.contracts.errors import InputError, NotApplicable
+from bench.contracts.inputs import DataInfo, InputSpec
 
 every_output = pytest.mark.parametrize("outputs", ["logits", "probabilities"])
 
@@ -64,7 +65,7 @@ def _needs(pixels: int, shape: tuple[int, int, int] = (1, 8, 8), dtype: torch.dt
     best = 2 * weight[1].sort(descending=True).values
     bias = weight[1].sum() - (best[: pixels - 1].sum() + best[:pixels].sum()) / 2
     biases = torch.stack([torch.zeros_like(bias), bias, torch.full_like(bias, -50.0)])
-    return BareModel(Linear(weight, biases), DataInfo("toy", shape, 3)).eval()
+    return BareModel(Linear(weight, biases), DataInfo("toy", InputSpec(shape), 3)).eval()
 
 
 @every_output

@@ -10,9 +10,10 @@ from toys import NaNWhereBright
 
 from attacks.score.genattack import _crossover, _draw_targets, _Mutation, _score, genattack
 from attacks.toolkit.losses import Goal, log_odds
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 
-INFO = DataInfo("toy", (1, 2, 2), 3)
+INFO = DataInfo("toy", InputSpec((1, 2, 2)), 3)
 
 
 class Table(Defense):

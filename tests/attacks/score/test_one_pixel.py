@@ -9,7 +9,8 @@ from torch import Tensor
 from toys import INFO, Constant, NaNWhereBright
 
 from attacks.score.one_pixel import _children, _paint, one_pixel
-from bench.contracts.defense import BareModel, DataInfo, Defense, freeze
+from bench.contracts.defense import BareModel, Defense, freeze
+from bench.contracts.inputs import DataInfo, InputSpec
 
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
 every_shape = pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)], ids=str)
@@ -30,7 +31,7 @@ def _case(n: int, shape: tuple[int, int, int], pixels: int, factor: float) -> tu
     # One bias serves all examples only if all are at the same distance: shift the images along the weights.
     logit = (x * weight).flatten(1).sum(1)
     bias = -(logit + factor * within_reach)
-    return _PerExample(weight, bias, x, DataInfo("linear", shape, 2)), x, torch.zeros(n, dtype=torch.int64)
+    return _PerExample(weight, bias, x, DataInfo("linear", InputSpec(shape), 2)), x, torch.zeros(n, dtype=torch.int64)
 
 
 class _PerExample(Defense):
@@ -147,7 +148,7 @@ def test_outputs_that_are_not_numbers_end_in_feasible_points() -> None:
 
 
 def test_less_than_a_pixel_is_nothing_and_more_pixels_than_there_are_is_all() -> None:
-    info = DataInfo("tiny", (1, 2, 3), 3)
+    info = DataInfo("tiny", InputSpec((1, 2, 3)), 3)
     x = torch.rand(1, 1, 2, 3)
     target = make_target(Constant(info), 1, "score", norm="l0", eps=0.5)
     assert torch.equal(one_pixel(target, x, torch.zeros(1).long()), x)

@@ -9,7 +9,7 @@ from torch import Tensor
 from toys import INFO, Constant, NaNWhereBright
 
 from attacks.score.square import _L2, _bumps, _Linf, square
-from bench.contracts.defense import DataInfo
+from bench.contracts.inputs import DataInfo, InputSpec
 
 SHAPES = [(1, 8, 8), (3, 5, 7)]
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
@@ -121,7 +121,7 @@ def test_outputs_that_are_not_numbers_end_in_feasible_points(norm) -> None:
 
 
 def test_an_image_smaller_than_the_windows_works() -> None:
-    info = DataInfo("tiny", (1, 2, 3), 3)
+    info = DataInfo("tiny", InputSpec((1, 2, 3)), 3)
     for norm in ("linf", "l2"):
         target = make_target(Constant(info), 1, "score", norm=norm)
         x = torch.rand(1, 1, 2, 3)
@@ -131,7 +131,7 @@ def test_an_image_smaller_than_the_windows_works() -> None:
 def _windows(kind: type[_Linf] | type[_L2], n: int, shape: tuple[int, int, int]) -> tuple[_Linf | _L2, Tensor]:
     x = torch.rand(n, *shape, dtype=torch.float64) * 0.5 + 0.25
     norm = "linf" if kind is _Linf else "l2"
-    target = make_target(Constant(DataInfo("toy", shape, 3)), n, "score", norm=norm, eps=0.1)
+    target = make_target(Constant(DataInfo("toy", InputSpec(shape), 3)), n, "score", norm=norm, eps=0.1)
     return kind(target, x, torch.arange(n)), x
 
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from attacks.toolkit.estimators import BPDA, EOT, FiniteDifference, as_estimator, eot, exact, straight_through
 from attacks.toolkit.imitation import TEST_MSE, TRAIN_MSE, imitate
 from attacks.toolkit.losses import Goal, get_loss
-from bench.contracts.defense import Approximation, BareModel, DataInfo, Defense, freeze
+from bench.contracts.defense import Approximation, BareModel, Defense, freeze
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import Report, listening
 from bench.contracts.target import Evaluation, Target
 
-INFO = DataInfo("toy", (2, 4, 5), 3)
+INFO = DataInfo("toy", InputSpec((2, 4, 5)), 3)
 DIM = 40
 
 

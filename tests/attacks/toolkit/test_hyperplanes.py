@@ -13,8 +13,8 @@ from two_classes import CoinFlip
 from attacks.toolkit.hyperplanes import Shortest, onto_hyperplane
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.projections import flat_length, length
-from bench.contracts.defense import DataInfo
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.threat import Lp
 
 NORMS = ["linf", "l2", "l1"]
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -65,7 +65,7 @@ def _solved(point: np.ndarray, normal: np.ndarray, gain: float, norm: str) -> fl
 @every_norm
 def test_the_projection_is_the_shortest_way_to_the_plane_within_the_box(norm) -> None:
     points, normal, gain = _cases(12)
-    delta = onto_hyperplane(points, normal, gain, ThreatModel(norm, 1.0))
+    delta = onto_hyperplane(points, normal, gain, Lp(norm, 1.0))
     assert ((points + delta) >= -1e-12).all() and ((points + delta) <= 1 + 1e-12).all()
     torch.testing.assert_close((delta * normal).sum(1), gain, atol=1e-9, rtol=1e-9)
     solved = [_solved(p.numpy(), w.numpy(), float(g), norm) for p, w, g in zip(points, normal, gain, strict=True)]
@@ -75,7 +75,7 @@ def test_the_projection_is_the_shortest_way_to_the_plane_within_the_box(norm) ->
 @every_norm
 def test_several_points_share_a_plane(norm) -> None:
     points, normal, gain = _cases(6)
-    threat = ThreatModel(norm, 1.0)
+    threat = Lp(norm, 1.0)
     both = onto_hyperplane(torch.stack([points, 1 - points]), normal, torch.stack([gain, -gain / 2]), threat)
     torch.testing.assert_close(both[0], onto_hyperplane(points, normal, gain, threat))
     torch.testing.assert_close(both[1], onto_hyperplane(1 - points, normal, -gain / 2, threat))
@@ -84,14 +84,14 @@ def test_several_points_share_a_plane(norm) -> None:
 @every_norm
 def test_out_of_reach_the_projection_is_the_corner_that_gains_most(norm) -> None:
     points, normal, _ = _cases(4)
-    delta = onto_hyperplane(points, normal, torch.full((4,), 1e6, dtype=torch.float64), ThreatModel(norm, 1.0))
+    delta = onto_hyperplane(points, normal, torch.full((4,), 1e6, dtype=torch.float64), Lp(norm, 1.0))
     torch.testing.assert_close((points + delta)[:, 3:], (normal[:, 3:] > 0).double(), atol=1e-12, rtol=0)
     assert (delta[:, 2] == 0).all()
 
 
 @every_norm
 def test_vanishing_and_tiny_normals_stay_finite(norm) -> None:
-    threat = ThreatModel(norm, 1.0)
+    threat = Lp(norm, 1.0)
     nothing = onto_hyperplane(torch.rand(3, 5), torch.zeros(3, 5), torch.tensor([1.0, -1.0, 0.0]), threat)
     assert (nothing == 0).all()
     points, normal, gain = (t.float() for t in _cases(6))
@@ -143,7 +143,7 @@ def test_on_a_randomised_defense_no_lucky_draw_counts_and_nothing_is_done_early(
             return torch.stack([torch.where(wrong, 0.0, 2.0), torch.ones(len(x))], 1)
 
     n = 64
-    target = make_target(Lucky(DataInfo("toy", (1, 8, 8), 2)), n, "gradient", randomized=True)
+    target = make_target(Lucky(DataInfo("toy", InputSpec((1, 8, 8)), 2)), n, "gradient", randomized=True)
     x = torch.rand(n, 1, 8, 8)
     best = Shortest(target, x, torch.zeros(n).long(), rescore=15, stop_inside=True)
     rows = torch.arange(n)

@@ -9,26 +9,20 @@ from lab import Linear, assert_feasible, length, make_target
 from scipy.optimize import brentq
 from torch import Tensor
 
-from attacks.toolkit.projections import (
-    l1_projection,
-    l2_projection,
-    largest_pixels,
-    movable,
-    project_,
-    start_in_ball,
-    steepest,
-    top_signs,
-)
-from bench.contracts.defense import BareModel, DataInfo
+from attacks.score.noise import _corners
+from attacks.toolkit.projections import movable, steepest, top_signs
+from bench.contracts.balls import l1_projection, l2_projection, largest_positions
+from bench.contracts.defense import BareModel
 from bench.contracts.errors import NotApplicable
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
 SHAPE = (3, 4, 5)
 
 
 def _target(norm: str, eps: float, n: int = 40) -> Target:
-    defense = BareModel(Linear(torch.zeros(2, 60), torch.zeros(2)), DataInfo("toy", SHAPE, 2))
+    defense = BareModel(Linear(torch.zeros(2, 60), torch.zeros(2)), DataInfo("toy", InputSpec(SHAPE), 2))
     return make_target(defense, n, "gradient", norm=norm, eps=eps)
 
 
@@ -108,12 +102,12 @@ def test_what_is_projected_is_feasible_and_stays_where_it_is(norm, eps, dtype) -
     x = _rand(40, *SHAPE).to(dtype)
     far = (x + 2 * (2 * _rand(40, *SHAPE, seed=3) - 1)).to(dtype)
     target = _target(norm, eps)
-    once = project_(far.clone(), x, target.threat)
+    once = target.threat.project_(far.clone(), x)
     assert_feasible(target, x, once)
-    torch.testing.assert_close(project_(once.clone(), x, target.threat), once)
-    assert torch.equal(project_(x.clone(), x, target.threat), x)
+    torch.testing.assert_close(target.threat.project_(once.clone(), x), once)
+    assert torch.equal(target.threat.project_(x.clone(), x), x)
     given = far.clone()
-    assert project_(given, x, target.threat) is given, "in place"
+    assert target.threat.project_(given, x) is given, "in place"
 
 
 def test_the_l0_projection_keeps_the_pixels_of_largest_change() -> None:
@@ -122,10 +116,10 @@ def test_the_l0_projection_keeps_the_pixels_of_largest_change() -> None:
     far[0, :, 0, 0] += torch.tensor([0.2, 0.2])  # 0.28 in l2
     far[0, 0, 0, 1] += 0.25
     far[0, 1, 1, 0] += 9.0  # 0.5 once it is clipped
-    out = project_(far.clone(), x, ThreatModel("l0", 2))
+    out = Lp("l0", 2).project_(far.clone(), x)
     assert (out != x).any(1).flatten(1).tolist() == [[True, False, True, False]]
     assert out[0, 1, 1, 0] == 1
-    assert largest_pixels(far - x, 99).all()
+    assert largest_positions(far - x, 99).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -148,7 +142,7 @@ def test_sparse_steps_move_the_values_of_largest_gradient() -> None:
 def test_what_is_stuck_at_the_box_has_no_gradient() -> None:
     x = torch.tensor([[[[0.0, 0.0, 1.0, 1.0, 0.5]]]])
     grad = torch.tensor([[[[-1.0, 1.0, -1.0, 1.0, 1.0]]]])
-    assert movable(grad, x, ThreatModel("l1", 1)).tolist() == [[[[0, 1, -1, 0, 1]]]]
+    assert movable(grad, x, Lp("l1", 1)).tolist() == [[[[0, 1, -1, 0, 1]]]]
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.3), ("l1", 2.0), ("l0", 3.0)])
@@ -156,7 +150,7 @@ def test_random_starts_fill_the_ball(norm, eps) -> None:
     n = 400
     x = torch.full((n, *SHAPE), 0.5)
     target = _target(norm, eps, n)
-    start = start_in_ball(target, x)
+    start = target.threat.sample(x, target.generator)
     assert_feasible(target, x, start)
     reach = length(start - x, norm) / eps
     assert reach.max() > 0.98
@@ -164,12 +158,12 @@ def test_random_starts_fill_the_ball(norm, eps) -> None:
     expected = 1.0 if norm == "l0" else 1 - 0.99**60
     assert abs((reach > 0.99).float().mean() - expected) < 0.08
     assert (start - x).mean().abs() < 0.01
-    assert not torch.equal(start, start_in_ball(target, x))
+    assert not torch.equal(start, target.threat.sample(x, target.generator))
 
 
 def test_corners() -> None:
     x = torch.full((3, *SHAPE), 0.5)
-    start = start_in_ball(_target("linf", 0.1, 3), x, corners=True)
+    start = _corners(_target("linf", 0.1, 3), x)
     torch.testing.assert_close((start - x).abs(), torch.full_like(x, 0.1))
     with pytest.raises(NotApplicable):
-        start_in_ball(_target("l2", 0.1, 3), x, corners=True)
+        _corners(_target("l2", 0.1, 3), x)

@@ -11,7 +11,8 @@ from torch import Tensor
 from attacks.score.noise import noise
 from attacks.toolkit.surrogates import build, is_robust, load_surrogates, train_surrogates
 from attacks.transfer.transfer import blurred, transfer
-from bench.contracts.defense import BareModel, DataInfo
+from bench.contracts.defense import BareModel
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import Report, listening
 
 
@@ -133,7 +134,7 @@ def test_a_class_to_reach_is_reached_on_the_surrogates(weights) -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 5, 7), (2, 64, 48)], ids=str)
 @pytest.mark.parametrize("number", range(3))
 def test_architectures_fit_any_image(shape, number) -> None:
-    info = DataInfo("toy", shape, 7)
+    info = DataInfo("toy", InputSpec(shape), 7)
     model = build(number, info)
     assert model(torch.rand(2, *shape)).shape == (2, 7)
     assert sum(p.numel() for p in model.parameters()) < 2_000_000

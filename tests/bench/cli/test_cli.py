@@ -135,9 +135,9 @@ def _spoiled(part: str, x: float | None = None, y: int | None = None) -> Data:
 @pytest.mark.parametrize(
     ("wrong", "fragments"),
     [
-        ({"x": 1.5}, ["images of digits", "[0, 1.5], outside [0, 1]"]),
-        ({"x": -0.25}, ["images of digits", "[-0.25, 1], outside [0, 1]"]),
-        ({"x": float("nan")}, ["images of digits", "contain NaN or infinity"]),
+        ({"x": 1.5}, ["inputs of digits", "[0, 1.5], outside [0, 1]"]),
+        ({"x": -0.25}, ["inputs of digits", "[-0.25, 1], outside [0, 1]"]),
+        ({"x": float("nan")}, ["inputs of digits", "contain NaN or infinity"]),
         ({"y": 10}, ["labels of digits", "label 10 is outside 0..9"]),
         ({"y": -1}, ["labels of digits", "label -1 is outside 0..9"]),
     ],

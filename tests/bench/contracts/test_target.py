@@ -16,9 +16,9 @@ from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, KnowledgeError
 from bench.contracts.seeding import generator
 from bench.contracts.target import REJECTED, Target
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 
-LINF = ThreatModel("linf", 0.3)
+LINF = Lp("linf", 0.3)
 
 
 def make(defense: Defense | None = None, n: int = 3, knowledge: str = "gradient", **more: Any) -> Target:
@@ -65,7 +65,7 @@ def test_a_target_shows_what_the_knowledge_allows_and_no_more(method: str, knowl
 
 
 def test_every_method_that_looks_at_the_defense_is_in_the_list_above() -> None:
-    free = {"rand", "randn", "rejects", "subset"}
+    free = {"ball", "rand", "randn", "rejects", "subset"}
     assert {name for name in vars(Target) if not name.startswith("_")} - free == set(ASKS)
 
 

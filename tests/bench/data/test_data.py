@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from bench.contracts.errors import InputError
-from bench.contracts.threat import check_images, check_labels
+from bench.contracts.inputs import check_inputs, check_labels
 from bench.data import downloads
 from bench.data.sets import Split, balanced_order, data_digest, load_data, validation_ids
 
@@ -31,7 +31,7 @@ def test_digits_splits_are_disjoint_and_cover_everything() -> None:
     assert len(ids) == len(set(ids)) == 1797
     assert (len(data.train), len(data.validation), len(data.test)) == (1007, 340, 450)
     for split in (data.train, data.validation, data.test):
-        check_images(split.x)
+        check_inputs(split.x, data.info.input)
         check_labels(split.y, 10)
         assert split.x.dtype == torch.float32
         assert split.x.shape[1:] == data.info.shape == (1, 8, 8)

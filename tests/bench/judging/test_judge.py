@@ -9,11 +9,11 @@ from torch import Tensor
 
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
-from bench.contracts.threat import ThreatModel
-from bench.judging.judge import Draws, judge, tally, violations
+from bench.contracts.threat import Lp
+from bench.judging.judge import Draws, judge, tally
 from bench.storing.row import Row
 
-LINF = ThreatModel("linf", 0.3)
+LINF = Lp("linf", 0.3)
 ONE = Draws(1, 1)
 
 
@@ -26,7 +26,7 @@ def verdict(
     x: Tensor,
     x_adv: Tensor,
     y: list[int],
-    threat: ThreatModel = LINF,
+    threat: Lp = LINF,
     draws: Draws = ONE,
     threshold: float | None = None,
     batch_size: int = 64,
@@ -91,14 +91,14 @@ def test_the_ball_has_the_stated_tolerance_and_no_more() -> None:
     x_adv = x.clone()
     for i, distance in enumerate((eps, eps + 1e-6, eps * 1.01)):
         x_adv[i, 0, 0, 0] = distance
-    assert [reason.partition(":")[0] for reason in violations(x, x_adv, LINF)] == ["ok", "ok", "outside the ball"]
+    assert [reason.partition(":")[0] for reason in LINF.violations(x, x_adv)] == ["ok", "ok", "outside the ball"]
 
 
 def test_the_box_has_no_tolerance() -> None:
     x = torch.full((2, 1, 2, 2), 0.9)
     x_adv = x.clone()
     x_adv[0, 0, 0, 0], x_adv[1, 0, 0, 0] = 1.0, 1.0 + 1e-6
-    assert [reason.partition(":")[0] for reason in violations(x, x_adv, LINF)] == ["ok", "outside the box"]
+    assert [reason.partition(":")[0] for reason in LINF.violations(x, x_adv)] == ["ok", "outside the box"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_box_has_no_tolerance() -> None:
 def test_each_norm_measures_its_own_distance(norm: str, eps: float, allowed: bool) -> None:
     x = torch.zeros(1, 1, 2, 2)
     x_adv = torch.tensor([[[[0.3, 0.2], [0.25, 0.0]]]])  # linf 0.3, l2 0.439, l1 0.75, l0 3
-    (reason,) = violations(x, x_adv, ThreatModel(norm, eps))  # type: ignore[arg-type]
+    (reason,) = Lp(norm, eps).violations(x, x_adv)  # type: ignore[arg-type]
     assert (reason == "ok") is allowed
 
 

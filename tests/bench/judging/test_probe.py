@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Approximation, BareModel, Defense
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.data.sets import load_data
 from bench.judging.probe import check_contract, detector_threshold, probe, ready
 from bench.storing.records import Probe
 
 DATA = load_data("digits")
-LINF = ThreatModel("linf", 0.2)
+LINF = Lp("linf", 0.2)
 CPU = torch.device("cpu")
 
 

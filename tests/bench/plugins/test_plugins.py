@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import BareModel, DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.plugins import resolve as plugins
 from bench.plugins.registry import ATTACKS, PluginError
 from bench.plugins.resolve import build_defense, get_attack, load_defense, resolve
 from bench.storing.checkpoints import checkpoint_path, save
 
-INFO = DataInfo("toy", (1, 4, 4), 2)
+INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
 
 DEFENSE = """
 from torch import nn
@@ -149,7 +150,7 @@ def test_a_wrong_parameter_is_named(tmp_path: Path, params: dict[str, object], m
 MODELS = """
 import torch
 from torch import nn
-from bench.contracts.defense import DataInfo
+from bench.contracts.inputs import DataInfo, InputSpec
 
 def net(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.contracts.defense import DataInfo, DefenseSpec
+from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.plugins.resolve import build_defense
 from bench.plugins.scaffold import new_attack, new_defense
 from bench.suites.config import load_config, resolve_attacks
 
-DATA = DataInfo("digits", (1, 8, 8), 10)
+DATA = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 New = Callable[[str, Path], Path]
 
 

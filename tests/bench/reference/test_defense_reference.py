@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.contracts.defense import Card, DataInfo, Defense
+from bench.contracts.defense import Card, Defense
+from bench.contracts.inputs import DataInfo
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import resolve
 from bench.reference import defenses as reference

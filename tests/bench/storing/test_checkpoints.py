@@ -11,11 +11,12 @@ from torch import nn
 
 import bench
 import bench.contracts.defense
-from bench.contracts.defense import DataInfo, Defense
+from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.storing.checkpoints import checkpoint_path, load_, record_path, save
 
-INFO = DataInfo("toy", (1, 2, 2), 3)
+INFO = DataInfo("toy", InputSpec((1, 2, 2)), 3)
 
 
 class _Linear(Defense):

@@ -14,7 +14,7 @@ from torch import nn
 
 from attacks.gradient.pgd import pgd
 from attacks.score.noise import noise
-from bench.contracts.threat import ThreatModel
+from bench.contracts.threat import Lp
 from bench.storing.digest import _canonical, _parse, _Source, code_digest, digest, state_digest
 
 MAIN = '''"""Docstring."""
@@ -130,7 +130,7 @@ def test_an_attack_depends_on_its_helpers_and_contracts_and_not_on_the_harness()
 
 def test_functions_partials_and_classes_are_hashed() -> None:
     assert code_digest(pgd) == code_digest(functools.partial(pgd, steps=3)) != code_digest(noise)
-    assert code_digest(ThreatModel) == code_digest(ThreatModel("linf", 1.0))
+    assert code_digest(Lp) == code_digest(Lp("linf", 1.0))
 
 
 def test_a_class_of_an_installed_library_is_not_followed_into_the_library() -> None:

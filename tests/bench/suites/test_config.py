@@ -13,11 +13,13 @@ import yaml
 
 import bench
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.threat import Lp
 from bench.plugins.registry import ATTACKS, PluginError
 from bench.suites.config import Config, json_schema, load_config, resolve_attacks, schema_text, variants_of
 
 ROOT = Path(__file__).parents[3]
+WAVES = DataInfo("waves", InputSpec((1, 64), -1.0, 1.0, "waveform"), 3)
 
 SUITE: dict[str, Any] = {
     "data": "digits",
@@ -83,7 +85,7 @@ def test_the_suites_have_the_settings_they_are_known_for() -> None:
     config = load_config(ROOT / "bench.yaml")
     assert config.suite("demo").examples == 64
     assert config.suite("digits").examples is None
-    assert config.suite("cifar10").threat == ThreatModel("linf", 8 / 255)
+    assert config.suite("cifar10").threat_model.eps == 8 / 255
 
 
 def test_the_packaged_copy_is_the_file_in_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,8 @@ def test_every_field_of_the_schema_is_described() -> None:
 def test_defaults_are_filled_in_and_fractions_become_numbers(tmp_path: Path) -> None:
     suite = read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo")
     assert suite.name == "demo"
-    assert suite.threat == ThreatModel("linf", 8 / 255)
+    assert suite.threat_for(WAVES) == Lp("linf", 8 / 255, -1.0, 1.0)
+    assert suite.threat_for(WAVES, 0.5) == Lp("linf", 0.5, -1.0, 1.0)
     assert (suite.split, suite.examples, suite.false_positive_rate, suite.reference) == ("test", None, 0.05, "none")
     assert (suite.draws.select, suite.draws.report) == (20, 100)
 
@@ -201,19 +204,19 @@ def test_an_entry_is_resolved_with_all_its_parameters(tmp_path: Path) -> None:
     assert (noise.name, noise.spec.name, noise.params) == ("noise", "noise", {"draws": 100, "corners": False})
     assert (naive.name, naive.spec.name, naive.params["steps"]) == ("naive", "pgd", 3)
     assert naive.params.keys() == naive.spec.parameters().keys()
-    assert naive.counted and naive.threat == ThreatModel("linf", 8 / 255)
+    assert naive.counted and (naive.norm, naive.eps) == ("linf", 8 / 255)
     assert (noise.knowledge, naive.knowledge) == ("decision", "gradient")
 
 
 def test_another_radius_is_a_sanity_check_that_does_not_count(tmp_path: Path) -> None:
     config = changed("attacks.naive.eps", 1.0)
     _, naive = resolve_attacks(read(tmp_path, config).suite("demo"))
-    assert not naive.counted and naive.threat == ThreatModel("linf", 1.0)
+    assert not naive.counted and (naive.norm, naive.eps) == ("linf", 1.0)
 
 
 def test_a_smaller_radius_is_inside_the_threat_model_and_counts(tmp_path: Path) -> None:
     _, naive = resolve_attacks(read(tmp_path, changed("attacks.naive.eps", "4/255")).suite("demo"))
-    assert naive.counted and naive.threat == ThreatModel("linf", 4 / 255)
+    assert naive.counted and naive.threat == Lp("linf", 4 / 255)
 
 
 def test_radii_are_in_order_and_each_once(tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_a_wrong_entry_is_named_with_its_path(tmp_path: Path, entry: dict[str, A
 
 def test_an_attack_that_lacks_the_norm_is_listed_all_the_same(tmp_path: Path) -> None:
     suite = read(tmp_path, changed("threat_model", {"norm": "l1", "eps": 2})).suite("demo")
-    assert [attack.threat.norm for attack in resolve_attacks(suite)] == ["l1", "l1"]
+    assert [attack.norm for attack in resolve_attacks(suite)] == ["l1", "l1"]
 
 
 def test_only_the_entries_asked_for_in_the_order_of_the_suite(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bench.plugins.resolve
-from bench.contracts.defense import DataInfo, Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
-from bench.contracts.threat import ThreatModel
+from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.threat import Lp
 from bench.data.sets import Data, Split
 from bench.storing.checkpoints import load_, record_path
 from bench.training.recipe import Progress, TrainingRun, train_defense
 
-THREAT = ThreatModel("linf", 0.1)
-INFO = DataInfo("toy", (1, 4, 4), 2)
+THREAT = Lp("linf", 0.1)
+INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
 SPEC = DefenseSpec("toy-defense")
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.balls import distances
 from bench.contracts.seeding import seeded
 from bench.contracts.target import predictions
-from bench.contracts.threat import ThreatModel, distances
-from bench.judging.judge import violations
+from bench.contracts.threat import Lp
 from bench.storing.provenance import without_folders
 from bench.summary.metrics import Z95
 
@@ -133,7 +133,7 @@ def judge(problem: Problem, x_adv: Tensor) -> Measurement:
     box = x_adv.clamp(0, 1)
     x_adv = torch.where((box - x_adv).abs() <= BOX_TOLERANCE, box, x_adv)
     eps = problem.eps if problem.eps is not None else float(x[0].numel())  # farther than any point of the box
-    reasons = violations(x, x_adv, ThreatModel(problem.norm, eps))  # type: ignore[arg-type]
+    reasons = Lp(problem.norm, eps).violations(x, x_adv)  # type: ignore[arg-type]
     bad = [reason for reason in reasons if reason != "ok"]
     allowed = torch.tensor([reason == "ok" for reason in reasons])
     judged = torch.where(allowed[:, None, None, None], x_adv, x) if x_adv.shape == x.shape else x

@@ -1,0 +1,74 @@
+"""What the inputs of a data set look like: their shape, the box of their values, their kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bench.contracts.errors import InputError
+
+Kind = Literal["image", "waveform"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a data set.
+
+    Attributes:
+        shape: without the batch, channels first: ``(C, H, W)`` of an image, ``(C, T)`` of a waveform.
+        low, high: the box that every value lies in. Radii of threat models are in the same units.
+        kind: how an input is shown: ``image`` or ``waveform``.
+    """
+
+    shape: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+    kind: Kind = "image"
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(size < 1 for size in self.shape):
+            raise InputError(f"input shape: {self.shape} must be sizes of at least 1")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InputError(f"input box: low {self.low} must be below high {self.high}, both finite")
+        if self.kind not in KINDS:
+            raise InputError(f"input kind: {self.kind!r} is not one of {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a defense may know about the data it will classify: a name, what an input looks like, a class count."""
+
+    name: str
+    input: InputSpec
+    num_classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch."""
+        return self.input.shape
+
+
+def check_inputs(x: Tensor, spec: InputSpec, what: str = "inputs") -> None:
+    """Raise :class:`InputError` unless ``x`` is a finite floating batch of the spec's shape inside its box."""
+    if x.ndim == 0 or tuple(x.shape[1:]) != spec.shape or not x.is_floating_point():
+        shape = ", ".join(["N", *map(str, spec.shape)])
+        raise InputError(f"{what}: expected floating-point ({shape}), got {x.dtype} {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise InputError(f"{what}: contain NaN or infinity")
+    if x.numel() and (x.min() < spec.low or x.max() > spec.high):
+        box = f"[{spec.low:g}, {spec.high:g}]"
+        raise InputError(f"{what}: values span [{x.min():.4g}, {x.max():.4g}], outside {box}")
+
+
+def check_labels(y: Tensor, num_classes: int, what: str = "labels") -> None:
+    """Raise :class:`InputError` unless ``y`` is an int64 ``(N,)`` vector of classes below ``num_classes``."""
+    if y.ndim != 1 or y.dtype != torch.int64:
+        raise InputError(f"{what}: expected int64 (N,), got {y.dtype} {tuple(y.shape)}")
+    if y.numel() and (y.min() < 0 or y.max() >= num_classes):
+        bad = y[(y < 0) | (y >= num_classes)][0].item()
+        raise InputError(f"{what}: label {bad} is outside 0..{num_classes - 1}")
