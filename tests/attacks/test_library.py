@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "labels int32": ({"y": torch.zeros(2, dtype=torch.int32)}, "int64"),
     "label 10": ({"y": torch.tensor([0, 10])}, "outside 0..9"),
     "label -1": ({"y": torch.tensor([0, -1])}, "outside 0..9"),
-    "three labels": ({"y": torch.zeros(3, dtype=torch.int64)}, "3 labels for 2 images"),
+    "three labels": ({"y": torch.zeros(3, dtype=torch.int64)}, "3 labels for 2 inputs"),
     "double images": ({"x": torch.zeros(2, 1, 8, 8, dtype=torch.float64)}, "float64"),
     "eps 0": ({"eps": 0.0}, "greater than 0"),
     "norm": ({"norm": "l3"}, "l3"),
