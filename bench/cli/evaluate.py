@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, in_another_ball
 
 
 @click.command(
@@ -19,6 +19,7 @@ from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
 @click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@in_another_ball
 @in_a_scene
 def evaluate(
     scene: Scene,

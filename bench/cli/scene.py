@@ -80,6 +80,19 @@ _SCENE = (
 )
 
 
+_BALL = (
+    click.option("--norm", type=click.Choice(["linf", "l2", "l1", "l0"]), help="Another norm than the suite's."),
+    click.option("--eps", help='Another radius: a number or "8/255".'),
+)
+
+
+def in_another_ball(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that attack the weights of a suite in another ball to a command :func:`in_a_scene`."""
+    for option in reversed(_BALL):
+        command = option(command)
+    return command
+
+
 def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a :class:`Scene` to a command, which gets it as its first argument."""
 
@@ -93,12 +106,14 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
         settings: tuple[str, ...],
         checkpoints: Path | None,
         device: str,
+        norm: str | None = None,
+        eps: str | None = None,
         **others: Any,
     ) -> Any:
         from bench.data.sets import load_data
         from bench.suites.config import load_config
 
-        suite = load_config(config).suite(suite_name).with_data(data_reference)
+        suite = load_config(config).suite(suite_name).with_(data=data_reference, norm=norm, eps=eps)
         scene = Scene(suite, pick_device(device), _settings(settings), checkpoints, data_root)
         if download:
             load_data(suite.data, data_root, download=True)

@@ -35,6 +35,7 @@ from bench.contracts.threat import Lp, Norm, format_eps
 from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
 from bench.storing.records import CLEAN
+from bench.storing.store import slug
 
 #: The file looked for in the current folder; without one, the copy in this package is used.
 FILE = "bench.yaml"
@@ -184,13 +185,50 @@ class Suite(_Strict):
         radius = self.threat_model.eps if eps is None else eps
         return Lp(self.threat_model.norm, radius, info.input.low, info.input.high)
 
-    def with_data(self, reference: str | None) -> Suite:
-        """The same suite on other data, under a name of its own; itself when ``reference`` is None."""
-        if reference is None or reference == self.data:
+    def with_(self, *, data: str | None = None, norm: str | None = None, eps: float | str | None = None) -> Suite:
+        """The same suite on other data or in another ball, under a name of its own; itself when nothing differs.
+
+        In another norm, entries with an ``eps`` of their own are left out, and so are the ``radii``: these numbers
+        mean nothing there.
+
+        Args:
+            data: reference of a data set.
+            norm: of :data:`bench.contracts.threat.NORMS`.
+            eps: a number, or a fraction such as ``"8/255"``; needed with another norm.
+
+        Raises:
+            InputError: for an unknown norm, or a radius that is missing or none.
+        """
+        update: dict[str, Any] = {}
+        marks = [self._name]
+        if data not in (None, self.data):
+            update["data"] = data
+            marks.append(Path(data.rpartition(":")[2]).name)
+        threat = self._other_threat(norm, eps)
+        if threat != self.threat_model:
+            update["threat_model"] = threat
+            marks.append(slug(str(Lp(threat.norm, threat.eps))))
+        if threat.norm != self.threat_model.norm:
+            update["attacks"] = {name: entry for name, entry in self.attacks.items() if entry.eps is None}
+            if not update["attacks"]:
+                raise InputError(f"norm {norm}: every attack of suite {self._name} has an eps of another norm")
+        if not update:
             return self
-        other = self.model_copy(update={"data": reference})
-        other._name = f"{self._name}@{Path(reference.rpartition(':')[2]).name}"
+        other = self.model_copy(update=update)
+        other._name = "@".join(marks)
         return other
+
+    def _other_threat(self, norm: str | None, eps: float | str | None) -> ThreatModelConfig:
+        own = self.threat_model
+        if norm not in (None, own.norm) and eps is None:
+            raise InputError(f"norm {norm}: needs an eps, as the suite's ({format_eps(own.eps)}) is one of {own.norm}")
+        wanted = {"norm": norm or own.norm, "eps": own.eps if eps is None else eps}
+        try:
+            threat = ThreatModelConfig.model_validate(wanted)
+        except ValidationError as error:
+            raise InputError(_first_problem(error)) from None
+        kept = [radius for radius in own.radii if radius <= threat.eps and threat.norm == own.norm]
+        return threat.model_copy(update={"radii": kept})
 
 
 class Config(_Strict):

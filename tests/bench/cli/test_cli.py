@@ -53,6 +53,11 @@ def assert_nothing_written(folder: Path) -> None:
         (["--attack", "stepp"], ["suite tiny has no attack 'stepp'", "did you mean 'step'?"]),
         (["--suite", "tinny"], ["suite 'tinny' does not exist", "did you mean 'tiny'?"]),
         (["--data", "digit"], ["data 'digit' does not exist", "did you mean 'digits'?"]),
+        (["--norm", "l3"], ["--norm", "l3", "l2"]),
+        (["--norm", "l2"], ["norm l2: needs an eps"]),
+        (["--eps", "wide"], ["eps: 'wide' must be a valid number"]),
+        (["--eps", "-1/255"], ["eps: '-1/255'", "valid number"]),
+        (["--eps", "0"], ["eps: '0' must be greater than 0"]),
         (["--set", "scal=2"], ["no parameter 'scal'", "did you mean 'scale'?"]),
         (["--set", "scale"], ["--set 'scale'", "expected name=value"]),
         (["--set", "scale=big"], ["parameter scale", "'big'"]),
@@ -379,3 +384,15 @@ def test_the_model_of_the_stand_ins_is_good_enough_to_be_attacked(finished: Path
     accuracy = {entry["what"]: entry["accuracy"] for entry in numbers}
     assert accuracy["standard_accuracy"] > 0.7 > accuracy["step"]
     assert torch.get_num_threads() == 1
+
+
+def test_a_suite_in_another_ball_has_results_of_its_own(tmp_path: Path) -> None:
+    attacks = {**STEP, "noise": {"draws": 5}, "unbounded": {"attack": plugin("one_step"), "eps": 1.0}}
+    config = write_config(tmp_path / "bench.yaml", attacks)
+    ended = evaluate(tmp_path, "--norm", "l2", "--eps", "128/255", config=config)
+    assert ended.code == 0, ended
+    assert "tiny@l2-128-255" in ended.out and "l2 eps 128/255" in ended.out
+    reported = run_bench("report", "--results", tmp_path / "results", "--suite", "tiny@l2-128-255", "--format", "json")
+    rows = {row["what"]: row for row in json.loads(reported.out)["results"]}
+    assert rows["step"]["status"] == "not-applicable" and rows["noise"]["status"] == "complete"
+    assert rows["noise"]["eps"] == 128 / 255 and "unbounded" not in rows

@@ -133,6 +133,36 @@ def test_a_suite_keeps_its_name_on_the_way_to_a_worker(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(suite)).name == "demo"
 
 
+def test_a_suite_on_other_data_or_in_another_ball_has_a_name_of_its_own(tmp_path: Path) -> None:
+    suite = read(tmp_path, changed("threat_model.radii", ["4/255", 0.01])).suite("demo")
+    assert suite.with_() is suite.with_(data=suite.data, norm="linf", eps="8/255") is suite
+    other = suite.with_(data="folder:photos/birds")
+    assert (other.name, other.data, other.threat_model) == ("demo@birds", "folder:photos/birds", suite.threat_model)
+    small = suite.with_(eps="4/255")
+    assert (small.name, small.threat_for(WAVES)) == ("demo@linf-4-255", Lp("linf", 4 / 255, -1, 1))
+    assert small.threat_model.radii == [0.01, 4 / 255]
+    both = suite.with_(data="cifar10", norm="l2", eps=0.5)
+    assert (both.name, both.data, both.threat_for(WAVES)) == ("demo@cifar10@l2-0.5", "cifar10", Lp("l2", 0.5, -1, 1))
+    assert both.threat_model.radii == [] and suite.name == "demo"
+
+
+def test_a_radius_of_an_entrys_own_means_nothing_in_another_norm(tmp_path: Path) -> None:
+    suite = read(tmp_path, changed("attacks.naive.eps", 1.0)).suite("demo")
+    assert list(suite.with_(eps=0.1).attacks) == ["noise", "naive"]
+    assert list(suite.with_(norm="l2", eps=0.5).attacks) == ["noise"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"norm": "l2"}, r"norm l2: needs an eps, as the suite's \(8/255\) is one of linf"),
+    ({"norm": "l3", "eps": 1}, "norm: 'l3' must be 'linf', 'l2', 'l1' or 'l0'"),
+    ({"eps": "8/0"}, "eps: '8/0' must be a valid number"),
+    ({"eps": "0"}, "eps: '0' must be greater than 0"),
+])  # fmt: skip
+def test_a_ball_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo").with_(**change)
+
+
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     text = yaml.safe_dump(changed("attacks.naive", {"attack": "pgd", "momentum": "@"})).replace("'@'", "1e-3")
     assert read(tmp_path, text).suite("demo").attacks["naive"].params == {"momentum": 0.001}
@@ -146,7 +176,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     ("threat_model.eps", float("inf"), "suites.demo.threat_model.eps: inf must be a finite number"),
     ("threat_model.norm", "l3", "suites.demo.threat_model.norm: 'l3' must be 'linf', 'l2', 'l1' or 'l0'"),
     ("threat_model.epsilon", 1, "suites.demo.threat_model.epsilon: there is no such field (did you mean 'eps'?)"),
-    ("threat_model.radii", [1], "suites.demo.threat_model.radii: [1] must be at most eps, 8/255: no attack is given more"),
+    ("threat_model.radii", [1], "suites.demo.threat_model.radii: [1] must be at most eps, 8/255"),
     ("threat_model.radii", [0], "suites.demo.threat_model.radii.0: 0 must be greater than 0"),
     ("draws", {"report": 0}, "suites.demo.draws.report: 0 must be greater than or equal to 1"),
     ("shardsize", 3, "suites.demo.shardsize: there is no such field (did you mean 'shard_size'?)"),
@@ -216,7 +246,7 @@ def test_another_radius_is_a_sanity_check_that_does_not_count(tmp_path: Path) ->
 
 def test_a_smaller_radius_is_inside_the_threat_model_and_counts(tmp_path: Path) -> None:
     _, naive = resolve_attacks(read(tmp_path, changed("attacks.naive.eps", "4/255")).suite("demo"))
-    assert naive.counted and naive.threat == Lp("linf", 4 / 255)
+    assert naive.counted and (naive.norm, naive.eps) == ("linf", 4 / 255)
 
 
 def test_radii_are_in_order_and_each_once(tmp_path: Path) -> None:
