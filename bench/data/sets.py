@@ -1,7 +1,8 @@
-"""Data sets: images in [0, 1] with labels, ids, and three fixed splits.
+"""Data sets: inputs with labels, ids, and three fixed splits.
 
 ``load_data`` understands ``digits`` (scikit-learn's, always there), ``cifar10``, ``fashion-mnist`` and
-``folder:PATH``, a folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``.
+``folder:PATH``, a folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``; besides, any function that
+returns a :class:`Data`: ``file.py:function``, ``package.module:function`` or a name registered as ``bench.data``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data import downloads
+from bench.plugins.registry import DATA, PluginError
+from bench.plugins.resolve import resolve
 
 #: One training image in this many belongs to the validation split.
 VALIDATION_SHARE = 10
@@ -38,7 +41,7 @@ class Split:
     """Examples in a fixed order in which every prefix is as balanced over the classes as can be.
 
     Attributes:
-        x: float32 ``(N, C, H, W)`` in [0, 1].
+        x: float32 ``(N, …)``, of the shape and in the box of the data set's :class:`InputSpec`.
         y: int64 ``(N,)``.
         ids: one name per example, for example ``digits/0123`` or ``test/cat/0042.jpg``.
     """
@@ -66,7 +69,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set. Every split has the image shape and the classes of ``info``."""
+    """A data set. Every split has the input shape and the classes of ``info``."""
 
     info: DataInfo
     class_names: list[str]
@@ -92,7 +95,7 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     """Load a data set, once per process.
 
     Args:
-        reference: ``digits``, ``cifar10``, ``fashion-mnist`` or ``folder:PATH``.
+        reference: ``digits``, ``cifar10``, ``fashion-mnist``, ``folder:PATH`` or a function that returns a data set.
         root: where the published data sets lie or are downloaded to (default: :func:`default_root`).
         download: fetch what is missing; without it nothing touches the network.
 
@@ -104,13 +107,41 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
         where = Path(argument).expanduser().resolve()
     elif reference in _PUBLISHED:
         where = (root or default_root()).expanduser().resolve()
+    elif _is_plugin(reference):
+        where = Path.cwd()
     else:
-        known = [*_PUBLISHED, "folder:PATH"]
+        known = [*_PUBLISHED, *DATA.names(), "folder:PATH", "FILE.py:FUNCTION"]
         raise InputError(f"data {reference!r} does not exist{did_you_mean(reference, known)}")
-    key = (kind, where)
+    key = (kind if kind == "folder" else reference, where)
     if key not in _loaded:
-        _loaded[key] = _folder(where) if kind == "folder" else _PUBLISHED[kind](where, download)
+        if kind == "folder":
+            _loaded[key] = _folder(where)
+        elif reference in _PUBLISHED:
+            _loaded[key] = _PUBLISHED[reference](where, download)
+        else:
+            _loaded[key] = _from_plugin(reference)
     return _loaded[key]
+
+
+def _is_plugin(reference: str) -> bool:
+    place, _, function = reference.rpartition(":")
+    return reference in DATA.names() or bool(function and (place.endswith(".py") or "." in place))
+
+
+def _from_plugin(reference: str) -> Data:
+    """What the function behind a reference returns."""
+    function = resolve(reference, DATA)
+    if not callable(function):
+        raise InputError(f"data {reference}: expected a function that returns Data, got {type(function).__name__}")
+    try:
+        data = function()
+    except InputError:
+        raise
+    except Exception as error:  # whatever a plugin raises
+        raise PluginError(f"data {reference}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, Data):
+        raise InputError(f"data {reference}: returned {type(data).__name__}, expected bench.data.sets.Data")
+    return data
 
 
 # -- order and splits ---------------------------------------------------------------------------------------

@@ -141,3 +141,4 @@ def _describe(point: EntryPoint) -> Entry:
 
 DEFENSES = Registry("bench.defenses", "defense")
 ATTACKS = Registry("bench.attacks", "attack")
+DATA = Registry("bench.data", "data set")

@@ -89,7 +89,8 @@ def test_external_network_is_the_papers_table_4() -> None:
     linear = [m for m in external_for(COLOUR) if isinstance(m, torch.nn.Linear)]
     assert [m.out_channels for m in convolutions] == [64, 128, 128, 128, 128, 128]
     assert [(m.in_features, m.out_features) for m in linear] == [(512, 512), (512, 512), (512, 10)]
-    (first, *_) = [m for m in external_for(DataInfo("t", InputSpec((3, 64, 64)), 200)) if isinstance(m, torch.nn.Linear)]
+    external = external_for(DataInfo("t", InputSpec((3, 64, 64)), 200))
+    (first, *_) = [m for m in external if isinstance(m, torch.nn.Linear)]
     assert first.in_features == 2048  # appendix A.1, Tiny ImageNet
 
 
