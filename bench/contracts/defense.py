@@ -78,7 +78,7 @@ class Defense(nn.Module):
     ``forward`` takes a float batch ``(N, *data.shape)`` in the data's box and returns logits ``(N, num_classes)``.
     """
 
-    card: ClassVar[Card] = Card()
+    card: Card = Card()
     #: True when two forward passes of one input may differ.
     randomized: bool = False
     #: True when the weights come from ``fit``; False for defenses that need no training.
@@ -88,7 +88,7 @@ class Defense(nn.Module):
     #: file of the plugin makes its results stale.
     version: ClassVar[int | None] = None
     #: Distributions whose own version decides the output as well, such as ``pillow`` where a codec of it is used.
-    depends: ClassVar[tuple[str, ...]] = ()
+    depends: tuple[str, ...] = ()
     #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.
     detect: Callable[[Tensor], Tensor] | None = None
 
@@ -97,6 +97,16 @@ class Defense(nn.Module):
     def __init__(self, data: DataInfo) -> None:
         super().__init__()
         self.data = data
+
+    @property
+    def author(self) -> type:
+        """The class that a plugin's author wrote: beside its file are its checkpoints."""
+        return type(self)
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether its weights come from :meth:`fit`."""
+        return self.trainable and type(self).fit is not Defense.fit
 
     def transform(self, x: Tensor) -> Tensor:
         """The pre-processing g; the identity unless overridden. Returns an image batch."""

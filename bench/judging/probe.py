@@ -27,9 +27,10 @@ def ready(defense: Defense) -> Defense:
     Raises:
         InputError: when a bare model comes in training mode, or a defense refuses to leave it.
     """
-    if isinstance(defense, BareModel) and in_training_mode(defense.classifier):
-        kind = type(defense.classifier).__name__
-        raise InputError(f"model {kind}: is in training mode; call .eval() before returning it")
+    for part in defense.modules():  # the whole, or what stands behind a detector
+        if isinstance(part, BareModel) and in_training_mode(part.classifier):
+            kind = type(part.classifier).__name__
+            raise InputError(f"model {kind}: is in training mode; call .eval() before returning it")
     freeze(defense)
     stuck = in_training_mode(defense)
     if stuck:

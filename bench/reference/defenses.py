@@ -7,8 +7,8 @@ import sys
 
 from bench.contracts.defense import Card, Defense
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
-from bench.plugins.resolve import resolve
 from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.

@@ -39,7 +39,7 @@ def checkpoint_path(defense: Defense, name: str, folder: Path | None = None) -> 
             folder of the package that it is in.
     """
     if folder is None:
-        folder = _home(Path(inspect.getfile(type(defense))).resolve()) / "checkpoints"
+        folder = _home(Path(inspect.getfile(defense.author)).resolve()) / "checkpoints"
     return folder / slug(name) / f"{slug(defense.data.name)}.safetensors"
 
 

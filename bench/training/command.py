@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
 from bench.data.sets import load_data
 from bench.plugins.resolve import build_defense
@@ -27,7 +27,7 @@ def train_all(specs: Sequence[DefenseSpec], suite: Suite, device: str, root: Pat
     data = load_data(suite.data, root)
     have_recipe = []
     for spec in specs:
-        if type(build_defense(spec, data.info)).fit is Defense.fit:
+        if not build_defense(spec, data.info).has_recipe:
             if len(specs) == 1:
                 raise InputError(f"defense {spec.name!r} has no training recipe (fit is not implemented)")
             console.print(f"{spec.name}: has no training recipe, skipped", highlight=False)

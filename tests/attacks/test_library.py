@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import attacks
 from bench.contracts.attack import AttackSpec
 from bench.contracts.errors import InputError, NotApplicable
-from bench.plugins.resolve import ATTACKS, get_attack
+from bench.plugins.registry import ATTACKS
+from bench.plugins.resolve import get_attack
 
 #: Budgets that show behaviour, not strength.
 SMALL: dict[str, dict[str, Any]] = {

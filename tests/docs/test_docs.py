@@ -165,9 +165,11 @@ def test_submit_a_defense_can_be_followed(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(recipes, "schedule_for", lambda *given: replace(schedule_for(*given), epochs=1))
     follow(PAGES["submit-a-defense.md"], folder, monkeypatch)
     names = {defense.record.name: defense for defense in summarise(Path("runs"), "demo").defenses}
-    assert set(names) == {"mine.Dither", "mine.Dither(levels=3)", "detector", "half-tone", "models.trained"}
+    guarded = "guard.Nearest(classifier=mine.py:Dither)"
+    assert set(names) == {"mine.Dither", "mine.Dither(levels=3)", "detector", guarded, "half-tone", "models.trained"}
     assert all(defense.complete for defense in names.values())
-    assert names["detector"].detection is not None and names["mine.Dither"].detection is None
+    assert all(names[name].detection is not None for name in ("detector", guarded))
+    assert names["mine.Dither"].detection is None
     assert [d.record.name for d in summarise(Path("runs"), "demo@images").defenses] == ["mine.Dither"]
     assert Path("site/index.html").is_file()
     assert Path("checkpoints/mine.Dither/digits.safetensors").is_file(), "where the page says it is"

@@ -16,9 +16,11 @@ from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.plugins import references
 from bench.plugins import resolve as plugins
+from bench.plugins.references import resolve
 from bench.plugins.registry import ATTACKS, PluginError
-from bench.plugins.resolve import build_defense, get_attack, load_defense, resolve
+from bench.plugins.resolve import build_defense, get_attack, load_defense
 from bench.storing.checkpoints import checkpoint_path, save
 
 INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
@@ -40,7 +42,7 @@ class Mine(Defense):
 def _clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put ``sys.path`` and ``sys.modules`` back afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_plugin_folders", set())
+    monkeypatch.setattr(references, "_plugin_folders", set())
     before = dict(sys.modules)
     yield
     for name in set(sys.modules) - set(before):
@@ -86,7 +88,7 @@ def test_a_folder_named_like_one_of_our_packages_does_not_hide_it(tmp_path: Path
     write(tmp_path, mine=DEFENSE)
     write(tmp_path / "attacks", __init__="")
     code = (
-        "import bench; from bench.plugins.resolve import resolve\n"
+        "import bench; from bench.plugins.references import resolve\n"
         f"resolve({str(tmp_path / 'mine.py')!r})\n"
         "import attacks; print(attacks.__file__.replace('attacks', 'bench') == bench.__file__)"
     )
@@ -98,8 +100,9 @@ def test_a_folder_named_like_one_of_our_packages_does_not_hide_it(tmp_path: Path
     ("{folder}/mien.py", r"mien.py: no such file \(did you mean 'mine.py'\?\)"),
     ("{folder}/mine.py:Mnie", r"mine.py: defines no 'Mnie' \(did you mean 'Mine'\?\)"),
     ("{folder}", "the folder has no __init__.py"),
-    ("{folder}/none.py", "none.py: expected one subclass of Defense, found none"),
-    ("{folder}/two.py", "two.py: expected one subclass of Defense, found several: A, B; write .*two.py:NAME"),
+    ("{folder}/none.py", "none.py: expected one subclass of Defense or Detector, found none"),
+    ("{folder}/two.py", "two.py: expected one subclass of Defense or Detector, found several: A, B;"
+                        " write .*two.py:NAME"),
     ("no_such_module:x", "module 'no_such_module' does not exist"),
     ("attacks.nosuch:x", "module 'attacks.nosuch' does not exist"),
 ])  # fmt: skip
@@ -247,7 +250,7 @@ def test_the_code_hash_follows_the_file_even_when_it_only_returns_a_library_mode
 def test_the_same_reference_builds_the_same_module_name_in_another_process(tmp_path: Path) -> None:
     file = write(tmp_path, mine=DEFENSE) / "mine.py"
     here = resolve(str(file)).__module__
-    code = f"from bench.plugins.resolve import resolve; print(resolve({str(file)!r}).__module__)"
+    code = f"from bench.plugins.references import resolve; print(resolve({str(file)!r}).__module__)"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench.contracts.defense import Card, Defense
 from bench.contracts.inputs import DataInfo
+from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
-from bench.plugins.resolve import resolve
 from bench.reference import defenses as reference
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "defenses.md"

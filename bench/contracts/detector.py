@@ -1,0 +1,127 @@
+"""The detector contract: a score that tells adversarial inputs from clean ones, in front of any classifier.
+
+A defense whose detector belongs to its own network overrides ``Defense.detect``. A :class:`Detector` stands alone:
+:class:`WithDetector` puts it in front of a classifier, and what comes out is a defense like any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from bench.contracts.defense import Approximation, Card, Defense, freeze
+from bench.contracts.errors import InputError
+from bench.contracts.inputs import DataInfo
+
+if TYPE_CHECKING:
+    from bench.training.recipe import TrainingRun
+
+
+class Detector(nn.Module):
+    """Base class of detectors that stand alone. Subclasses override ``detect``, and ``fit`` where there is training.
+
+    Where the command line takes a defense it takes a detector as well, by name, file or module;
+    ``--set classifier=NAME`` says which defense classifies behind it (default ``none``, an undefended network).
+
+    Args:
+        data: name, input shape and class count of the data set.
+        **params: the variant; a subclass names its own keyword arguments (any but ``classifier``).
+    """
+
+    card: Card = Card()
+    #: True when two scores of one input may differ.
+    randomized: bool = False
+    #: Of how it scores, as ``Defense.version``.
+    version: ClassVar[int | None] = None
+    #: As ``Defense.depends``.
+    depends: tuple[str, ...] = ()
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__()
+        self.data = data
+
+    def detect(self, x: Tensor) -> Tensor:
+        """Scores ``(N,)`` of inputs ``(N, ...)``: larger = more likely adversarial.
+
+        The threshold above which an input is rejected is not its own: the harness sets it once, on clean validation
+        data, at the suite's false-positive rate.
+        """
+        raise InputError(f"detector {type(self).__name__}: detect is not implemented")
+
+    def fit(self, run: TrainingRun, classifier: Defense) -> None:
+        """Train in place from ``run.train``.
+
+        Args:
+            run: data, threat model and the loop (see :class:`bench.training.recipe.TrainingRun`).
+            classifier: what it will stand in front of: trained, in evaluation mode, its parameters frozen. For a
+                detector that learns from adversarial examples of it, or from its activations.
+        """
+        raise InputError(f"detector {type(self).__name__} has no training recipe (fit is not implemented)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores of :meth:`detect`."""
+        return self.detect(x)
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether its weights come from :meth:`fit`."""
+        return type(self).fit is not Detector.fit
+
+
+class WithDetector(Defense):
+    """A defense with a detector in front of it: its logits, the detector's score.
+
+    Args:
+        detector: decides what is rejected.
+        defense: decides the class of what is not; it has no detector of its own.
+    """
+
+    def __init__(self, detector: Detector, defense: Defense) -> None:
+        super().__init__(defense.data)
+        if defense.detect is not None:
+            raise InputError(f"classifier {type(defense).__name__}: has a detector of its own already")
+        self.detector = detector
+        self.defense = defense
+        self.card = detector.card
+        self.randomized = detector.randomized or defense.randomized
+        self.depends = (*detector.depends, *defense.depends)
+
+    @property
+    def classifier(self) -> nn.Module:  # type: ignore[override]
+        """f of the defense behind the detector."""
+        return self.defense.classifier
+
+    @property
+    def author(self) -> type:
+        """The detector's class."""
+        return type(self.detector)
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether the detector or the defense has one."""
+        return self.detector.has_recipe or self.defense.has_recipe
+
+    def transform(self, x: Tensor) -> Tensor:
+        """g of the defense behind the detector."""
+        return self.defense.transform(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The defense's logits, whatever the detector thinks of x."""
+        return self.defense(x)
+
+    def approximations(self) -> dict[str, Approximation]:
+        """Those of the defense."""
+        return self.defense.approximations()
+
+    def detect(self, x: Tensor) -> Tensor:
+        """The detector's scores ``(N,)``."""
+        return self.detector.detect(x)
+
+    def fit(self, run: TrainingRun) -> None:
+        """Train the defense by its own recipe, to the weights that it has without a detector; then the detector."""
+        if self.defense.has_recipe:
+            self.defense.fit(run)
+        freeze(self.defense)
+        if self.detector.has_recipe:
+            self.detector.fit(run, self.defense)
