@@ -119,7 +119,7 @@ def _gradients(store: Store, defense: DefenseSummary) -> input_gradients.InputGr
         record = input_gradients.read(store, defense.record.name)
     except InputError:
         return None
-    return record if record is not None and record.key == defense.record.key else None
+    return record if record is not None and record.defense == defense.record.key else None
 
 
 def _studies(pages: _SuitePages, defense: DefenseSummary) -> bool:

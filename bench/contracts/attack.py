@@ -61,6 +61,8 @@ class AttackSpec:
         targeted: whether it can be asked for a class to reach (``target.towards``).
         minimum_norm: whether it shortens the perturbation instead of filling the ball; such an attack has a
             parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
+        version: raised when the attack gives other points for the same inputs; None for a plugin that leaves it to a
+            hash of its own files.
     """
 
     name: str
@@ -74,6 +76,7 @@ class AttackSpec:
     prepares: Callable[..., bool] = lambda **_: True
     targeted: bool = False
     minimum_norm: bool = False
+    version: int | None = None
 
     @property
     def summary(self) -> str:
@@ -124,6 +127,7 @@ def attack(
     prepares: Callable[..., bool] = lambda **_: True,
     targeted: bool = False,
     minimum_norm: bool = False,
+    version: int | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
     if knowledge not in KNOWLEDGE:
@@ -131,8 +135,9 @@ def attack(
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         spec = AttackSpec(
-            name, function, knowledge, norms, paper, url, prepare, prepare_scope, prepares, targeted, minimum_norm
-        )
+            name, function, knowledge, norms, paper, url,
+            prepare, prepare_scope, prepares, targeted, minimum_norm, version,
+        )  # fmt: skip
         function.attack = spec  # type: ignore[attr-defined]
         return function
 

@@ -76,11 +76,22 @@ class Data:
     train: Split
     validation: Split
     test: Split
+    version: int = 1
 
 
 def data_digest(split: Split) -> str:
     """SHA-256 over the images, labels and ids of a split; part of every result's key."""
     return split.digest
+
+
+def example_digests(split: Split) -> list[str]:
+    """The first 16 hexadecimal digits of SHA-256 over each example's input and label."""
+    found = []
+    for x, y in zip(split.x, split.y, strict=True):
+        sha = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {int(y)}\n".encode())
+        sha.update(x.contiguous().numpy().data)
+        found.append(sha.hexdigest()[:16])
+    return found
 
 
 def default_root() -> Path:
@@ -305,7 +316,8 @@ def _folder(root: Path) -> Data:
     if all_grey:
         splits = [Split(s.x[:, :1].contiguous(), s.y, s.ids) for s in splits]
     shape = (1 if all_grey else 3, size[1], size[0])
-    return Data(DataInfo(root.name, InputSpec(shape), len(class_names)), class_names, *splits)
+    train, validation, test = splits
+    return Data(DataInfo(root.name, InputSpec(shape), len(class_names)), class_names, train, validation, test)
 
 
 def _class_of(identifier: str) -> str:

@@ -20,7 +20,7 @@ from bench.contracts.defense import Defense, check_logits
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
-from bench.storing.row import Row
+from bench.storing.records import Row
 
 
 @dataclass(frozen=True)
@@ -76,45 +76,51 @@ def tally(
     return Tally(prediction, correct, rejected, caught, score, draws)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """How a shard is judged.
+
+    Attributes:
+        threat: the ball and the box that x_adv has to stay in.
+        draws: passes per stream; a deterministic defense has ``Draws(1, 1)`` and one shared pass.
+        threshold: of the detector, None without one.
+        batch_size: rows per pass (a randomised defense draws batch by batch).
+        stream: names of the random stream (suite seed, defense, attack, shard).
+        clean: rows of the unattacked input, where a rejection is a failure instead of a success.
+    """
+
+    threat: ThreatModel
+    draws: Draws
+    threshold: float | None
+    batch_size: int
+    stream: tuple[object, ...]
+    clean: bool = False
+
+
 def judge(
-    defense: Defense,
-    x: Tensor,
-    y: Tensor,
-    ids: list[str],
-    x_adv: Tensor,
-    counts: Counts,
-    threat: ThreatModel,
-    *,
-    draws: Draws,
-    threshold: float | None,
-    batch_size: int,
-    stream: tuple[object, ...],
-    clean: bool = False,
+    defense: Defense, x: Tensor, y: Tensor, ids: list[str], x_adv: Tensor, counts: Counts, how: Judging
 ) -> list[Row]:
     """One row per example.
 
     Args:
-        x, x_adv: ``(N, …)``; y: int64 ``(N,)``.
-        draws: passes per stream; a deterministic defense has ``Draws(1, 1)`` and one shared pass.
-        threshold: of the detector, None without one.
-        stream: names of the random stream (suite seed, defense, attack, shard).
-        clean: rows of the unattacked input, where a rejection is a failure instead of a success.
+        x, x_adv: ``(N, …)``; y: int64 ``(N,)``; ids: one per example.
+        counts: passes that the attack spent.
     """
-    reasons = threat.violations(x, x_adv)
+    reasons = how.threat.violations(x, x_adv)
     allowed = torch.tensor([reason == "ok" for reason in reasons], device=x.device)
     if x_adv.shape == x.shape:
         judged = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), x_adv, x)
     else:
         judged = x
-    report = tally(defense, judged, y, draws.report, threshold, batch_size, *stream, "report")
-    if draws.select == draws.report == 1:
+    report = tally(defense, judged, y, how.draws.report, how.threshold, how.batch_size, *how.stream, "report")
+    if how.draws.select == how.draws.report == 1:
         select = report
     else:
-        select = tally(defense, judged, y, draws.select, threshold, batch_size, *stream, "select")
-    away = {norm: values.tolist() for norm, values in threat.distances(x, judged).items()}
+        select = tally(defense, judged, y, how.draws.select, how.threshold, how.batch_size, *how.stream, "select")
+    away = {norm: values.tolist() for norm, values in how.threat.distances(x, judged).items()}
 
     def survived(outcome: Tally) -> list[int]:
-        if clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
+        if how.clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
             return (outcome.correct - (outcome.rejected - outcome.caught)).tolist()
         return (outcome.correct + outcome.caught).tolist()
 

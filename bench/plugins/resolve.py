@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+>>>>>>> 16e122d (Keys are named components and declared versions: what a stored row was made of, and in a phrase why it is stale)
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,15 +40,16 @@ class LoadedDefense:
         checkpoint: the file that its weights were loaded from, None when it has none.
         sha256: of that file.
         training: the checkpoint's training record.
-        code: hash of the code of its class and of the module it was found in
-            (:func:`bench.storing.digest.code_digest`).
+        version: declared by its class, or of a plugin that declares none a hash of its own files.
+        libraries: versions of the libraries that it says it depends on.
     """
 
     defense: Defense
     checkpoint: Path | None
     sha256: str | None
     training: dict[str, Any]
-    code: str
+    version: int | str
+    libraries: dict[str, str]
 
 
 # -- defenses -----------------------------------------------------------------------------------------------
@@ -159,12 +167,42 @@ def load_defense(spec: DefenseSpec, info: DataInfo, device: torch.device | str =
     """
     found = find(spec.reference, DEFENSES)
     defense = _build(found.obj, spec, info)
+<<<<<<< HEAD
     code = _code(defense, found.module, spec)
     if not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, code)
+=======
+    about = (_version(type(defense), found.module), _libraries(defense))
+    if not (defense.trainable and type(defense).fit is not Defense.fit):
+        return LoadedDefense(defense.to(device), None, None, {}, *about)
+>>>>>>> 16e122d (Keys are named components and declared versions: what a stored row was made of, and in a phrase why it is stale)
     path = checkpoint_path(defense, spec.name, spec.checkpoints)
     loaded = load_(defense, path)
-    return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, code)
+    return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about)
+
+
+def _version(cls: type[Defense], module: ModuleType) -> int | str:
+    """What a class itself declares; else a hash of the plugin's own files, with what it extends of this project.
+
+    A version is never inherited: a subclass behaves as its base does only until it is changed.
+    """
+    declared = vars(cls).get("version")
+    if declared is not None:
+        return int(declared)
+    if cls is BareModel:
+        return digest(code_digest(module))
+    extended = [(base.__qualname__, vars(base)["version"]) for base in cls.__mro__[1:] if vars(base).get("version")]
+    return digest(code_digest(module), code_digest(cls), extended)
+
+
+def _libraries(defense: Defense) -> dict[str, str]:
+    found = {}
+    for name in defense.depends:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise InputError(f"defense {type(defense).__name__}: depends on {name!r}, which is not installed") from None
+    return found
 
 
 def _code(defense: Defense, module: ModuleType, spec: DefenseSpec) -> str:
@@ -192,3 +230,8 @@ def get_attack(reference: str) -> AttackSpec:
             '@attack("name", knowledge="gradient", norms=("linf",)) from bench'
         )
     return spec
+
+
+def attack_version(spec: AttackSpec) -> int | str:
+    """What an attack declares; else a hash of the plugin's own files."""
+    return code_digest(spec.function) if spec.version is None else spec.version

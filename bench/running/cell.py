@@ -17,11 +17,13 @@ from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.data.sets import Data, Split, load_data
-from bench.judging.judge import Draws, judge
+from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.plugins.resolve import LoadedDefense, load_defense
 from bench.storing import provenance
+from bench.storing.current import Piece
 from bench.storing.digest import digest, state_digest
+from bench.storing.keys import DefenseKey, Key
 from bench.storing.records import CLEAN, ShardRecord
 from bench.storing.store import Store
 from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
@@ -36,8 +38,7 @@ class Setting:
     device: str
     results: Path
     data_root: Path | None
-    suite_key: str
-    defense_key: str
+    defense: DefenseKey
     randomized: bool
     threshold: float | None
     command: str
@@ -71,21 +72,26 @@ def select_examples(suite: Suite, data: Data) -> Split:
     return split if suite.examples is None else split.take(suite.examples)
 
 
-def defense_key(spec: DefenseSpec, loaded: LoadedDefense) -> str:
-    """Hash of everything that makes a defense what it is: code, parameters and weights."""
-    return digest(loaded.code, spec.params, state_digest(loaded.defense))
+def defense_key(spec: DefenseSpec, loaded: LoadedDefense) -> DefenseKey:
+    """Everything that makes a defense what it is."""
+    return DefenseKey(
+        name=spec.name,
+        version=loaded.version,
+        params=spec.params,
+        weights=state_digest(loaded.defense),
+        libraries=loaded.libraries,
+    )
 
 
 def open_context(setting: Setting) -> Context:
     """Load data, defense and attacks once per process and setting."""
-    suite = setting.suite.model_dump(mode="json")  # with the attacks, which suite_key leaves out
-    key = digest(suite, setting.suite_key, setting.defense_key, setting.spec.name, setting.device)
+    key = digest(setting.suite.model_dump(mode="json"), setting.defense.model_dump(mode="json"), setting.device)
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
         data = load_data(setting.suite.data, setting.data_root)
         loaded = load_defense(setting.spec, data.info, torch.device(setting.device))
-        if defense_key(setting.spec, loaded) != setting.defense_key:
-            raise InputError(f"{setting.spec.name}: code or weights differ from those probed; bench check says why")
+        if defense_key(setting.spec, loaded) != setting.defense:
+            raise InputError(f"{setting.spec.name}: version or weights differ from those probed; bench check says why")
         attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}
         examples = select_examples(setting.suite, data)
         _contexts[key] = Context(data, examples, ready(loaded.defense), attacks)
@@ -122,11 +128,9 @@ def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float]:
         return {name: file.get_tensor(name) for name in file.keys()}, seconds  # noqa: SIM118
 
 
-def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, key: str, **fields: Any) -> ShardRecord:
+def empty_record(setting: Setting, attack_name: str, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
     """A shard record without rows; ``fields`` say how it ended."""
     filled: dict[str, Any] = {
-        "draws_select": setting.draws.select,
-        "draws_report": setting.draws.report,
         "batch_size": setting.suite.batch_size,
         "seconds": 0.0,
         "rows": [],
@@ -136,20 +140,14 @@ def empty_record(setting: Setting, attack: ResolvedAttack | None, shard: int, ke
     filled["error"] = provenance.without_folders(filled.get("error", ""))
     return ShardRecord(
         key=key,
-        suite_key=setting.suite_key,
-        defense_key=setting.defense_key,
-        attack_key=CLEAN if attack is None else attack_key(attack),
         suite=setting.suite.name,
         defense=setting.spec.name,
-        attack=CLEAN if attack is None else attack.name,
-        shard=shard,
+        attack=attack_name,
+        shard=piece.number,
+        start=piece.start,
+        stop=piece.stop,
         **filled,
     )
-
-
-def attack_key(attack: ResolvedAttack) -> str:
-    """Hash of an attack's function, parameters and radius."""
-    return digest(attack.spec.name, attack.knowledge, attack.params, attack.norm, attack.eps)
 
 
 def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
@@ -162,16 +160,16 @@ def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
     return changed
 
 
-def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared: Path | None) -> str:
+def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepared: Path | None) -> str:
     """Attack one shard, judge it and store it. Returns the status of the stored record."""
     context = open_context(setting)
     suite, defense = setting.suite, context.defense
-    rows = slice(shard * suite.shard_size, (shard + 1) * suite.shard_size)
+    rows = slice(piece.start, piece.stop)
     x = context.examples.x[rows].to(setting.device)
     y = context.examples.y[rows].to(setting.device)
     ids = context.examples.ids[rows]
     entry = None if attack_name == CLEAN else context.attacks[attack_name]
-    stream = (suite.seed, setting.spec.name, attack_name, shard)
+    stream = (suite.seed, setting.spec.name, attack_name, piece.number)
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds = read_prepared(prepared)
@@ -196,7 +194,7 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
             with seeded(*stream, "optimise"):
                 x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
         except NotApplicable as reason:
-            record = empty_record(setting, entry, shard, key, status="not-applicable", error=str(reason))
+            record = empty_record(setting, attack_name, piece, key, status="not-applicable", error=str(reason))
             setting.store.write_shard(record, None)
             return record.status
         finally:
@@ -216,17 +214,12 @@ def run_shard(setting: Setting, attack_name: str, shard: int, key: str, prepared
         ids,
         x_adv.detach().to(x.dtype),
         target.counts,
-        threat,
-        draws=setting.draws,
-        threshold=setting.threshold,
-        batch_size=target.batch_size,
-        stream=stream,
-        clean=entry is None,
+        Judging(threat, setting.draws, setting.threshold, target.batch_size, stream, clean=entry is None),
     )
     record = empty_record(
         setting,
-        entry,
-        shard,
+        attack_name,
+        piece,
         key,
         status="ok",
         batch_size=target.batch_size,

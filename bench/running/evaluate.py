@@ -13,13 +13,11 @@ import torch
 from bench.contracts.defense import DefenseSpec, count_parameters, freeze
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
-from bench.data.sets import Data, data_digest, load_data
-from bench.judging.judge import judge
+from bench.data.sets import Data, data_digest, example_digests, load_data
 from bench.judging.probe import probe, ready
-from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
+from bench.plugins.resolve import LoadedDefense, attack_version, build_defense, load_defense
 from bench.running.cell import (
     Setting,
-    attack_key,
     defense_key,
     empty_record,
     open_context,
@@ -32,10 +30,11 @@ from bench.running.gallery import make_gallery
 from bench.running.progress import Display, Tracker
 from bench.running.timing import measure
 from bench.storing import provenance
-from bench.storing.digest import code_digest, digest
+from bench.storing.current import Piece, cell_state
+from bench.storing.digest import digest
+from bench.storing.keys import Key
 from bench.storing.records import (
     CLEAN,
-    SCHEMA_VERSION,
     AttackRecord,
     ClaimRecord,
     DefenseRecord,
@@ -43,7 +42,7 @@ from bench.storing.records import (
     SuiteRecord,
     VariantRecord,
 )
-from bench.storing.store import Store, check_writable, shard_count
+from bench.storing.store import Store, check_writable
 from bench.suites.config import ResolvedAttack, Suite, resolve_attacks, variants_of
 
 T = TypeVar("T")
@@ -64,10 +63,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Cell:
-    """The shards of one attack that have to be run, and its preparation if that is missing."""
+    """What has to be run of one attack, and where its preparation is kept."""
 
     attack: ResolvedAttack | None
-    shards: dict[int, str]  # shard number -> key
+    pieces: list[tuple[Piece, Key]]
+    leftover: list[int]  # stored shards that no piece replaces and that no longer count
     prepared: Path | None
 
     @property
@@ -79,7 +79,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
     """The record of an attack with its budget."""
     return AttackRecord(
         name=entry.name,
-        key=attack_key(entry),
+        version=attack_version(entry.spec),
         function=entry.spec.name,
         knowledge=entry.knowledge,
         params=entry.params,
@@ -96,7 +96,7 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
     entry = suite.attacks[name]
     return AttackRecord(
         name=name,
-        key="",
+        version="",
         function=provenance.shorten(entry.attack) if entry.attack else name,
         knowledge=entry.knowledge or "gradient",
         params=entry.params,
@@ -137,12 +137,13 @@ def suite_record(request: Request, data: Data) -> SuiteRecord:
         attack_record(resolved[name]) if name in resolved else missing_record(suite, name) for name in suite.attacks
     ]
     return SuiteRecord(
-        key=digest(SCHEMA_VERSION, fixed, data_digest(examples), data_digest(data.validation)),
         name=suite.name,
         description=suite.description,
         **asdict(data.info.input),
         class_names=data.class_names,
         ids=examples.ids,
+        digests=example_digests(examples),
+        data_version=data.version,
         reference=suite.reference,
         attacks=attacks,
         study=study_record(suite),
@@ -183,7 +184,7 @@ class Evaluation:
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
         self.opened = self._open_all()
-        self.cells = [self.plan(setting) for setting, _ in self.opened]
+        self.cells = [self.plan(setting, record) for setting, record in self.opened]
 
     # -- checking and recording -----------------------------------------------------------------------------
 
@@ -222,10 +223,8 @@ class Evaluation:
         card = defense.card
         before = _unless_broken(partial(self.store.defense, spec.name))
         record = DefenseRecord(
-            key=key,
-            name=spec.name,
+            **key.model_dump(),
             reference=provenance.shorten(spec.reference),
-            params=spec.params,
             title=card.title,
             summary=card.summary,
             paper=card.paper,
@@ -247,8 +246,7 @@ class Evaluation:
             device=self.request.device,
             results=self.request.results,
             data_root=self.request.data_root,
-            suite_key=self.suite.key,
-            defense_key=key,
+            defense=key,
             randomized=found.randomized,
             threshold=found.threshold,
             command=self.request.command,
@@ -257,39 +255,32 @@ class Evaluation:
 
     # -- planning -------------------------------------------------------------------------------------------
 
-    def plan(self, setting: Setting) -> list[Cell]:
-        """All cells of a defense; in each, the shards whose stored key differs from what would be run now."""
-        return [self._cell(setting, attack) for attack in (None, *self.attacks)]
+    def plan(self, setting: Setting, record: DefenseRecord) -> list[Cell]:
+        """All cells of a defense; in each, what is not stored as it would be made now."""
+        return [self._cell(setting, record, attack) for attack in (None, *self.attacks)]
 
-    def _cell(self, setting: Setting, attack: ResolvedAttack | None) -> Cell:
-        suite = self.request.suite
-        draws, name = setting.draws, CLEAN if attack is None else attack.name
-        machine = [str(torch.__version__), self.device.type]
-        parts = [
-            setting.suite_key,
-            setting.defense_key,
-            setting.spec.name,
-            code_digest(judge),
-            [draws.select, draws.report, suite.batch_size],
-            setting.threshold,
-            machine,
-        ]
-        prepared = None
-        if attack is not None:
-            code = code_digest(attack.spec.function)
-            parts += [attack.name, attack_key(attack), code]
-            if attack.spec.prepare is not None and attack.spec.prepares(**attack.params):
-                of_data = attack.spec.prepare_scope == "data"
-                made_for = data_digest(self.data.train) if of_data else [setting.defense_key, setting.spec.name]
-                about = (attack_key(attack), code, suite.seed, setting.suite_key, made_for, machine)
-                prepared = self.store.artefact_path(digest("prepared", *about))
-        shards = {}
-        for shard in range(shard_count(len(self.suite.ids), suite.shard_size)):
-            key = digest(shard, *parts)
-            stored = _unless_broken(partial(self.store.shard, setting.spec.name, name, shard))
-            if stored is None or stored.key != key or stored.status not in ("ok", "not-applicable"):
-                shards[shard] = key
-        return Cell(attack, shards, prepared)
+    def _cell(self, setting: Setting, record: DefenseRecord, attack: ResolvedAttack | None) -> Cell:
+        machine = {"torch": provenance.torch_release(), "device": self.device.type}
+        about = None if attack is None else attack_record(attack)
+        state = cell_state(self.store, self.suite, record, about, **machine)
+        key = self.suite.cell_key(record, about, **machine)
+        pieces = state.missing(len(self.suite.ids), self.request.suite.shard_size)
+        replaced = {piece.number for piece in pieces}
+        return Cell(
+            attack,
+            [(piece, key(piece.start, piece.stop)) for piece in pieces],
+            [number for number in state.stale if number not in replaced],
+            self._prepared(setting, attack, machine),
+        )
+
+    def _prepared(self, setting: Setting, attack: ResolvedAttack | None, machine: dict[str, str]) -> Path | None:
+        """Where the attack's preparation is kept, if it needs one."""
+        if attack is None or attack.spec.prepare is None or not attack.spec.prepares(**attack.params):
+            return None
+        of_data = attack.spec.prepare_scope == "data"
+        made_for = data_digest(self.data.train) if of_data else setting.defense.model_dump(mode="json")
+        about = attack_record(attack).key.model_dump(mode="json"), attack.threat.norm, self.suite.seed, machine
+        return self.store.artefact_path(digest("prepared", *about, made_for))
 
     # -- running --------------------------------------------------------------------------------------------
 
@@ -304,25 +295,28 @@ class Evaluation:
 
     def _run_defense(self, setting: Setting, record: DefenseRecord, cells: list[Cell]) -> list[str]:
         name = setting.spec.name
+        for cell in cells:
+            for number in cell.leftover:
+                self.store.remove_shard(name, cell.name, number)
         unprepared = self._prepare(setting, cells)
+        # First shards first: the ETA is made of measured times.
+        work = [(piece, key, cell) for cell in cells if cell.name not in unprepared for piece, key in cell.pieces]
         jobs: list[Job] = []
-        owner: dict[str, tuple[Cell, int]] = {}
-        for shard in range(len(self.suite.ids)):  # first shards first: the ETA is made of measured times
-            for cell in cells:
-                if shard in cell.shards and cell.name not in unprepared:
-                    job = f"{cell.name}/{shard}"
-                    owner[job] = (cell, shard)
-                    args = (setting, cell.name, shard, cell.shards[shard], cell.prepared)
-                    jobs.append(Job(job, run_shard, args, self.request.suite.shard_timeout_s))
-        tracker = Tracker({job: cell.name for job, (cell, _) in owner.items()}, self.engine.workers)
+        owner: dict[str, tuple[Cell, Piece, Key]] = {}
+        for piece, key, cell in sorted(work, key=lambda item: item[0].start):
+            job = f"{cell.name}/{piece.number}"
+            owner[job] = (cell, piece, key)
+            args = (setting, cell.name, piece, key, cell.prepared)
+            jobs.append(Job(job, run_shard, args, self.request.suite.shard_timeout_s))
+        tracker = Tracker({job: cell.name for job, (cell, _, _) in owner.items()}, self.engine.workers)
         failures: dict[str, str] = dict(unprepared)
         with self.display.running(name, tracker.total):
             for outcome in self.engine.run(jobs):
-                cell, shard = owner[outcome.job.name]
+                cell, piece, key = owner[outcome.job.name]
                 tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
                 self.display.show(tracker, name)
                 if outcome.status != "ok":
-                    failures[cell.name] = self._record_failure(setting, cell, shard, outcome)
+                    failures[cell.name] = self._record_failure(setting, cell, piece, key, outcome)
         self._finish(setting, record)
         return [f"{name} × {cell}: {reason}" for cell, reason in failures.items()]
 
@@ -330,7 +324,7 @@ class Evaluation:
         """Run missing preparations; returns cell name -> reason for those that failed."""
         needed: dict[Path, list[Cell]] = {}
         for cell in cells:
-            if cell.shards and cell.prepared is not None and not cell.prepared.exists():
+            if cell.pieces and cell.prepared is not None and not cell.prepared.exists():
                 needed.setdefault(cell.prepared, []).append(cell)
         jobs = [
             Job(f"prepare {group[0].name}", prepare, (setting, group[0].name, path))
@@ -346,13 +340,12 @@ class Evaluation:
                 if outcome.status == "ok":
                     continue
                 for cell in groups[outcome.job.name]:
-                    for shard in cell.shards:
-                        failed[cell.name] = self._record_failure(setting, cell, shard, outcome)
+                    for piece, key in cell.pieces:
+                        failed[cell.name] = self._record_failure(setting, cell, piece, key, outcome)
         return failed
 
-    def _record_failure(self, setting: Setting, cell: Cell, shard: int, outcome: Outcome) -> str:
-        key = cell.shards[shard]
-        record = empty_record(setting, cell.attack, shard, key, status=outcome.status, error=outcome.error)
+    def _record_failure(self, setting: Setting, cell: Cell, piece: Piece, key: Key, outcome: Outcome) -> str:
+        record = empty_record(setting, cell.name, piece, key, status=outcome.status, error=outcome.error)
         self.store.write_shard(record, None)
         return f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
 
@@ -369,7 +362,7 @@ class Evaluation:
                 context.examples.x[:256].to(self.device),
                 training_seconds=record.training.get("seconds"),
             )
-        entries, images = make_gallery(setting, context)
+        entries, images = make_gallery(self.store, self.suite, record, context)
         if images:
             self.store.write_tensors(self.store.defense_folder(record.name) / "gallery.safetensors", images)
         self.store.write_defense(record.model_copy(update={"timing": timing, "gallery": entries}))

@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import seeded
-from bench.running.cell import Context, Setting, attack_key
-from bench.storing.records import CLEAN, GalleryEntry, ShardRecord
-from bench.storing.row import Row
-from bench.storing.store import shard_count
+from bench.running.cell import Context
+from bench.storing.current import current_shards
+from bench.storing.records import DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
+from bench.storing.store import Store
 
 #: Examples shown per defense.
 SIZE = 8
 
 
 @torch.no_grad()
-def make_gallery(setting: Setting, context: Context) -> tuple[list[GalleryEntry], dict[str, Tensor]]:
-    """Entries and the images ``x``, ``x_adv``, ``g_x``, ``g_x_adv`` (float32, ``(N, C, H, W)`` each).
+def make_gallery(
+    store: Store, suite: SuiteRecord, defense: DefenseRecord, context: Context
+) -> tuple[list[GalleryEntry], dict[str, Tensor]]:
+    """Entries and the inputs ``x``, ``x_adv``, ``g_x``, ``g_x_adv`` (float32, ``(N, …)`` each).
 
     For each of the first examples that are right when clean: the x_adv of the attack it survives least.
     """
-    size, store, name = setting.suite.shard_size, setting.store, setting.spec.name
-    counted = [entry.name for entry in context.attacks.values() if entry.counted]
+    clean = {position: row for position, row, _ in _rows(current_shards(store, suite, defense, None))}
+    found: dict[int, dict[str, tuple[Row, ShardRecord]]] = {}
+    for attack in suite.attacks:
+        if attack.counted:
+            for position, row, shard in _rows(current_shards(store, suite, defense, attack)):
+                if row.reason == "ok" and position - shard.start in shard.stored:
+                    found.setdefault(position, {})[attack.name] = (row, shard)
     entries: list[GalleryEntry] = []
     pictures: dict[str, list[Tensor]] = {"x": [], "x_adv": []}
-    for shard in range(shard_count(len(context.examples.ids), size)):
-        records = {attack: store.shard(name, attack, shard) for attack in (CLEAN, *counted)}
-        clean = records.pop(CLEAN)
-        done = {a: r for a, r in records.items() if r and r.status == "ok" and _is_current(r, setting, context)}
-        if clean is None or not clean.rows:
+    for position, before in sorted(clean.items()):
+        if len(entries) == SIZE:
+            break
+        allowed = found.get(position, {})
+        if before.prediction != before.label or not allowed:
             continue
-        for i, row in enumerate(clean.rows):
-            allowed = [a for a, record in done.items() if record.rows[i].reason == "ok" and i in record.stored]
-            if len(entries) == SIZE:
-                break
-            if row.prediction != row.label or not allowed:
-                continue
-            worst = min(allowed, key=lambda attack: _survival(done[attack].rows[i]))
-            record = done[worst]
-            try:
-                x_adv = store.x_adv(record)[record.stored.index(i)]
-            except InputError:
-                continue
-            entries.append(
-                GalleryEntry(
-                    id=row.id,
-                    attack=worst,
-                    label=row.label,
-                    clean_prediction=row.prediction,
-                    adversarial_prediction=record.rows[i].prediction,
-                )
+        worst = min(allowed, key=lambda attack: _survival(allowed[attack][0]))
+        row, shard = allowed[worst]
+        try:
+            x_adv = store.x_adv(shard)[shard.stored.index(position - shard.start)]
+        except InputError:
+            continue
+        entries.append(
+            GalleryEntry(
+                id=before.id,
+                attack=worst,
+                label=before.label,
+                clean_prediction=before.prediction,
+                adversarial_prediction=row.prediction,
             )
-            pictures["x"].append(context.examples.x[shard * size + i])
-            pictures["x_adv"].append(x_adv)
+        )
+        pictures["x"].append(context.examples.x[position])
+        pictures["x_adv"].append(x_adv)
     if not entries:
         return [], {}
     images = {key: torch.stack(values).float() for key, values in pictures.items()}
-    with seeded(setting.suite.seed, name, "gallery"):
+    device = next((p.device for p in context.defense.parameters()), torch.device("cpu"))
+    with seeded(suite.seed, defense.name, "gallery"):
         for key in ("x", "x_adv"):
-            images[f"g_{key}"] = context.defense.transform(images[key].to(setting.device)).float().cpu()
+            images[f"g_{key}"] = context.defense.transform(images[key].to(device)).float().cpu()
     return entries, images
 
 
-def _is_current(record: ShardRecord, setting: Setting, context: Context) -> bool:
-    """Whether a stored shard is of this suite, this defense and the parameters that the attack has now."""
-    keys = (setting.suite_key, setting.defense_key, attack_key(context.attacks[record.attack]))
-    return (record.suite_key, record.defense_key, record.attack_key) == keys
+def _rows(shards: Iterator[ShardRecord]) -> Iterator[tuple[int, Row, ShardRecord]]:
+    """Every row of some shards with its position in the suite."""
+    for shard in shards:
+        for i, row in enumerate(shard.rows):
+            yield shard.start + i, row, shard
 
 
 def _survival(row: Row) -> tuple[float, float]:

@@ -1,9 +1,8 @@
-"""Hashes of code and of values: what makes a stored result stale.
+"""Hashes of values, of weights, and of the code of a plugin that declares no version.
 
 The hash of code is over its meaning: comments, docstrings, formatting, type-checking imports and the card of a defense
-do not count, everything that the code imports from the harness, the attacks, the defenses and its own package does.
+do not count; the plugin's own modules that it imports do, and nothing outside its own package or folder.
 """
-
 from __future__ import annotations
 
 import ast
@@ -22,10 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Packages that are followed from anywhere; beside them only a plugin's own package or folder is.
+#: The packages of this project. What they do is told by declared versions, so that no hash follows an import into them.
 PACKAGES = ("attacks", "bench", "defenses")
 
-_HARNESS = Path(__file__).resolve().parents[2]
 _INSTALLED = {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}
 
 
@@ -48,9 +46,9 @@ def state_digest(module: nn.Module) -> str:
 def code_digest(obj: object) -> str:
     """SHA-256 of the meaning of the code behind a function, a class, an instance or a module.
 
-    Covers the module that defines it, for a class also the modules of its bases, and every module these import,
-    transitively, from ``attacks``, ``bench``, ``defenses`` or their own package or folder. Nothing is imported;
-    only source files are read. Other packages (torch, …) do not count: their versions are recorded instead.
+    Covers the module that defines it, for a class also the modules of its bases in the same package, and every module
+    that these import, transitively, from their own package or folder. Nothing is imported; only source files are
+    read. Other packages do not count.
     """
     waiting = [_Source.of(Path(file)) for file in sorted(_defining_files(obj))]
     seen: dict[Path, _Source] = {}
@@ -73,9 +71,8 @@ def _defining_files(obj: object) -> set[str]:
         modules = [sys.modules.get(inspect.unwrap(obj).__module__), sys.modules.get(obj.__module__)]
     else:
         cls = obj if isinstance(obj, type) else type(obj)
-        scope = (_top_level(cls.__module__), *PACKAGES)
-        bases = [base.__module__ for base in cls.__mro__ if _top_level(base.__module__) in scope]
-        modules = [sys.modules.get(base) for base in bases]
+        own = _top_level(cls.__module__)
+        modules = [sys.modules.get(base.__module__) for base in cls.__mro__ if _top_level(base.__module__) == own]
     return {file for module in modules if module is not None and (file := inspect.getsourcefile(module))}
 
 
@@ -99,8 +96,6 @@ class _Source:
     @classmethod
     def of(cls, path: Path) -> _Source:
         path = path.resolve()
-        if any(path.is_relative_to(_HARNESS / package) for package in PACKAGES):
-            return cls(path, _HARNESS)
         folder = path.parent
         while (folder / "__init__.py").exists() and (folder.parent / "__init__.py").exists():
             folder = folder.parent
@@ -129,14 +124,13 @@ class _Source:
             return
         top = _top_level(module)
         if top in PACKAGES:
-            yield _HARNESS
-        elif self.root != _HARNESS:
-            if top == self.root.name and (self.root / "__init__.py").exists():
-                yield self.root.parent
-            # The modules beside a plugin file, unless it is a single file among all installed packages.
-            for folder in {self.path.parent, self.root}:
-                if folder not in _INSTALLED:
-                    yield folder
+            return
+        if top == self.root.name and (self.root / "__init__.py").exists():
+            yield self.root.parent
+        # The modules beside a plugin file, unless it is a single file among all installed packages.
+        for folder in {self.path.parent, self.root}:
+            if folder not in _INSTALLED:
+                yield folder
 
 
 def _locate(base: Path, module: str, names: tuple[str, ...]) -> Iterator[Path]:

@@ -128,6 +128,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def torch_release() -> str:
+    """Major and minor version of torch, ``2.15``: what float operations may depend on."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
 @functools.cache
 def hardware(device: str) -> dict[str, str]:
     """CPU model, usable cores, memory, accelerator (``none`` on the CPU) and platform."""

@@ -18,19 +18,55 @@ The attack named ``clean`` is the unattacked input; its shards hold the clean pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.contracts.inputs import Kind
-from bench.storing.row import Record, Row
+from bench.storing.digest import digest
+from bench.storing.keys import PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, SuiteKey
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: The name under which clean predictions are stored beside the attacks.
 CLEAN = "clean"
+
+
+class Record(BaseModel):
+    """Base of all records: unknown fields are refused, so that a typo cannot hide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(Record):
+    """One example under one attack.
+
+    ``robust`` counts draws in which the attack did not get through: right, or rejected by the detector. For
+    ``clean`` a draw counts only when it is right *and* accepted. A deterministic defense has one draw.
+    """
+
+    id: str
+    label: int
+    prediction: int = Field(description="first reporting draw; -1 where the output was not finite")
+    select_correct: int = Field(description="draws classified rightly, of draws_select")
+    select_robust: int = Field(description="draws survived, of draws_select: to choose the worst attack")
+    report_robust: int = Field(description="draws survived, of draws_report: to score it")
+    report_correct: int = Field(description="draws classified rightly whatever the detector says")
+    report_rejected: int = Field(description="draws rejected by the detector")
+    report_caught: int = Field(description="draws misclassified and rejected")
+    detector_score: float | None = Field(description="mean over the reporting draws")
+    linf: float
+    l2: float
+    l1: float
+    l0: int
+    forward: int = Field(description="forward passes of the defense spent on this example")
+    backward: int = Field(description="backward passes")
+    zero_gradient: int = Field(description="gradients that were exactly zero")
+    nonfinite_gradient: int = Field(description="gradients with NaN or infinite entries")
+    reason: str = Field(description="ok, or why the judge refused x_adv (then the row scores as the clean input)")
 
 
 class Provenance(Record):
@@ -52,8 +88,8 @@ class AttackRecord(Record):
     function: str = Field(description="the registered attack behind the name")
     knowledge: str = Field(description="transfer, decision, score or gradient")
     params: dict[str, Any] = Field(description="every parameter, defaults included: the budget")
-    eps: float = Field(description="radius it was given, in units of the [0, 1] pixel scale")
-    key: str = Field(description="hash of function, parameters and radius")
+    eps: float = Field(description="radius it was given, in units of the data")
+    version: int | str = Field(description="declared by the attack; of a plugin without one a hash of its own files")
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
@@ -64,6 +100,11 @@ class AttackRecord(Record):
         """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter."""
         estimator = self.params.get("estimator", "exact")
         return self.knowledge == "gradient" and estimator in ("exact", {"exact": {}})
+
+    @property
+    def key(self) -> AttackKey:
+        """What tells it from other attacks."""
+        return AttackKey(**{name: getattr(self, name) for name in AttackKey.model_fields})
 
 
 class VariantRecord(Record):
@@ -88,17 +129,19 @@ class SuiteRecord(Record):
     """The suite that the results below this folder belong to."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str = Field(description="hash of examples, threat model, seed and draws: shards of another key are stale")
+    protocol: int = Field(default=PROTOCOL, description="version of judge, random streams and meaning of a row")
     name: str
     description: str = ""
     data: str = Field(description="reference of the data set, e.g. digits or folder:PATH")
     split: str
+    data_version: int = Field(description="declared by the data set: decoding, ids, order, splits")
     shape: tuple[int, ...] = Field(description="shape of one input: (C, H, W) of images")
     low: float = Field(default=0.0, description="the box of the inputs' values: from low")
     high: float = Field(default=1.0, description="to high")
     kind: Kind = Field(default="image", description="how an input is shown: image or waveform")
     class_names: list[str]
     ids: list[str] = Field(description="ids of the evaluated examples, in order")
+    digests: list[str] = Field(description="hash of each example's input and label, in order")
     norm: str
     eps: float
     seed: int
@@ -110,6 +153,43 @@ class SuiteRecord(Record):
     attacks: list[AttackRecord]
     study: StudyRecord | None = None
     radii: list[float] = Field(default=[], description="radii of at most eps at which robust accuracy is shown as well")
+
+    def data_key(self, start: int, stop: int) -> DataKey:
+        """The component that stands for the examples at these positions."""
+        examples = _examples_digest(tuple(self.ids[start:stop]), tuple(self.digests[start:stop]))
+        return DataKey(version=self.data_version, split=self.split, examples=examples)
+
+    def cell_key(
+        self, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
+    ) -> Callable[[int, int], Key]:
+        """What the shards of a cell would be made of now: ``(start, stop) -> Key``.
+
+        Args:
+            attack: None for the unattacked input.
+            torch: major.minor; device: its type.
+        """
+        random = defense.probe.randomized
+        whole = Key(
+            protocol=self.protocol,
+            suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed),
+            data=self.data_key(0, 0),
+            defense=defense.key,
+            attack=None if attack is None else attack.key,
+            judging=JudgingKey(
+                draws_select=self.draws_select if random else 1,
+                draws_report=self.draws_report if random else 1,
+                threshold=defense.probe.threshold,
+            ),
+            torch=torch,
+            device=device,
+        )
+        return lambda start, stop: whole.model_copy(update={"data": self.data_key(start, stop)})
+
+
+@functools.lru_cache(maxsize=4096)
+def _examples_digest(ids: tuple[str, ...], digests: tuple[str, ...]) -> str:
+    """Remembered, since every cell of a suite has the same shards."""
+    return digest(ids, digests)
 
 
 class ClaimRecord(Record):
@@ -178,7 +258,9 @@ class DefenseRecord(Record):
     """A defense as it was evaluated."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str = Field(description="hash of code, parameters and weights")
+    version: int | str = Field(description="declared by the defense; of a plugin without one a hash of its own files")
+    weights: str = Field(description="SHA-256 over parameters and buffers")
+    libraries: dict[str, str] = Field(default={}, description="versions of the libraries that it says it depends on")
     name: str
     reference: str = Field(description="what was given to --defense")
     params: dict[str, Any] = Field(default={})
@@ -198,24 +280,26 @@ class DefenseRecord(Record):
     gallery: list[GalleryEntry] = Field(default=[])
     provenance: Provenance
 
+    @property
+    def key(self) -> DefenseKey:
+        """What tells it from other defenses."""
+        return DefenseKey(**{name: getattr(self, name) for name in DefenseKey.model_fields})
+
 
 class ShardRecord(Record):
     """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str = Field(description="hash of everything that can change the rows")
-    suite_key: str = Field(description="key of the suite it was run in")
-    defense_key: str = Field(description="key of the defense it was run against")
-    attack_key: str = Field(description="hash of the attack's parameters and radius")
+    key: Key = Field(description="what it was made of")
     suite: str
     defense: str
     attack: str
-    shard: int
+    shard: int = Field(description="its number: names the file and the random streams")
+    start: int = Field(description="position of its first example in the suite")
+    stop: int = Field(description="position after its last example")
     status: Literal["ok", "failed", "timeout", "out-of-memory", "not-applicable"]
     error: str = Field(default="", description="traceback or reason when status is not ok")
     notes: list[str] = Field(default=[], description="what the target noticed, e.g. a cut graph")
-    draws_select: int
-    draws_report: int
     batch_size: int = Field(description="rows per judging pass; a randomised defense draws batch by batch")
     seconds: float = Field(description="attack wall time of the shard, judging excluded")
     prepare_seconds: float = Field(default=0.0, description="one-off preparation this attack needed")
@@ -223,6 +307,16 @@ class ShardRecord(Record):
     x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
     provenance: Provenance
     rows: list[Row]
+
+    @property
+    def draws_select(self) -> int:
+        """Draws per input on which the worst attack is chosen."""
+        return self.key.judging.draws_select
+
+    @property
+    def draws_report(self) -> int:
+        """Draws per input on which the attack is scored."""
+        return self.key.judging.draws_report
 
     @property
     def stored(self) -> Sequence[int]:

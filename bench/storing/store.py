@@ -21,10 +21,11 @@ from bench.contracts.errors import InputError, NewerSchemaError
 from bench.storing.records import (
     SCHEMA_VERSION,
     DefenseRecord,
+    Record,
+    Row,
     ShardRecord,
     SuiteRecord,
 )
-from bench.storing.row import Record, Row
 
 R = TypeVar("R", bound=Record)
 
@@ -63,8 +64,15 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
 
 
-def read_record(path: Path, kind: type[R]) -> R:
+#: Where the rows of a shard begin in its file: all before is its header.
+_ROWS = b',\n "columns": '
+
+
+def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
     """Read one JSON record, compressed if its name ends in ``.gz``.
+
+    Args:
+        rows: False to leave the rows of a shard unread, which then has none.
 
     Raises:
         NewerSchemaError: when the file is of a newer schema.
@@ -72,12 +80,17 @@ def read_record(path: Path, kind: type[R]) -> R:
     """
     try:
         data = path.read_bytes()
-        raw = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        if not rows and (end := data.find(_ROWS)) >= 0:
+            data = data[:end] + b', "columns": [], "rows": []}'
+        raw = json.loads(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path}: has no schema_version")
+    if version < SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version} is older than {SCHEMA_VERSION}; run bench evaluate again")
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
@@ -110,11 +123,6 @@ def to_json(record: Record) -> str:
 
 def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
-
-
-def shard_count(examples: int, shard_size: int) -> int:
-    """How many shards hold so many examples; the last may be smaller."""
-    return -(-examples // shard_size)
 
 
 class Store:
@@ -151,6 +159,19 @@ class Store:
         plain = self.shard_path(defense, attack, shard)
         path = next((path for path in (plain, _compressed(plain)) if path.exists()), None)
         return None if path is None else read_record(path, ShardRecord)
+
+    def shards(self, defense: str, attack: str) -> dict[int, Path]:
+        """The files of a cell's shards by their numbers, in order; a plain one before a compressed one."""
+        folder = self.shard_path(defense, attack, 0).parent
+        found = {int(path.name.partition(".")[0]): path for path in folder.glob("[0-9]*.json.gz")}
+        found |= {int(path.stem): path for path in folder.glob("[0-9]*.json")}
+        return dict(sorted(found.items()))
+
+    def remove_shard(self, defense: str, attack: str, shard: int) -> None:
+        """Remove a shard and its adversarial inputs."""
+        plain = self.shard_path(defense, attack, shard)
+        for path in (plain, _compressed(plain), plain.with_suffix(".safetensors")):
+            path.unlink(missing_ok=True)
 
     def x_adv(self, record: ShardRecord) -> Tensor:
         """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.contracts.threat import Lp
-from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, ShardRecord, SuiteRecord
-from bench.storing.row import Row
-from bench.storing.store import Store, shard_count
+from bench.storing.current import current_shards
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
+from bench.storing.store import Store
 from bench.summary.metrics import Array, worst_case
 
 #: Statuses in which a cell has nothing left to run.
@@ -20,8 +20,8 @@ SETTLED = ("complete", "not-applicable")
 class Cell:
     """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured)."""
 
-    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
-        self.shards, self.expected = shards, expected
+    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord]) -> None:
+        self.shards, self.expected = shards, len(suite.ids)
         position = {example: i for i, example in enumerate(suite.ids)}
         self.rows: dict[int, Row] = {}
         columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
@@ -45,28 +45,18 @@ class Cell:
 
     @property
     def status(self) -> str:
-        good = sum(shard.status == "ok" for shard in self.shards)
-        if good == self.expected:
+        if len(self.rows) == self.expected:
             return "complete"
         if any(shard.status == "not-applicable" for shard in self.shards):
             return "not-applicable"
-        if good:
+        if self.rows:
             return "partial"
         return "failed" if self.shards else "missing"
 
 
 def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
     """The stored shards of a cell that belong to this suite, this defense and these parameters."""
-    name = CLEAN if attack is None else attack.name
-    expected = shard_count(len(suite.ids), suite.shard_size)
-    shards = []
-    for number in range(expected):
-        shard = store.shard(defense.name, name, number)
-        if shard is None or shard.suite_key != suite.key or shard.defense_key != defense.key:
-            continue
-        if attack is None or shard.attack_key == attack.key:
-            shards.append(shard)
-    return Cell(suite, shards, expected)
+    return Cell(suite, list(current_shards(store, suite, defense, attack)))
 
 
 class DefenseResults:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contracts.errors import InputError
+from bench.storing.current import current_shards
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
-from bench.storing.store import Store, read_record, shard_count
+from bench.storing.store import Store, read_record
 from bench.summary.results import SETTLED, DefenseResults
 
 
@@ -52,10 +53,8 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
         _, chosen = found.worst(found.names())
         worst = dict(zip(suite.ids, chosen, strict=True))
         for name in (CLEAN, *found.attacks):
-            for number in range(shard_count(len(suite.ids), suite.shard_size)):
-                shard = store.shard(record.name, name, number)
-                if shard is not None:
-                    _compact_shard(store, shard, worst)
+            for shard in current_shards(store, suite, record, found.attacks.get(name)):
+                _compact_shard(store, shard, worst)
         yield Compacted(record.name, before, _size(path.parent))
 
 

@@ -13,13 +13,13 @@ from bench.contracts.errors import InputError
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.data.sets import Data, load_data
-from bench.judging.judge import Draws, judge
+from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
-from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.row import Row
-from bench.storing.store import Store, read_record, shard_count
+from bench.storing.keys import differences
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
+from bench.storing.store import Store, read_record
 
 #: The columns of a row that the judge decides.
 JUDGED = ("prediction", "select_robust", "report_robust", "report_correct", "report_rejected", "reason")
@@ -95,38 +95,47 @@ def verify(
             yield Verdict(record.name, "–", 0, 0, str(error))
             continue
         same = defense_key(spec, loaded) == record.key
-        note = "" if same else "code or weights of the defense have changed since"
-        for attack in (CLEAN, *(entry.name for entry in suite.attacks)):
+        note = "" if same else "version or weights of the defense have changed since"
+        for attack in (None, *suite.attacks):
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
                 yield replace(verdict, note=note)
 
 
 def _cell(
-    store: Store, suite: SuiteRecord, record: DefenseRecord, attack: str, defense: Defense, data: Data, device: str
+    store: Store,
+    suite: SuiteRecord,
+    record: DefenseRecord,
+    attack: AttackRecord | None,
+    defense: Defense,
+    data: Data,
+    device: str,
 ) -> Verdict:
     split = getattr(data, suite.split)
     position = {example: i for i, example in enumerate(split.ids)}
+    name = CLEAN if attack is None else attack.name
+    key = suite.cell_key(record, attack, torch="", device="")
     rows = different = 0
-    for number in range(shard_count(len(suite.ids), suite.shard_size)):
-        shard = store.shard(record.name, attack, number)
+    for number in store.shards(record.name, name):
+        shard = store.shard(record.name, name, number)
         if shard is None or shard.status != "ok":
             continue
-        if shard.suite_key != suite.key or shard.defense_key != record.key:
-            return Verdict(record.name, attack, rows, different, f"shard {number} is of another suite or defense")
+        if not shard.key.same_numbers(key(shard.start, shard.stop)):
+            why = "; ".join(differences(shard.key, key(shard.start, shard.stop))[:-2])
+            return Verdict(record.name, name, rows, different, f"shard {number} is stale: {why}")
         try:
             where = [position[row.id] for row in shard.rows]
             x, y = split.x[where].to(device), split.y[where].to(device)
             x_adv, kept = _stored(store, shard, x)
         except (KeyError, InputError) as error:
-            return Verdict(record.name, attack, rows, different, f"shard {number}: {error}")
+            return Verdict(record.name, name, rows, different, f"shard {number}: {error}")
         if not kept:
             continue
         again = _judge(suite, record, shard, defense, x, y, x_adv)
         rows += len(kept)
         for old, new in ((shard.rows[row], again[row]) for row in kept):
             different += any(getattr(old, column) != getattr(new, column) for column in JUDGED)
-    return Verdict(record.name, attack, rows, different)
+    return Verdict(record.name, name, rows, different)
 
 
 def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
@@ -152,7 +161,7 @@ def _judge(
     y: torch.Tensor,
     x_adv: torch.Tensor,
 ) -> list[Row]:
-    eps = next((entry.eps for entry in suite.attacks if entry.name == shard.attack), suite.eps)
+    eps = suite.eps if shard.key.attack is None else shard.key.attack.eps
     none = torch.zeros(len(x), dtype=torch.int64)
     return judge(
         defense,
@@ -161,10 +170,12 @@ def _judge(
         [row.id for row in shard.rows],
         x_adv,
         Counts(none, none, none, none),
-        Lp(suite.norm, eps, defense.data.input.low, defense.data.input.high),  # type: ignore[arg-type]
-        draws=Draws(shard.draws_select, shard.draws_report),
-        threshold=record.probe.threshold,
-        batch_size=shard.batch_size,
-        stream=(suite.seed, record.name, shard.attack, shard.shard),
-        clean=shard.attack == CLEAN,
+        Judging(
+            Lp(suite.norm, eps, suite.low, suite.high),  # type: ignore[arg-type]
+            Draws(shard.draws_select, shard.draws_report),
+            record.probe.threshold,
+            shard.batch_size,
+            stream=(suite.seed, record.name, shard.attack, shard.shard),
+            clean=shard.attack == CLEAN,
+        ),
     )

@@ -24,7 +24,7 @@ from bench.cli.main import main
 from bench.contracts.defense import Defense
 from bench.contracts.target import Target
 from bench.running.graph import Graph, Job, Outcome
-from bench.storing.row import Row
+from bench.storing.records import Row
 from bench.summary import flags
 from bench.summary.metrics import wilson
 from bench.summary.summarise import summarise

@@ -10,16 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from bench.storing.records import (
-    CLEAN,
     AttackRecord,
     DefenseRecord,
     Probe,
     Provenance,
+    Row,
     ShardRecord,
     SuiteRecord,
     Timing,
 )
-from bench.storing.row import Row
 from bench.storing.store import Store
 
 PROVENANCE = Provenance(
@@ -40,7 +39,7 @@ def attack_record(name: str, **fields: Any) -> AttackRecord:
         "knowledge": "gradient",
         "params": {},
         "eps": 0.2,
-        "key": f"key of {name}",
+        "version": 1,
         "counted": True,
     }
     return AttackRecord(**{**values, **fields})
@@ -48,13 +47,14 @@ def attack_record(name: str, **fields: Any) -> AttackRecord:
 
 def suite_record(attacks: Sequence[AttackRecord], n: int = 4, **fields: Any) -> SuiteRecord:
     values: dict[str, Any] = {
-        "key": "suite key",
         "name": "made",
         "data": "digits",
         "split": "test",
         "shape": (1, 2, 2),
         "class_names": list("abcdefghij"),
+        "data_version": 1,
         "ids": [f"e{i}" for i in range(n)],
+        "digests": [f"digest of e{i}" for i in range(n)],
         "norm": "linf",
         "eps": 0.2,
         "seed": 0,
@@ -87,7 +87,8 @@ def probe_record(**fields: Any) -> Probe:
 
 def defense_record(name: str = "plain", probe: Probe | None = None, **fields: Any) -> DefenseRecord:
     values: dict[str, Any] = {
-        "key": f"key of {name}",
+        "version": 1,
+        "weights": f"weights of {name}",
         "name": name,
         "reference": name,
         "num_parameters": 10,
@@ -135,19 +136,18 @@ def row(example: str, robust: int, **fields: Any) -> Row:
 
 
 def shard_record(suite: SuiteRecord, defense: DefenseRecord, attack: str, number: int, **fields: Any) -> ShardRecord:
-    keys = {entry.name: entry.key for entry in suite.attacks} | {CLEAN: CLEAN}
+    entry = {record.name: record for record in suite.attacks}.get(attack)
+    start = number * suite.shard_size
+    stop = min(start + suite.shard_size, len(suite.ids))
     values: dict[str, Any] = {
-        "key": f"{defense.name}/{attack}/{number}",
-        "suite_key": suite.key,
-        "defense_key": defense.key,
-        "attack_key": keys[attack],
+        "key": suite.cell_key(defense, entry, torch="2.15", device="cpu")(start, stop),
         "suite": suite.name,
         "defense": defense.name,
         "attack": attack,
         "shard": number,
+        "start": start,
+        "stop": stop,
         "status": "ok",
-        "draws_select": suite.draws_select,
-        "draws_report": suite.draws_report,
         "batch_size": 64,
         "seconds": 2.0,
         "provenance": PROVENANCE,

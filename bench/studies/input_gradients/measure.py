@@ -246,7 +246,7 @@ def measure_and_store(
     loaded = load_defense(spec, data.info, torch.device(device))
     ready(loaded.defense)
     found = measure(loaded.defense, select_examples(suite, data), suite.threat_for(data.info), seed=suite.seed)
-    about = {"key": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
+    about = {"defense": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
     record = found.model_copy(update=about)
     write(store, spec.name, record)
     return record

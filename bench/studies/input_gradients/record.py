@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bench.storing.records import SCHEMA_VERSION, Provenance
-from bench.storing.row import Record
+from bench.storing.keys import DefenseKey
+from bench.storing.records import SCHEMA_VERSION, Provenance, Record
 from bench.storing.store import Store, read_record, to_json, write_atomically
 
 FILE = "input_gradients.json"
@@ -32,7 +32,7 @@ class InputGradients(Record):
     """Where a defense can be attacked (see ``bench.studies.input_gradients.measure``)."""
 
     schema_version: int = SCHEMA_VERSION
-    key: str = Field(default="", description="key of the defense that was measured")
+    defense: DefenseKey | None = Field(default=None, description="what was measured")
     heat_map: list[list[float]] = Field(description="mean of |dCE/dx| per pixel: H rows of W values")
     top: list[list[int]] = Field(description="1 for the share of the pixels with the largest of these, else 0")
     designated: list[list[int]] | None = Field(description="1 for the pixels that the defense designates")

@@ -10,8 +10,8 @@ from torch import Tensor
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
-from bench.judging.judge import Draws, judge, tally
-from bench.storing.row import Row
+from bench.judging.judge import Draws, Judging, judge, tally
+from bench.storing.records import Row
 
 LINF = Lp("linf", 0.3)
 ONE = Draws(1, 1)
@@ -39,12 +39,7 @@ def verdict(
         [f"example/{i}" for i in range(len(x))],
         x_adv,
         no_counts(len(x)),
-        threat,
-        draws=draws,
-        threshold=threshold,
-        batch_size=batch_size,
-        stream=("test", 0),
-        clean=clean,
+        Judging(threat, draws, threshold, batch_size, ("test", 0), clean),
     )
 
 
@@ -123,9 +118,8 @@ def test_the_row_records_distances_and_the_passes_spent() -> None:
     counts.nonfinite_gradient += 1
     x, x_adv = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.3, 0.0], [0.0, 0.1]]]])
     (row,) = judge(
-        Scripted().eval(), x, torch.tensor([0]), ["a"], x_adv, counts, LINF,
-        draws=ONE, threshold=None, batch_size=8, stream=("s",),
-    )  # fmt: skip
+        Scripted().eval(), x, torch.tensor([0]), ["a"], x_adv, counts, Judging(LINF, ONE, None, 8, ("s",))
+    )
     assert (row.forward, row.backward, row.zero_gradient, row.nonfinite_gradient) == (7, 5, 2, 1)
     assert (row.linf, row.l1, row.l0) == (0.3, 0.4, 2)
     assert row.l2 == pytest.approx(0.1**0.5, rel=1e-5)

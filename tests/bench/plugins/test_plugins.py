@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from bench.plugins.resolve import build_defense, get_attack, load_defense
 from bench.storing.checkpoints import checkpoint_path, save
 
 INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
+DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 
 DEFENSE = """
 from torch import nn
@@ -243,8 +245,46 @@ def test_the_code_hash_follows_the_file_even_when_it_only_returns_a_library_mode
     for folder, scale in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
         text = f"from torch import nn\nmodel = nn.Sequential(nn.Flatten(), nn.Dropout({scale} / 4)).eval()\n"
         file = write(tmp_path / folder, models=text) / "models.py"
-        hashes.append(load_defense(DefenseSpec(f"{file}:model"), INFO).code)
+        hashes.append(load_defense(DefenseSpec(f"{file}:model"), INFO).version)
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+SUBCLASS = """
+from defenses.input_transformation.jpeg import JPEG
+
+class Mine(JPEG):
+    trainable = False
+    {body}
+"""
+
+
+def test_a_version_is_declared_or_hashed_and_never_inherited(tmp_path: Path) -> None:
+    def version(body: str, folder: str) -> int | str:
+        file = write(tmp_path / folder, mine=SUBCLASS.format(body=body)) / "mine.py"
+        return load_defense(DefenseSpec(str(file)), DIGITS).version
+
+    assert version("version = 7", "declared") == 7
+    silent, other = version("pass", "silent"), version("quality_of_life = 1", "other")
+    assert isinstance(silent, str) and silent != other
+    assert load_defense(DefenseSpec("jpeg"), DIGITS).version == 1
+
+
+def test_another_version_of_what_a_plugin_extends_is_another_version_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DefenseSpec(str(write(tmp_path, mine=SUBCLASS.format(body="pass")) / "mine.py"))
+    before = load_defense(spec, DIGITS).version
+    monkeypatch.setattr("defenses.input_transformation.jpeg.JPEG.version", 2)
+    assert load_defense(spec, DIGITS).version != before
+
+
+def test_libraries_that_a_defense_depends_on_are_part_of_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.metadata.version("pillow")
+    assert load_defense(DefenseSpec("jpeg"), DIGITS).libraries == {"pillow": installed}
+    assert load_defense(DefenseSpec("none"), DIGITS).libraries == {}
+    monkeypatch.setattr("defenses.input_transformation.jpeg.JPEG.depends", ("no-such-library",))
+    with pytest.raises(InputError, match="defense JPEG: depends on 'no-such-library', which is not installed"):
+        load_defense(DefenseSpec("jpeg"), DIGITS)
 
 
 def test_the_same_reference_builds_the_same_module_name_in_another_process(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def test_a_measurement_of_another_defense_is_not_shown(bench: Bench, tmp_path: P
     assert _measure(bench, "Means")[0] == 0
     record = read(bench.store, "stand_ins.Means")
     assert record is not None
-    write(bench.store, "stand_ins.Means", record.model_copy(update={"key": "of something else"}))
+    other = record.defense.model_copy(update={"weights": "others"})
+    write(bench.store, "stand_ins.Means", record.model_copy(update={"defense": other}))
     build(bench.results, tmp_path / "site")
     assert "Input gradients" not in next((tmp_path / "site").rglob("defenses/*.html")).read_text()
 

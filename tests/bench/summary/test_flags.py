@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record
 
-from bench.storing.row import Row
+from bench.storing.records import Row
 from bench.summary.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, OVERRATED
 from bench.summary.numbers import Flag
 from bench.summary.summarise import summarise

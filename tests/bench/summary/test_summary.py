@@ -19,8 +19,8 @@ from written_results import (
 )
 
 from bench.contracts.errors import InputError
-from bench.storing.records import DefenseRecord
-from bench.storing.row import Row
+from bench.storing.keys import PROTOCOL, Key
+from bench.storing.records import DefenseRecord, Row
 from bench.summary.metrics import wilson
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate
 from bench.summary.summarise import summarise
@@ -209,22 +209,61 @@ def test_an_attack_that_does_not_apply_leaves_the_result_complete(results: Resul
     assert found.flags == []
 
 
-@pytest.mark.parametrize("key", ["suite_key", "defense_key", "attack_key"])
-def test_shards_of_another_setting_are_not_mixed_in(results: Results, key: str) -> None:
+OTHERS = {
+    "protocol": {"protocol": PROTOCOL + 1},
+    "suite": {"suite": {"norm": "linf", "eps": 0.2, "seed": 1}},
+    "data": {"data": {"version": 1, "split": "test", "examples": "others"}},
+    "defense": {"defense": {**PLAIN.key.model_dump(), "weights": "others"}},
+    "attack": {"attack": {**NOISE.key.model_dump(), "params": {"draws": 2}}},
+    "judging": {"judging": {"draws_select": 2, "draws_report": 2, "threshold": None}},
+}
+
+
+def another(results: Results, attack: str, number: int, component: str) -> Key:
+    """The key of a shard with another value of one component."""
+    key = shard_record(results.suite, PLAIN, attack, number).key.model_dump()
+    return Key.model_validate({**key, **OTHERS[component]})
+
+
+@pytest.mark.parametrize("component", OTHERS)
+def test_shards_of_another_setting_are_not_mixed_in(results: Results, component: str) -> None:
     results.write_defense(PLAIN, {**COMPLETE, "noise": [0, 0, 0, 0]})
     assert summary_of(results).worst_case.value == 0
     for number in range(2):
         rows = [row(f"e{2 * number + i}", 0) for i in range(2)]
-        results.write_shard(PLAIN, "noise", number, rows=rows, **{key: "another"})
+        results.write_shard(PLAIN, "noise", number, rows=rows, key=another(results, "noise", number, component))
     found = summary_of(results)
     assert cell(found, "noise").status == "missing"
     assert found.worst_case.value == 0.5
 
 
+@pytest.mark.parametrize("machine", [{"torch": "9.9"}, {"device": "cuda"}])
+def test_results_of_another_machine_are_shown(results: Results, machine: dict[str, str]) -> None:
+    results.write_defense(PLAIN, COMPLETE)
+    before = summary_of(results)
+    for number in range(2):
+        record = results.store.shard(PLAIN.name, "noise", number)
+        assert record is not None
+        results.store.write_shard(record.model_copy(update={"key": record.key.model_copy(update=machine)}), None)
+    assert summary_of(results).worst_case == before.worst_case and before.complete
+
+
+def test_shards_may_be_of_any_size_and_a_failure_made_good_elsewhere_is_forgotten(results: Results) -> None:
+    results.write_defense(PLAIN, {**COMPLETE, "noise": []})
+    results.write_shard(PLAIN, "noise", 0, status="failed", error="boom")
+    assert cell(summary_of(results), "noise").errors == ["boom"]
+    whole = shard_record(results.suite.model_copy(update={"shard_size": 4}), PLAIN, "noise", 0)
+    rows = [row(example, 1) for example in results.suite.ids]
+    results.store.write_shard(whole.model_copy(update={"shard": 2, "rows": rows}), None)
+    found = cell(summary_of(results), "noise")
+    assert (found.status, found.errors) == ("complete", [])
+
+
 def test_clean_shards_of_another_setting_leave_nothing_to_show(results: Results) -> None:
     results.write_defense(PLAIN, {"pgd": PGD_ROWS})
     for number in range(2):
-        results.write_shard(PLAIN, "clean", number, rows=[row(f"e{2 * number}", 1)], defense_key="another")
+        key = another(results, "clean", number, "defense")
+        results.write_shard(PLAIN, "clean", number, rows=[row(f"e{2 * number}", 1)], key=key)
     found = summarise(results.root, "made")
     assert found.defenses == []
     assert found.warnings == ["plain: no clean results of the current suite; run bench evaluate again"]
@@ -358,7 +397,7 @@ def test_no_shown_number_is_nan(results: Results) -> None:
 
 
 def test_the_record_helper_stores_what_the_harness_stores(results: Results) -> None:
-    assert shard_record(results.suite, PLAIN, "pgd", 0).attack_key == PGD.key
+    assert shard_record(results.suite, PLAIN, "pgd", 0).key.attack == PGD.key
 
 
 def test_the_shown_time_runs_from_the_first_shard_to_the_last(results: Results) -> None:

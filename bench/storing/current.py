@@ -1,0 +1,127 @@
+"""Which stored shards are current, which examples they cover, and what is left to be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bench.contracts.errors import InputError, NewerSchemaError
+from bench.storing.keys import differences
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, ShardRecord, SuiteRecord
+from bench.storing.store import Store, read_record
+
+#: Statuses of a shard after which it is not run again.
+SETTLED = ("ok", "not-applicable")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Examples ``start`` to ``stop`` of a suite, to be run as the shard of that number."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class CellState:
+    """What is stored of one attack against one defense.
+
+    Attributes:
+        settled: headers (records without rows) of the shards that need not be run again, by number.
+        stale: for every other stored shard, by number, why it has to be.
+    """
+
+    settled: dict[int, ShardRecord] = field(default_factory=dict)
+    stale: dict[int, list[str]] = field(default_factory=dict)
+
+    def missing(self, examples: int, shard_size: int) -> list[Piece]:
+        """The examples that no settled shard covers, cut where shards of ``shard_size`` would be.
+
+        A piece has the number that its shard would have if all were cut that way, unless a settled shard of another
+        size has it: then one beyond these.
+        """
+        covered = [False] * examples
+        for shard in self.settled.values():
+            covered[shard.start : shard.stop] = [True] * (min(shard.stop, examples) - shard.start)
+        taken, pieces = set(self.settled), []
+        beyond = shard_count(examples, shard_size)
+        for number in range(beyond):
+            first = number * shard_size
+            for start, stop in _runs(covered, first, min(first + shard_size, examples)):
+                chosen = number
+                while chosen in taken:
+                    chosen = beyond = max(beyond, chosen + 1)
+                taken.add(chosen)
+                pieces.append(Piece(chosen, start, stop))
+        return pieces
+
+
+def shard_count(examples: int, shard_size: int) -> int:
+    """How many shards hold so many examples; the last may be smaller."""
+    return -(-examples // shard_size)
+
+
+def _runs(covered: Sequence[bool], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Maximal ranges without a covered position."""
+    first = None
+    for i in range(start, stop):
+        if covered[i] and first is not None:
+            yield first, i
+            first = None
+        elif not covered[i] and first is None:
+            first = i
+    if first is not None:
+        yield first, stop
+
+
+def cell_state(
+    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
+) -> CellState:
+    """Compare every stored shard of a cell with what it would be made of now.
+
+    Args:
+        attack: None for the unattacked input.
+        torch: major.minor; device: its type.
+
+    Raises:
+        NewerSchemaError: when a file is of a newer schema: it is not to be replaced.
+    """
+    state, key = CellState(), suite.cell_key(defense, attack, torch=torch, device=device)
+    for number, path in store.shards(defense.name, CLEAN if attack is None else attack.name).items():
+        try:
+            shard = read_record(path, ShardRecord, rows=False)
+        except NewerSchemaError:
+            raise
+        except InputError as error:
+            state.stale[number] = [str(error)]
+            continue
+        why = differences(shard.key, key(shard.start, shard.stop))
+        if not why and shard.status in SETTLED:
+            state.settled[number] = shard
+        else:
+            lines = shard.error.strip().splitlines()
+            state.stale[number] = why or [f"{shard.status}: {lines[-1] if lines else 'no reason was stored'}"]
+    return state
+
+
+def current_shards(
+    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None
+) -> Iterator[ShardRecord]:
+    """The stored shards of a cell whose numbers stand, whichever machine they were made on.
+
+    A shard that failed is passed over where its examples have been run since.
+
+    Raises:
+        InputError: when a file cannot be read.
+    """
+    key = suite.cell_key(defense, attack, torch="", device="")
+    found = []
+    for path in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
+        shard = read_record(path, ShardRecord)
+        if shard.key.same_numbers(key(shard.start, shard.stop)):
+            found.append(shard)
+    done = {i for shard in found if shard.status in SETTLED for i in range(shard.start, shard.stop)}
+    for shard in found:
+        if shard.status in SETTLED or not done.issuperset(range(shard.start, shard.stop)):
+            yield shard
