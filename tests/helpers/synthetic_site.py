@@ -56,7 +56,7 @@ def attack_record(name: str, knowledge: str = "gradient", **params: object) -> A
         knowledge=knowledge,
         params=params,
         eps=EPS if counted else 1.0,
-        key=f"key-{name}",
+        version=1,
         counted=counted,
         summary=f"What {name} does.",
         paper="Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks",
@@ -126,7 +126,8 @@ def defense(
         for i in range(3)
     ]
     record = DefenseRecord(
-        key=f"defense-key-{rank}",
+        version=1,
+        weights=f"weights of {rank}",
         name=name,
         reference=name,
         num_parameters=123456,
@@ -192,7 +193,7 @@ def timing(ratio: float, training: float | None) -> Timing:
 
 def suite(name: str, defenses: list[DefenseSummary], attacks: list[AttackRecord] | None = None) -> SuiteSummary:
     record = SuiteRecord(
-        key="suite-key",
+        data_version=1,
         name=name,
         description="Handwritten digits at 8 by 8 pixels.",
         data="digits",
@@ -200,6 +201,7 @@ def suite(name: str, defenses: list[DefenseSummary], attacks: list[AttackRecord]
         shape=(1, 8, 8),
         class_names=["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
         ids=[f"test/{i}" for i in range(N)],
+        digests=[f"digest of test/{i}" for i in range(N)],
         norm="linf",
         eps=EPS,
         seed=7,

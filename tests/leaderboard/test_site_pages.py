@@ -116,7 +116,7 @@ def test_a_defense_page_shows_the_whole_evaluation(site: Path, digits: SuiteSumm
         "with uncommitted changes",
         "torch 2.6.0",
         "ab" * 32,
-        "defense-key-4",
+        "weights of 4",
         "by 64.5 percentage points",
     ):
         assert words in text, words
