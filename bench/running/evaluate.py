@@ -279,7 +279,7 @@ class Evaluation:
             return None
         of_data = attack.spec.prepare_scope == "data"
         made_for = data_digest(self.data.train) if of_data else setting.defense.model_dump(mode="json")
-        about = attack_record(attack).key.model_dump(mode="json"), attack.threat.norm, self.suite.seed, machine
+        about = attack_record(attack).key.model_dump(mode="json"), attack.norm, self.suite.seed, machine
         return self.store.artefact_path(digest("prepared", *about, made_for))
 
     # -- running --------------------------------------------------------------------------------------------
