@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
-import hashlib
-import importlib
 import importlib.metadata
-import importlib.util
->>>>>>> 16e122d (Keys are named components and declared versions: what a stored row was made of, and in a phrase why it is stale)
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,21 +161,27 @@ def load_defense(spec: DefenseSpec, info: DataInfo, device: torch.device | str =
     """
     found = find(spec.reference, DEFENSES)
     defense = _build(found.obj, spec, info)
-<<<<<<< HEAD
-    code = _code(defense, found.module, spec)
+    about = (_version(defense, found.module, spec), _libraries(defense))
     if not defense.has_recipe:
-        return LoadedDefense(defense.to(device), None, None, {}, code)
-=======
-    about = (_version(type(defense), found.module), _libraries(defense))
-    if not (defense.trainable and type(defense).fit is not Defense.fit):
         return LoadedDefense(defense.to(device), None, None, {}, *about)
->>>>>>> 16e122d (Keys are named components and declared versions: what a stored row was made of, and in a phrase why it is stale)
     path = checkpoint_path(defense, spec.name, spec.checkpoints)
     loaded = load_(defense, path)
     return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about)
 
 
-def _version(cls: type[Defense], module: ModuleType) -> int | str:
+def _version(defense: Defense, module: ModuleType, spec: DefenseSpec) -> int | str:
+    """What the class of a defense declares, or a hash; of a detector before a defense, those of both."""
+    if isinstance(defense, WithDetector):
+        behind = _behind(spec)
+        versions = (
+            _version_of(type(defense.detector), module),
+            _version(defense.defense, find(behind.reference, DEFENSES).module, behind),
+        )
+        return "+".join(map(str, versions))
+    return _version_of(type(defense), module)
+
+
+def _version_of(cls: type, module: ModuleType) -> int | str:
     """What a class itself declares; else a hash of the plugin's own files, with what it extends of this project.
 
     A version is never inherited: a subclass behaves as its base does only until it is changed.
@@ -203,14 +203,6 @@ def _libraries(defense: Defense) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             raise InputError(f"defense {type(defense).__name__}: depends on {name!r}, which is not installed") from None
     return found
-
-
-def _code(defense: Defense, module: ModuleType, spec: DefenseSpec) -> str:
-    if isinstance(defense, WithDetector):
-        behind = _behind(spec)
-        code = _code(defense.defense, find(behind.reference, DEFENSES).module, behind)
-        return digest(code_digest(module), code_digest(defense.detector), code)
-    return digest(code_digest(module), code_digest(defense))
 
 
 # -- attacks ------------------------------------------------------------------------------------------------
