@@ -24,6 +24,7 @@ _RESTARTS = 5
 
 @attack(
     "autoattack",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,

@@ -28,6 +28,7 @@ _REDRAWN = 0.3
 
 @attack(
     "worst-case",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
     targeted=True,

@@ -31,6 +31,7 @@ _STEPS, _VALUES = 16, 2**24
 
 @attack(
     "boundary",
+    version=1,
     knowledge="decision",
     norms=("l2", "linf"),
     paper="Brendel, Rauber & Bethge 2018, Decision-Based Adversarial Attacks: Reliable Attacks Against Black-Box "

@@ -27,6 +27,7 @@ _PROBE = {"linf": 3.0, "l2": 8.0}
 
 @attack(
     "hopskipjump",
+    version=1,
     knowledge="decision",
     norms=("linf", "l2"),
     targeted=True,

@@ -21,6 +21,7 @@ _STATE = (
 
 @attack(
     "rays",
+    version=1,
     knowledge="decision",
     norms=("linf",),
     paper="Chen & Gu 2020, RayS: A Ray Searching Method for Hard-label Adversarial Attack",

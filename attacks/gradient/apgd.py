@@ -22,6 +22,7 @@ from bench.contracts.threat import Lp
 
 @attack(
     "apgd",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
     targeted=True,

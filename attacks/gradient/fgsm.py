@@ -18,6 +18,7 @@ from bench.contracts.target import Target
 
 @attack(
     "fgsm",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -59,6 +60,7 @@ def fgsm(
 
 @attack(
     "bim",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -100,6 +102,7 @@ def bim(
 
 @attack(
     "mi-fgsm",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,

@@ -66,6 +66,7 @@ def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
 
 @attack(
     "pgd",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
     targeted=True,

@@ -30,6 +30,7 @@ _TAU = 0.9
 
 @attack(
     "cw",
+    version=1,
     knowledge="gradient",
     norms=("l2", "linf", "l0"),
     targeted=True,

@@ -20,6 +20,7 @@ from bench.contracts.target import Target
 
 @attack(
     "ddn",
+    version=1,
     knowledge="gradient",
     norms=("l2",),
     targeted=True,

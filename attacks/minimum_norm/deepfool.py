@@ -23,6 +23,7 @@ _NUDGE = 1e-4
 
 @attack(
     "deepfool",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2"),
     minimum_norm=True,

@@ -21,6 +21,7 @@ from bench.contracts.target import Target
 
 @attack(
     "fab",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
     targeted=True,

@@ -30,6 +30,7 @@ _SEARCH = 10
 
 @attack(
     "fmn",
+    version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1", "l0"),
     targeted=True,

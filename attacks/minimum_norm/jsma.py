@@ -32,6 +32,7 @@ def _not_zero(theta: float) -> float:
 
 @attack(
     "jsma",
+    version=1,
     knowledge="gradient",
     norms=("l0",),
     targeted=True,

@@ -27,6 +27,7 @@ _SHORT, _HALVED = 1e-3, 2.0**-10
 
 @attack(
     "lbfgs",
+    version=1,
     knowledge="gradient",
     norms=("l2",),
     targeted=True,

@@ -18,6 +18,7 @@ from bench.contracts.target import Target
 
 @attack(
     "genattack",
+    version=1,
     knowledge="score",
     norms=("linf",),
     targeted=True,

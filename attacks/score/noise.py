@@ -15,6 +15,7 @@ from bench.contracts.target import Target
 
 @attack(
     "noise",
+    version=1,
     knowledge="decision",
     norms=("linf", "l2"),
     paper="Carlini et al. 2019, On Evaluating Adversarial Robustness, section 4 (random-noise control)",

@@ -21,6 +21,7 @@ _RESCORE = 5
 
 @attack(
     "one-pixel",
+    version=1,
     knowledge="score",
     norms=("l0",),
     targeted=True,

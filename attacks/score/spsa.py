@@ -26,6 +26,7 @@ _BETA_2 = 0.999
 
 @attack(
     "spsa",
+    version=1,
     knowledge="score",
     norms=("linf", "l2"),
     targeted=True,

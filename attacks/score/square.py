@@ -27,6 +27,7 @@ _RESCORE = 5
 
 @attack(
     "square",
+    version=1,
     knowledge="score",
     norms=("linf", "l2"),
     targeted=True,

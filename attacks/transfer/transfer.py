@@ -29,6 +29,7 @@ def prepare_surrogates(
 
 @attack(
     "transfer",
+    version=1,
     knowledge="transfer",
     norms=("linf", "l2"),
     targeted=True,

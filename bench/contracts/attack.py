@@ -61,8 +61,9 @@ class AttackSpec:
         targeted: whether it can be asked for a class to reach (``target.towards``).
         minimum_norm: whether it shortens the perturbation instead of filling the ball; such an attack has a
             parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
-        version: raised when the attack gives other points for the same inputs; None for a plugin that leaves it to a
-            hash of its own files.
+        version: raised, from 1 on, whenever a change of code changes what the attack returns or what it costs.
+            Stored results of another version are stale. None, for a plugin without a version of its own: it is
+            told apart by a hash over its own files.
     """
 
     name: str
@@ -132,12 +133,24 @@ def attack(
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
     if knowledge not in KNOWLEDGE:
         raise InputError(f"attack {name}: knowledge {knowledge!r} is not one of {', '.join(KNOWLEDGE)}")
+    if version is not None and (type(version) is not int or version < 1):
+        raise InputError(f"attack {name}: version {version!r} must be an integer of at least 1, or None")
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         spec = AttackSpec(
-            name, function, knowledge, norms, paper, url,
-            prepare, prepare_scope, prepares, targeted, minimum_norm, version,
-        )  # fmt: skip
+            name=name,
+            function=function,
+            knowledge=knowledge,
+            norms=norms,
+            paper=paper,
+            url=url,
+            prepare=prepare,
+            prepare_scope=prepare_scope,
+            prepares=prepares,
+            targeted=targeted,
+            minimum_norm=minimum_norm,
+            version=version,
+        )
         function.attack = spec  # type: ignore[attr-defined]
         return function
 
