@@ -26,9 +26,10 @@ leaderboard: $(VENV)/.installed ## Build the site from the published results
 test: $(VENV)/.installed-test ## Run the tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff and mypy
+check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-test ## Time the parts that an evaluation spends its time in
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only

@@ -29,6 +29,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.sets import Data, Split
+from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import checkpoint_path, save
 from bench.storing.digest import code_digest
 from bench.storing.provenance import versions
@@ -254,8 +255,6 @@ def train_defense(
     Raises:
         InputError: when the defense has no recipe, or training diverges.
     """
-    from bench.plugins.resolve import build_defense
-
     device = torch.device(device)
     with seeded(seed, data.info.name, "initial weights"):
         defense = build_defense(spec, data.info).to(device)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bench.plugins.resolve
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -63,7 +62,7 @@ class _TwoStages(Defense):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.plugins.resolve, "build_defense", lambda spec, info: _TwoStages(info))
+    monkeypatch.setattr("bench.training.recipe.build_defense", lambda spec, info: _TwoStages(info))
 
 
 def _train(folder: Path, data: Data, progress=None, seed: int = 1) -> Path:
@@ -154,7 +153,7 @@ def test_divergence_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         defense.lr = float("inf")
         return defense
 
-    monkeypatch.setattr(bench.plugins.resolve, "build_defense", build)
+    monkeypatch.setattr("bench.training.recipe.build_defense", build)
     with pytest.raises(InputError, match="stage first, epoch 1: the loss became nan"):
         _train(tmp_path, _data())
 
