@@ -14,6 +14,9 @@ from bench.summary.numbers import Estimate
 #: The field's way of writing the norms.
 NORM_SYMBOLS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}
 
+#: What an input of each kind is made of.
+PARTS = {"image": "pixels", "waveform": "samples"}
+
 
 def _absent(value: float | None) -> bool:
     return value is None or not math.isfinite(value)
@@ -76,9 +79,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def radius(norm: str, eps: float) -> str:
-    """A threat model: ``ℓ∞, ε = 8/255``; for ``l0`` the radius is a number of pixels."""
-    size = f"{eps:g} pixels" if norm == "l0" else format_eps(eps)
+def radius(norm: str, eps: float, kind: str = "image") -> str:
+    """A threat model: ``ℓ∞, ε = 8/255``; for ``l0`` the radius is a number of pixels, or of a waveform's samples."""
+    size = f"{eps:g} {PARTS[kind]}" if norm == "l0" else format_eps(eps)
     return f"{symbol(norm)}, ε = {size}"
 
 

@@ -1,4 +1,4 @@
-"""Images of a defense's gallery: from ``gallery.safetensors`` to small PNG files."""
+"""A defense's gallery: from ``gallery.safetensors`` to small PNG files, or to plots where inputs are waveforms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from bench.storing.records import GalleryEntry
 from bench.studies.input_gradients.record import InputGradients
+from leaderboard.waveforms import Wave, difference, trace
 
 Array = npt.NDArray[np.float32]
 
@@ -38,17 +39,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One gallery example with its images and the size of its perturbation."""
+    """One gallery example with its images or plots and the size of its perturbation."""
 
     entry: GalleryEntry
     pictures: list[Picture]
+    waves: list[Wave]
     linf: float
     l2: float
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """All examples; ``factor`` is what the perturbation is multiplied by before it is shown around mid-grey."""
+    """All examples; ``factor`` is what an image's perturbation is multiplied by before it is shown around mid-grey."""
 
     examples: list[Example]
     factor: float
@@ -76,10 +78,16 @@ def amplification(delta: Array) -> float:
     return float(np.floor(factor + 1e-3)) if factor >= 1 else factor
 
 
-def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder: str) -> Gallery:
+def write_gallery(
+    source: Path, entries: list[GalleryEntry], root: Path, folder: str, low: float = 0.0, high: float = 1.0
+) -> Gallery:
     """Write the images of ``entries`` below ``root/folder`` and say where they are, relative to ``root``.
 
     A gallery that cannot be read is no reason to withhold the page: the reason is returned as ``problem``.
+
+    Args:
+        source: ``gallery.safetensors``; arrays of rank four are shown as images, of rank three as waveforms.
+        low, high: the box of the inputs' values, from black to white and from the bottom of a plot to its top.
     """
     if not entries:
         return Gallery([], 1.0)
@@ -93,25 +101,37 @@ def write_gallery(source: Path, entries: list[GalleryEntry], root: Path, folder:
         if key not in arrays:
             return Gallery([], 1.0, f"{source.name} lacks the array {key!r}")
     for key, array in arrays.items():
-        if array.ndim != 4 or len(array) != len(entries):
-            found = f"{key!r} of shape {array.shape}"
-            return Gallery([], 1.0, f"{source.name} holds {found}, expected {len(entries)} images (N, C, H, W)")
+        if array.ndim not in (3, 4) or len(array) != len(entries):
+            expected = f"{len(entries)} images (N, C, H, W) or waveforms (N, C, T)"
+            return Gallery([], 1.0, f"{source.name} holds {key!r} of shape {array.shape}, expected {expected}")
+    if arrays["x"].shape != arrays["x_adv"].shape:
+        return Gallery([], 1.0, f"{source.name} holds 'x' and 'x_adv' of different shapes")
     delta = arrays["x_adv"] - arrays["x"]
-    factor = amplification(delta)
-    arrays["perturbation"] = 0.5 + factor * delta
-    (root / folder).mkdir(parents=True)
+    factor = amplification(delta / (high - low))
     examples = []
     for i, entry in enumerate(entries):
-        pictures = []
+        pictures, waves = [], []
         for key in CAPTIONS:
-            if key in arrays:
-                pixels = to_pixels(arrays[key][i])
-                path = f"{folder}/{i}-{key}.png"
-                Image.fromarray(pixels).save(root / path, optimize=True)
-                pictures.append(Picture(key, path, pixels.shape[1], pixels.shape[0]))
+            if key == "perturbation" and delta.ndim == 3:
+                waves.append(difference(key, delta[i]))
+            elif key == "perturbation":
+                pictures.append(_write_picture(key, 0.5 + factor * delta[i] / (high - low), root, folder, i))
+            elif key in arrays and arrays[key].ndim == 3:
+                waves.append(trace(key, arrays[key][i], low, high))
+            elif key in arrays:
+                pictures.append(_write_picture(key, (arrays[key][i] - low) / (high - low), root, folder, i))
         flat = delta[i].astype(np.float64).ravel()
-        examples.append(Example(entry, pictures, float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat))))
+        linf, l2 = float(np.abs(flat).max(initial=0.0)), float(np.linalg.norm(flat))
+        examples.append(Example(entry, pictures, waves, linf, l2))
     return Gallery(examples, factor)
+
+
+def _write_picture(key: str, image: Array, root: Path, folder: str, number: int) -> Picture:
+    pixels = to_pixels(image)
+    path = f"{folder}/{number}-{key}.png"
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(root / path, optimize=True)
+    return Picture(key, path, pixels.shape[1], pixels.shape[0])
 
 
 #: Key of a picture of where a defense can be attacked -> its caption.

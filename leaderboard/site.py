@@ -27,7 +27,7 @@ from bench.studies.input_gradients import record as input_gradients
 from bench.summary.columns import columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
-from leaderboard import formatting, tables, views
+from leaderboard import formatting, tables, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
@@ -153,7 +153,7 @@ def _environment() -> jinja2.Environment:
     ):
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
-    environment.globals.update(radius=formatting.radius, captions=captions, views=views, missing=formatting.MISSING)
+    environment.globals.update(captions=captions, plot=waveforms, views=views, missing=formatting.MISSING)
     environment.globals.update(columns_in=columns_in)
     return environment
 
@@ -162,11 +162,20 @@ def _write_suite(
     environment: jinja2.Environment, pages: _SuitePages, switcher: list[_SuitePages], results: Path, root: Path
 ) -> None:
     suite = pages.suite
+    kind = suite.record.kind
+    radius = partial(formatting.radius, kind=kind)
 
     def page(template: str, path: str, **context: Any) -> None:
         href = partial(posixpath.relpath, start=posixpath.dirname(path) or ".")
         text = environment.get_template(template).render(
-            suite=suite, pages=pages, switcher=switcher, path=path, href=href, **context
+            suite=suite,
+            pages=pages,
+            switcher=switcher,
+            path=path,
+            href=href,
+            radius=radius,
+            parts=formatting.PARTS[kind],
+            **context,
         )
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +193,7 @@ def _write_suite(
             tables.write_table(root / pages.base / "curves" / key, tables.curve_rows(suite, defense))
         store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"
         stored = store.defense_folder(defense.record.name) / "gallery.safetensors"
-        gallery = write_gallery(stored, defense.record.gallery, root, images)
+        gallery = write_gallery(stored, defense.record.gallery, root, images, suite.record.low, suite.record.high)
         gradients = _gradients(store, defense)
         maps = [] if gradients is None else write_gradients(gradients, root, images)
         studies = [other for other in switcher if _studies(other, defense)]
