@@ -41,14 +41,14 @@ class Mine(Defense):
 
 
 @pytest.fixture(autouse=True)
-def _clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put ``sys.path`` and ``sys.modules`` back afterwards."""
+def _clean_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Put ``sys.path`` back and forget the plugins of a test afterwards (and no library: some load only once)."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(references, "_plugin_folders", set())
-    before = dict(sys.modules)
     yield
-    for name in set(sys.modules) - set(before):
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def write(folder: Path, **files: str) -> Path:
