@@ -145,7 +145,7 @@ def test_its_code_counts_and_that_of_the_classifier_too(plugin: Path, tmp_path: 
 
     def code() -> object:
         spec = DefenseSpec(f"{plugin}:Plain", {"classifier": f"{model}:make"})
-        return load_defense(spec, INFO).code
+        return load_defense(spec, INFO).version
 
     plugin.write_text(PLUGIN + "\nclass Plain(Detector):\n    def detect(self, x): return x.flatten(1).mean(1)\n")
     model.write_text("from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()\n")
