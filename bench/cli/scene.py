@@ -110,7 +110,7 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
         eps: str | None = None,
         **others: Any,
     ) -> Any:
-        from bench.data.sets import load_data
+        from bench.data.load import load_data
         from bench.suites.config import load_config
 
         suite = load_config(config).suite(suite_name).with_(data=data_reference, norm=norm, eps=eps)

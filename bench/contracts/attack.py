@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.contracts.defense import Defense
     from bench.contracts.inputs import DataInfo
     from bench.contracts.threat import Lp
-    from bench.data.sets import Split
+    from bench.data.splits import Split
 
 Knowledge = Literal["transfer", "decision", "score", "gradient"]
 #: From least to most: each level may use what the levels before it may.

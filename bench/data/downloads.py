@@ -42,52 +42,6 @@ class Archive:
         return self.url.rpartition("/")[2]
 
 
-_BATCHES = "cifar-10-batches-py"
-#: Hashes of the batches are those of the files inside the published archive.
-CIFAR10 = (
-    Archive(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        "",
-        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-        {
-            f"{_BATCHES}/data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
-            f"{_BATCHES}/data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
-            f"{_BATCHES}/data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
-            f"{_BATCHES}/data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
-            f"{_BATCHES}/data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
-            f"{_BATCHES}/test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
-        },
-    ),
-)
-
-_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION_MNIST = (
-    Archive(
-        _FASHION + "train-images-idx3-ubyte.gz",
-        "FashionMNIST/raw",
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        {"train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"},
-    ),
-    Archive(
-        _FASHION + "train-labels-idx1-ubyte.gz",
-        "FashionMNIST/raw",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        {"train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"},
-    ),
-    Archive(
-        _FASHION + "t10k-images-idx3-ubyte.gz",
-        "FashionMNIST/raw",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        {"t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"},
-    ),
-    Archive(
-        _FASHION + "t10k-labels-idx1-ubyte.gz",
-        "FashionMNIST/raw",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        {"t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"},
-    ),
-)
-
 
 def contents(archive: Archive, root: Path, *, download: bool) -> dict[str, bytes]:
     """The members of an archive, name → content, each with its SHA-256 checked.

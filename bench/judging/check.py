@@ -11,7 +11,8 @@ import torch
 from bench.contracts.defense import Approximation, Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import seeded
-from bench.data.sets import Data, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data
 from bench.judging.probe import (
     check_contract,
     depends_on_batch,

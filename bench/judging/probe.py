@@ -12,7 +12,7 @@ from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.threat import Lp
-from bench.data.sets import Data, Split
+from bench.data.splits import Data, Split
 from bench.storing.records import Probe
 
 #: Passes compared to find randomness, and examples they are taken on.

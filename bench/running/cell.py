@@ -16,7 +16,8 @@ from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
-from bench.data.sets import Data, Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data, Split
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.plugins.resolve import LoadedDefense, load_defense

@@ -13,7 +13,8 @@ import torch
 from bench.contracts.defense import DefenseSpec, count_parameters, freeze
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
-from bench.data.sets import Data, data_digest, example_digests, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data, data_digest, example_digests
 from bench.judging.probe import probe, ready
 from bench.plugins.resolve import LoadedDefense, attack_version, build_defense, load_defense
 from bench.running.cell import (

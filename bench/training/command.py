@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.plugins.resolve import build_defense
 from bench.suites.config import Suite
 from bench.training.recipe import Progress as Epoch

@@ -28,7 +28,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
-from bench.data.sets import Data, Split
+from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import checkpoint_path, save
 from bench.storing.digest import code_digest

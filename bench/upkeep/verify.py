@@ -12,7 +12,8 @@ from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
-from bench.data.sets import Data, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.plugins.resolve import load_defense

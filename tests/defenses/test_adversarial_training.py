@@ -17,7 +17,8 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
-from bench.data.sets import Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Split
 from bench.plugins.resolve import load_defense
 from bench.training.recipe import Progress, TrainingRun
 from defenses.adversarial_training.advprop import AdvProp, DualBatchNorm, auxiliary

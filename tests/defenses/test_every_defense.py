@@ -17,7 +17,8 @@ from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
-from bench.data.sets import Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Split
 from bench.judging.check import check_defense
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import build_defense

@@ -16,7 +16,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
-from bench.data.sets import Split
+from bench.data.splits import Split
 from bench.training.recipe import TrainingRun
 from defenses.input_transformation.bit_depth import BitDepth
 from defenses.input_transformation.crop_rescale import CropRescale, MeanOverCrops, crop

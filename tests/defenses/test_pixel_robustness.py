@@ -11,7 +11,8 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
-from bench.data.sets import Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Split
 from bench.plugins.resolve import load_defense
 from bench.studies.input_gradients.measure import (
     equal_l2,

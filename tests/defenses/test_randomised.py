@@ -17,7 +17,7 @@ from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.plugins.resolve import load_defense
 from defenses.parts import random_transforms
 from defenses.parts.nets import NETWORKS

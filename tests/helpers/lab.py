@@ -18,7 +18,7 @@ from bench.contracts.defense import BareModel, Defense, freeze
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
-from bench.data.sets import Split
+from bench.data.splits import Split
 
 DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 

@@ -11,7 +11,7 @@ from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.plugins.resolve import load_defense
 
 DATA = load_data("digits")

@@ -29,7 +29,7 @@ from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.running.graph import Graph, Job, Outcome
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record

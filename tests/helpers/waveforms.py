@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Defense
 from bench.contracts.inputs import DataInfo, InputSpec
-from bench.data.sets import Data, Split
+from bench.data.splits import Data, Split
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun

@@ -21,7 +21,8 @@ from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
-from bench.data.sets import Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Split
 from bench.judging.judge import tally
 from bench.judging.probe import ready
 from bench.plugins.resolve import get_attack, load_defense

@@ -16,7 +16,8 @@ from stand_ins import Ended, plugin, run_bench, write_config
 
 from bench.cli.main import main
 from bench.contracts.defense import DefenseSpec
-from bench.data.sets import Data, Split, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing import checkpoints
 from bench.storing.records import SCHEMA_VERSION

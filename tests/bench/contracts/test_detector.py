@@ -16,7 +16,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import InputSpec
 from bench.contracts.target import REJECTED, Target
 from bench.contracts.threat import Lp
-from bench.data.sets import Data, Split
+from bench.data.splits import Data, Split
 from bench.judging.probe import detector_threshold, probe, ready
 from bench.plugins.resolve import build_defense, load_defense
 from bench.training.recipe import train_defense

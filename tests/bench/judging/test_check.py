@@ -11,7 +11,7 @@ from stand_ins import Means, Noisy, plugin, write_config
 from torch import Tensor
 
 from bench.contracts.defense import Approximation, Defense, DefenseSpec
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.judging import check
 from bench.judging.check import Finding, check_defense
 from bench.plugins.resolve import LoadedDefense

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.contracts.defense import Approximation, BareModel, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.judging.probe import check_contract, detector_threshold, probe, ready
 from bench.storing.records import Probe
 

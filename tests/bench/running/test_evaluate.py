@@ -10,7 +10,7 @@ import pytest
 from small_bench import FAILING, OUTSIDE, STEP, Bench, cells
 from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.running.engine import Job, Outcome
 
 

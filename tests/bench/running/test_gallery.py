@@ -11,7 +11,7 @@ import torch
 from stand_ins import plugin, run_bench, write_config
 from torch import Tensor
 
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.running.gallery import SIZE
 from bench.storing.records import DefenseRecord, ShardRecord
 from bench.storing.store import Store

@@ -9,7 +9,7 @@ import torch
 from small_bench import STEP, Bench
 from stand_ins import run_bench
 
-from bench.data.sets import load_data
+from bench.data.load import load_data
 from bench.studies.input_gradients.record import read, write
 from leaderboard import build
 

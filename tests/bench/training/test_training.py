@@ -14,7 +14,7 @@ from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
-from bench.data.sets import Data, Split
+from bench.data.splits import Data, Split
 from bench.storing.checkpoints import load_, record_path
 from bench.training.recipe import Progress, TrainingRun, train_defense
 

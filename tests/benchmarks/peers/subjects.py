@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bench.contracts.defense import DefenseSpec, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.target import predictions
-from bench.data.sets import Data, load_data
+from bench.data.load import load_data
+from bench.data.splits import Data
 from bench.plugins.resolve import load_defense
 from bench.storing.digest import digest, state_digest
 

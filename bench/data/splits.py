@@ -1,0 +1,140 @@
+"""What a data set is made of: examples in a fixed order, in three fixed splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.contracts.inputs import DataInfo
+
+#: One training image in this many belongs to the validation split.
+VALIDATION_SHARE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in a fixed order in which every prefix is as balanced over the classes as can be.
+
+    Attributes:
+        x: float32 ``(N, …)``, of the shape and in the box of the data set's :class:`InputSpec`.
+        y: int64 ``(N,)``.
+        ids: one name per example, for example ``digits/0123`` or ``test/cat/0042.jpg``.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, n: int) -> Split:
+        """The first ``n`` examples; all of them when there are fewer."""
+        return self if n >= len(self) else Split(self.x[:n], self.y[:n], self.ids[:n])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over images, labels and ids."""
+        digest = hashlib.sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
+        digest.update(self.x.contiguous().numpy().data)
+        digest.update(self.y.contiguous().numpy().data)
+        digest.update("\n".join(self.ids).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set. Every split has the input shape and the classes of ``info``."""
+
+    info: DataInfo
+    class_names: list[str]
+    train: Split
+    validation: Split
+    test: Split
+    version: int = 1
+
+
+def data_digest(split: Split) -> str:
+    """SHA-256 over the images, labels and ids of a split; part of every result's key."""
+    return split.digest
+
+
+def example_digests(split: Split) -> list[str]:
+    """The first 16 hexadecimal digits of SHA-256 over each example's input and label."""
+    found = []
+    for x, y in zip(split.x, split.y, strict=True):
+        sha = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {int(y)}\n".encode())
+        sha.update(x.contiguous().numpy().data)
+        found.append(sha.hexdigest()[:16])
+    return found
+
+
+def _hash(identifier: str) -> bytes:
+    return hashlib.sha256(identifier.encode()).digest()
+
+
+def balanced_order(ids: list[str], labels: Iterable[int]) -> list[int]:
+    """Positions in an order that takes one example of every class in turn, shuffled by the hash of the ids.
+
+    It depends on names alone, so examples added later leave the relative order of the others as it was.
+    """
+    members: dict[int, list[tuple[bytes, int]]] = {}
+    for position, label in enumerate(labels):
+        members.setdefault(label, []).append((_hash(ids[position]), position))
+    rounds = [(turn, *entry) for entries in members.values() for turn, entry in enumerate(sorted(entries))]
+    return [position for _, _, position in sorted(rounds)]
+
+
+def validation_ids(ids: list[str], labels: Iterable[int]) -> set[str]:
+    """The training ids held out for validation: about a tenth, by hash, and one at least of each class.
+
+    A class with a single example keeps it for training.
+    """
+    held_out = set()
+    members: dict[int, list[tuple[bytes, str]]] = {}
+    for identifier, label in zip(ids, labels, strict=True):
+        members.setdefault(label, []).append((_hash("validation/" + identifier), identifier))
+    for entries in members.values():
+        chosen = [name for h, name in entries if int.from_bytes(h[:8], "big") % VALIDATION_SHARE == 0]
+        if not chosen and len(entries) > 1:
+            chosen = [min(entries)[1]]
+        held_out.update(chosen[: len(entries) - 1])
+    return held_out
+
+
+@dataclass(frozen=True)
+class Part:
+    """A published part: uint8 ``(N, C, H, W)``, int64 ``(N,)``."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def _split(part: Part, ids: list[str], positions: list[int]) -> Split:
+    """Some of the examples of a part, in balanced order, as float images."""
+    names = [ids[p] for p in positions]
+    order = [positions[i] for i in balanced_order(names, part.labels[positions].tolist())]
+    x = torch.from_numpy(part.images[order]).to(torch.float32).div_(255)
+    return Split(x, torch.from_numpy(part.labels[order]), [ids[p] for p in order])
+
+
+def with_validation(info: DataInfo, class_names: list[str], train: Part, test: Part, version: int) -> Data:
+    """A data set published as a training and a test part."""
+    ids = [f"train/{i:05d}" for i in range(len(train.labels))]
+    held_out = validation_ids(ids, train.labels.tolist())
+    test_ids = [f"test/{i:05d}" for i in range(len(test.labels))]
+    return Data(
+        info,
+        class_names,
+        _split(train, ids, [i for i, name in enumerate(ids) if name not in held_out]),
+        _split(train, ids, [i for i, name in enumerate(ids) if name in held_out]),
+        _split(test, test_ids, list(range(len(test_ids)))),
+        version,
+    )
