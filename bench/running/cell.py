@@ -129,7 +129,7 @@ def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float]:
         return {name: file.get_tensor(name) for name in file.keys()}, seconds  # noqa: SIM118
 
 
-def empty_record(setting: Setting, attack_name: str, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
+def empty_record(setting: Setting, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
     """A shard record without rows; ``fields`` say how it ended."""
     filled: dict[str, Any] = {
         "batch_size": setting.suite.batch_size,
@@ -141,9 +141,6 @@ def empty_record(setting: Setting, attack_name: str, piece: Piece, key: Key, **f
     filled["error"] = provenance.without_folders(filled.get("error", ""))
     return ShardRecord(
         key=key,
-        suite=setting.suite.name,
-        defense=setting.spec.name,
-        attack=attack_name,
         shard=piece.number,
         start=piece.start,
         stop=piece.stop,
@@ -195,7 +192,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
             with seeded(*stream, "optimise"):
                 x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
         except NotApplicable as reason:
-            record = empty_record(setting, attack_name, piece, key, status="not-applicable", error=str(reason))
+            record = empty_record(setting, piece, key, status="not-applicable", error=str(reason))
             setting.store.write_shard(record, None)
             return record.status
         finally:
@@ -219,7 +216,6 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     )
     record = empty_record(
         setting,
-        attack_name,
         piece,
         key,
         status="ok",

@@ -346,7 +346,7 @@ class Evaluation:
         return failed
 
     def _record_failure(self, setting: Setting, cell: Cell, piece: Piece, key: Key, outcome: Outcome) -> str:
-        record = empty_record(setting, cell.name, piece, key, status=outcome.status, error=outcome.error)
+        record = empty_record(setting, piece, key, status=outcome.status, error=outcome.error)
         self.store.write_shard(record, None)
         return f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
 

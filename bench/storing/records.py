@@ -291,9 +291,6 @@ class ShardRecord(Record):
 
     schema_version: int = SCHEMA_VERSION
     key: Key = Field(description="what it was made of")
-    suite: str
-    defense: str
-    attack: str
     shard: int = Field(description="its number: names the file and the random streams")
     start: int = Field(description="position of its first example in the suite")
     stop: int = Field(description="position after its last example")
@@ -307,6 +304,16 @@ class ShardRecord(Record):
     x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
     provenance: Provenance
     rows: list[Row]
+
+    @property
+    def defense(self) -> str:
+        """The defense's name."""
+        return self.key.defense.name
+
+    @property
+    def attack(self) -> str:
+        """The attack's name in its suite, ``clean`` for the unattacked input."""
+        return CLEAN if self.key.attack is None else self.key.attack.name
 
     @property
     def draws_select(self) -> int:

@@ -141,9 +141,6 @@ def shard_record(suite: SuiteRecord, defense: DefenseRecord, attack: str, number
     stop = min(start + suite.shard_size, len(suite.ids))
     values: dict[str, Any] = {
         "key": suite.cell_key(defense, entry, torch="2.15", device="cpu")(start, stop),
-        "suite": suite.name,
-        "defense": defense.name,
-        "attack": attack,
         "shard": number,
         "start": start,
         "stop": stop,
