@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -14,9 +14,9 @@ from bench.contracts.defense import DefenseSpec, count_parameters, freeze
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
 from bench.data.load import load_data
-from bench.data.splits import Data, data_digest, example_digests
+from bench.data.splits import data_digest
 from bench.judging.probe import probe, ready
-from bench.plugins.resolve import LoadedDefense, attack_version, build_defense, load_defense
+from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
 from bench.running.cell import (
     Setting,
     defense_key,
@@ -26,6 +26,7 @@ from bench.running.cell import (
     run_shard,
     select_examples,
 )
+from bench.running.describe import attack_record, suite_record
 from bench.running.engine import Engine, Job, Outcome
 from bench.running.gallery import make_gallery
 from bench.running.progress import Display, Tracker
@@ -36,15 +37,11 @@ from bench.storing.digest import digest
 from bench.storing.keys import Key
 from bench.storing.records import (
     CLEAN,
-    AttackRecord,
     ClaimRecord,
     DefenseRecord,
-    StudyRecord,
-    SuiteRecord,
-    VariantRecord,
 )
 from bench.storing.store import Store, check_writable
-from bench.suites.config import ResolvedAttack, Suite, resolve_attacks, variants_of
+from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
 
 T = TypeVar("T")
 
@@ -76,83 +73,6 @@ class Cell:
         return CLEAN if self.attack is None else self.attack.name
 
 
-def attack_record(entry: ResolvedAttack) -> AttackRecord:
-    """The record of an attack with its budget."""
-    return AttackRecord(
-        name=entry.name,
-        version=attack_version(entry.spec),
-        function=entry.spec.name,
-        knowledge=entry.knowledge,
-        params=entry.params,
-        eps=entry.eps,
-        counted=entry.counted,
-        summary=entry.spec.summary,
-        paper=entry.spec.paper,
-        url=entry.spec.url,
-    )
-
-
-def missing_record(suite: Suite, name: str) -> AttackRecord:
-    """The record of an attack that cannot be imported: it stays in the suite, so that results show it as missing."""
-    entry = suite.attacks[name]
-    return AttackRecord(
-        name=name,
-        version="",
-        function=provenance.shorten(entry.attack) if entry.attack else name,
-        knowledge=entry.knowledge or "gradient",
-        params=entry.params,
-        eps=entry.eps or suite.threat_model.eps,
-        counted=(entry.eps or 0.0) <= suite.threat_model.eps,
-        summary="Its plugin could not be imported.",
-    )
-
-
-def study_record(suite: Suite) -> StudyRecord | None:
-    """The record of the suite's study, if it is one."""
-    if suite.study is None:
-        return None
-    variants = [
-        VariantRecord(label=variant.label, defense=spec.name, published=variant.published)
-        for variant, spec in zip(suite.study.variants, variants_of(suite), strict=True)
-    ]
-    return StudyRecord(**suite.study.model_dump(exclude={"variants"}), variants=variants)
-
-
-def suite_record(request: Request, data: Data) -> SuiteRecord:
-    """The record of the suite with its examples and all its attacks."""
-    suite = request.suite
-    examples = select_examples(suite, data)
-    fixed: dict[str, Any] = {
-        "data": provenance.publishable(suite.data),
-        "split": suite.split,
-        "norm": suite.threat_model.norm,
-        "eps": suite.threat_model.eps,
-        "seed": suite.seed,
-        "shard_size": suite.shard_size,
-        "draws_select": suite.draws.select,
-        "draws_report": suite.draws.report,
-        "false_positive_rate": suite.false_positive_rate,
-    }
-    resolved = {entry.name: entry for entry in resolve_attacks(suite, problems=[])}
-    attacks = [
-        attack_record(resolved[name]) if name in resolved else missing_record(suite, name) for name in suite.attacks
-    ]
-    return SuiteRecord(
-        name=suite.name,
-        description=suite.description,
-        **asdict(data.info.input),
-        class_names=data.class_names,
-        ids=examples.ids,
-        digests=example_digests(examples),
-        data_version=data.version,
-        reference=suite.reference,
-        attacks=attacks,
-        study=study_record(suite),
-        radii=suite.threat_model.radii,
-        **fixed,
-    )
-
-
 def _unless_broken(read: Callable[[], T | None]) -> T | None:
     """A stored record, or None where it cannot be read: it is then made again. A newer version's is not replaced."""
     try:
@@ -179,7 +99,7 @@ class Evaluation:
         for split in (select_examples(request.suite, self.data), self.data.validation):
             check_inputs(split.x, self.data.info.input, f"inputs of {request.suite.data}")
             check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
-        self.suite = suite_record(request, self.data)
+        self.suite = suite_record(request.suite, self.data)
         self.device = torch.device(request.device)
         self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.plugins.registry import DEFENSES
-from bench.running.cell import attack_key
+from bench.running.describe import attack_record
 from bench.suites.config import load_config, resolve_attacks, variants_of
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
@@ -58,7 +58,8 @@ def test_every_built_in_defense_is_published(by_name: dict[str, DefenseSummary])
 
 def test_the_budgets_are_those_of_the_shipped_suite(summary: SuiteSummary) -> None:
     shipped = resolve_attacks(load_config(ROOT / "bench.yaml").suite("digits"))
-    assert {entry.name: attack_key(entry) for entry in shipped} == {a.name: a.key for a in summary.record.attacks}
+    current = {entry.name: attack_record(entry).key for entry in shipped}
+    assert current == {attack.name: attack.key for attack in summary.record.attacks}
 
 
 def test_the_radius_separates_undefended_from_adversarially_trained(by_name: dict[str, DefenseSummary]) -> None:
@@ -119,7 +120,7 @@ def test_every_variant_of_a_study_is_published(name: str) -> None:
     assert {defense.record.name for defense in study.defenses} == {spec.name for spec in variants_of(shipped)}
     for defense in study.defenses:
         assert defense.complete and defense.standard.n == 450
-    keys = {entry.name: attack_key(entry) for entry in resolve_attacks(shipped)}
+    keys = {entry.name: attack_record(entry).key for entry in resolve_attacks(shipped)}
     assert keys == {attack.name: attack.key for attack in study.record.attacks}
 
 
