@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bench.data.sets import Data, example_digests
+from bench.data.splits import Data, example_digests
 from bench.plugins.resolve import attack_version
 from bench.running.cell import select_examples
 from bench.storing import provenance
