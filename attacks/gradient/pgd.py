@@ -225,7 +225,7 @@ class Ascent:
             return grad.sign()
         if threat.norm == "l1":
             width = _WIDEST * (_NARROWEST / _WIDEST) ** (step / max(1, self.steps - 1))
-            return top_signs(movable(grad, x_k, threat), max(1, round(width * threat.eps)))
+            return top_signs(movable(grad, x_k, threat), max(1, round(width * threat.eps / (threat.high - threat.low))))
         return steepest(grad, threat.norm)
 
     @staticmethod

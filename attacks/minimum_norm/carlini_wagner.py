@@ -15,7 +15,7 @@ from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.norm_walk import least_radius
-from attacks.toolkit.projections import length, per_example
+from attacks.toolkit.projections import length, over_channels, per_example
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
 
@@ -116,7 +116,7 @@ class _State:
     passed: Tensor  # in l2 the smallest c that did not
     tau: Tensor  # linf; in l2 the objective when it was last compared
     factor: Tensor  # linf: τ as a share of the distance; l0: how many pixels were last taken away
-    allowed: Tensor  # l0: pixels, (M, 1, H, W)
+    allowed: Tensor  # l0: pixels, (M, 1, …)
     needed: Tensor  # l0: pixels that failed when they were missing
     kept: Tensor  # l0: the pixels of the last success
 
@@ -179,7 +179,7 @@ class _Search:
 
     def _start(self) -> _State:
         x = self.best.x
-        one, pixels = x.new_ones(len(x)), torch.ones_like(x[:, :1], dtype=torch.bool)
+        one, pixels = x.new_ones(len(x)), torch.ones_like(over_channels(x), dtype=torch.bool)
         return _State(
             rows=torch.arange(len(x), device=x.device),
             x=x,
@@ -341,7 +341,7 @@ class _L0(_Search):
         return 2 * delta
 
     def _ends(self, state: _State, points: Tensor, grad: Tensor, hit: Tensor, short: Tensor) -> Tensor:
-        changed = (points != state.x).any(1, keepdim=True)
+        changed = over_channels(points != state.x)
         passed, failed = hit, ~hit & (state.age >= self.steps)
         ended = passed | failed
         if not ended.any():
@@ -358,7 +358,7 @@ class _L0(_Search):
         state.const = torch.where(failed, 10 * state.const, state.const).clamp_max(_MOST)
         spare = state.kept & ~state.needed
         room = torch.where(grad > 0, self.low + self.span - state.x, state.x - self.low)
-        importance = (grad.abs() * room).sum(1, keepdim=True).masked_fill(~spare, torch.inf)
+        importance = over_channels(grad.abs() * room).masked_fill(~spare, torch.inf)
         rank = importance.flatten(1).argsort(dim=1).argsort(dim=1).view_as(importance)
         fewer = state.kept & ~(spare & (rank < per_example(number, rank)))
         state.allowed = torch.where(per_example(ended, fewer), fewer, state.allowed)

@@ -63,7 +63,7 @@ def ddn(
         steps: gradient evaluations.
         gamma: share by which the radius changes in the first step.
         gamma_final: share by which it changes in the last.
-        init_norm: first radius, in l2.
+        init_norm: first radius, in l2, in widths of the box; so is α.
         loss: climbed in the first half (``attacks.toolkit.losses``).
         late_loss: climbed in the second half.
         levels: when above 0, every point is rounded to this many equally spaced values per channel (256 for images
@@ -84,13 +84,13 @@ def ddn(
     def move(at: Look, radius: Tensor) -> tuple[Tensor, Tensor]:
         radius = (radius * torch.where(at.hit, 1 - at.share, 1 + at.share)).clamp_min(least_radius(best))
         radius = torch.minimum(radius, farthest[at.rows])
-        delta = (at.x_k - at.x).add_(steepest(at.grad, "l2"), alpha=anneal(1.0, 0.01, at.step, steps))
+        delta = (at.x_k - at.x).add_(steepest(at.grad, "l2"), alpha=anneal(1.0, 0.01, at.step, steps) * (high - low))
         delta *= per_example(radius / length(delta, "l2").clamp_min(TINY), delta)
         points = delta.add_(at.x).clamp_(low, high)
         return (_rounded(points, levels, low, high) if levels else points), radius
 
     goals = Goal.of(target, get_loss(loss), y), Goal.of(target, get_loss(late_loss), y)
-    radius = x.new_full((len(x),), init_norm)
+    radius = x.new_full((len(x),), init_norm * (high - low))
     last = walk(best, as_estimator(estimator), goals, (gamma, gamma_final), x, radius, steps, move)
     return best.result(last)
 

@@ -14,7 +14,7 @@ from attacks.toolkit.estimators import EstimatorLike, as_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.norm_walk import Look, anneal, least_radius, walk
-from attacks.toolkit.projections import length, per_example, steepest
+from attacks.toolkit.projections import length, over_channels, per_example, steepest
 from bench.contracts.attack import attack
 from bench.contracts.balls import l1_projection
 from bench.contracts.errors import InputError
@@ -78,7 +78,7 @@ def fmn(
         target: gradient knowledge.
         x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations.
-        alpha: length of the first step in l2 (l0: of each value in widths of the box).
+        alpha: length of the first step in l2 (l0: of each value), in widths of the box.
         alpha_final: of the last.
         gamma: share by which the radius changes in the first step.
         gamma_final: share by which it changes in the last.
@@ -99,15 +99,16 @@ def fmn(
     goals = Goal.of(target, get_loss(loss), y), Goal.of(target, get_loss(late_loss), y)
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
     sparse, least = threat.norm == "l0", least_radius(best)
+    box, pixels = threat.high - threat.low, over_channels(x[:1]).numel()
 
     def move(at: Look, radius: Tensor) -> tuple[Tensor, Tensor]:
-        x, shortest, size = at.x, best.distance[at.rows], anneal(alpha, alpha_final, at.step, steps)
+        x, shortest, size = at.x, best.distance[at.rows], anneal(alpha, alpha_final, at.step, steps) * box
         if sparse:
             fewer = torch.minimum(torch.minimum(radius, shortest) - 1, (radius * (1 - at.share)).floor())
             more = torch.maximum(radius + 1, (radius * (1 + at.share)).floor())
-            radius = torch.where(at.hit, fewer, more).clamp_(max(1, int(least)), x[0, 0].numel())
-            moved = (at.x_k + size * (threat.high - threat.low) * at.grad.sign()).clamp_(threat.low, threat.high)
-            gain = (moved - x).mul_(at.grad).sum(1)
+            radius = torch.where(at.hit, fewer, more).clamp_(max(1, int(least)), pixels)
+            moved = (at.x_k + size * at.grad.sign()).clamp_(threat.low, threat.high)
+            gain = over_channels((moved - x).mul_(at.grad))
             return torch.where(_largest(gain, radius), moved, x), radius
         delta = at.x_k - x
         slope = length(at.grad, DUAL[threat.norm]).clamp_min(TINY)
@@ -145,7 +146,7 @@ def _onto_ball(delta: Tensor, radius: Tensor, x: Tensor, threat: Lp) -> Tensor:
 
 
 def _largest(score: Tensor, count: Tensor) -> Tensor:
-    """Bool ``(M, 1, H, W)``: the ``count (M,)`` pixels of highest ``score (M, H, W)`` in each row."""
+    """Bool, shaped like ``score (M, 1, …)``: the ``count (M,)`` pixels of highest score in each row."""
     order = score.flatten(1).argsort(dim=1, descending=True, stable=True)
     chosen = torch.arange(order.shape[1], device=order.device) < count[:, None]
-    return torch.zeros_like(chosen).scatter_(1, order, chosen).view_as(score)[:, None]
+    return torch.zeros_like(chosen).scatter_(1, order, chosen).view_as(score)

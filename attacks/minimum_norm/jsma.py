@@ -67,7 +67,7 @@ def jsma(
     Args:
         target: gradient knowledge.
         x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
-        theta: what is added to both values of a pair, negative to decrease them; not 0.
+        theta: what is added to both values of a pair, as a share of the box, negative to decrease them; not 0.
         gamma: share of the values of an image that may be changed.
         targets: classes to try where none has to be reached.
         outputs: what F is. ``logits``: the layer before the softmax, as in the original attack (Carlini & Wagner 2017
@@ -84,6 +84,7 @@ def jsma(
     estimator = as_estimator(estimator)
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
     owner, t = _runs(target, x, y, targets)
+    box = target.ball.high - target.ball.low
     x_k = x[owner]
     for _ in range(math.floor(gamma * x[0].numel() / 2)):
         logits, gain, loss = _derivatives(target, estimator, x_k, owner, t, outputs)
@@ -94,7 +95,7 @@ def jsma(
         pair, found = most_salient_pair(sign * gain, sign * loss, free.flatten(1))
         owner, t, x_k, pair = owner[found], t[found], x_k[found], pair[found]
         flat = x_k.flatten(1)
-        changed = (flat.gather(1, pair) + theta).clamp(target.ball.low, target.ball.high)
+        changed = (flat.gather(1, pair) + theta * box).clamp(target.ball.low, target.ball.high)
         x_k = flat.scatter(1, pair, changed).view_as(x_k)
         hopeful = length(x_k - x[owner], "l0") < _limit(best, owner)
         owner, t, x_k = owner[hopeful], t[hopeful], x_k[hopeful]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -43,7 +44,8 @@ def one_pixel(
 ) -> Tensor:
     """One-pixel attack: the places and colours of eps pixels evolve by differential evolution.
 
-    A candidate has five numbers per pixel (on colour images): row, column and colour. Its child is
+    A candidate has five numbers per pixel (on colour images): row, column and colour. (Of a waveform a pixel is a
+    time, in a row of values it is one of them, and its place is one number.) Its child is
     a + F·(b - c) with three other candidates a, b, c drawn at random, and takes its place when the loss is higher
     (eq. 3). Numbers are clipped to their ranges, which the paper leaves open. The populations of all examples are
     scored as one batch, and an example leaves when one of its candidates fools the defense.
@@ -68,7 +70,7 @@ def one_pixel(
     Returns:
         x_adv, shaped like x, with at most eps pixels changed: a candidate that fooled, or else the fittest one.
     """
-    n, pixels = len(x), min(int(target.ball.eps), x[0, 0].numel())
+    n, pixels = len(x), min(int(target.ball.eps), math.prod(_sides(x)))
     if pixels < 1:
         return x.clone()
     goal, best = Goal.of(target, get_loss(loss), y), Best(x)
@@ -105,17 +107,23 @@ def _pick(members: Tensor, which: Tensor) -> Tensor:
     return members[torch.arange(len(which), device=which.device), which]
 
 
+def _sides(x: Tensor) -> tuple[int, ...]:
+    """The sides of the grid of pixels of ``x (M, C, …)`` or ``(M, D)``."""
+    return tuple(x.shape[2:] or x.shape[1:])
+
+
 def _random(target: Target, x: Tensor, *shape: int) -> Tensor:
-    """Random pixels ``(*shape, 2 + C)``: places uniform, colours normal, as published N(128, 127) of 255.
+    """Random pixels ``(*shape, P + C)``: P places uniform, colours normal, as published N(128, 127) of 255.
 
     All numbers are in [0, 1]: places as shares of the sides, colours as shares of the box.
     """
-    places, colours = target.rand(*shape, 2, like=x), target.randn(*shape, x.shape[1], like=x)
+    channels = x.shape[1] if x.ndim > 2 else 1
+    places, colours = target.rand(*shape, len(_sides(x)), like=x), target.randn(*shape, channels, like=x)
     return torch.cat([places, 0.5 + 0.5 * colours], -1).clamp_(0, 1)
 
 
 def _children(target: Target, x: Tensor, parents: Tensor, scale: float, crossover: float, fresh: float) -> Tensor:
-    """A child of each member of ``parents (M, P, pixels, 2 + C)``.
+    """A child of each member of ``parents (M, P, pixels, numbers)``.
 
     All examples use the same random numbers, so that none depends on which others are still in the batch.
     """
@@ -136,16 +144,17 @@ def _children(target: Target, x: Tensor, parents: Tensor, scale: float, crossove
 
 
 def _paint(target: Target, members: Tensor, x: Tensor) -> Tensor:
-    """The images ``x (M, C, H, W)`` with the pixels that ``members (M, pixels, 2 + C)`` describe."""
-    height, width = x.shape[2:]
-    sides = torch.tensor([height, width], dtype=x.dtype, device=x.device)
-    row, column = torch.minimum(members[:, :, :2] * sides, sides - 1).long().unbind(2)
+    """The images ``x (M, C, …)`` with the pixels that ``members (M, pixels, numbers)`` describe."""
+    dims = len(_sides(x))
+    sides = torch.tensor(_sides(x), dtype=x.dtype, device=x.device)
+    place, *further = torch.minimum(members[:, :, :dims] * sides, sides - 1).long().unbind(2)
+    for side, position in zip(_sides(x)[1:], further, strict=True):
+        place = place * side + position
     low, high = target.ball.low, target.ball.high
-    colour = low + (high - low) * members[:, :, 2:]
-    images = x.flatten(2).clone()
-    place = row * width + column
+    colour = low + (high - low) * members[:, :, dims:]
+    images = (x.flatten(2) if x.ndim > 2 else x[:, None]).clone()
     for pixel in range(members.shape[1]):  # one after another: where two coincide the last one is seen
-        at = place[:, pixel, None, None].expand(-1, x.shape[1], 1)
+        at = place[:, pixel, None, None].expand(-1, images.shape[1], 1)
         images.scatter_(2, at, colour[:, pixel, :, None])
     return images.view_as(x)
 

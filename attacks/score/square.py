@@ -52,9 +52,11 @@ def square(
     to one. A proposal in linf that would change nothing gets the opposite signs. Where the budget is large for the
     image, it is shared by several runs.
 
+    A waveform, or a row of values, has windows of a length instead of a side: stretches of neighbouring values.
+
     Args:
         target: score knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: forward passes per example over all runs, every draw counted. (On a randomised defense a point that
             fooled, and the last one of each run, are besides tried on 9 draws.)
         p_init: share of an image that the first windows cover.
@@ -137,24 +139,29 @@ class _Windows:
     """
 
     def __init__(self, target: Target, x: Tensor, rows: Tensor) -> None:
-        self.target, self.rows, self.total, self.shape = target, rows, len(x), x.shape[1:]
+        self.target, self.rows, self.total, self.given = target, rows, len(x), x.shape[1:]
+        #: Whether there is no second dimension, in which a window could have a side.
+        self.flat = x.ndim < 4
+        x = x.view(len(x), -1 if x.ndim > 2 else 1, 1, x.shape[-1]) if self.flat else x
+        self.shape = x.shape[1:]
         self.x = x[rows].flatten(2)
         self.points = self._start(x)[rows].flatten(2)
         self.side = self.places = self.step = 0
         self.order = torch.empty(0, device=x.device)
         #: For the steps of a block, each ``(steps, M, …)``: where the windows are, and what else is drawn.
         self.block: list[Tensor] = []
-        #: Where the last proposal wrote, ``(M, C, side²)``, what was there before, and what is there now.
+        #: Where the last proposal wrote, ``(M, C, values)``, what was there before, and what is there now.
         self.undo: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def images(self) -> Tensor:
-        """The points, ``(M, C, H, W)``."""
-        return self.points.view(-1, *self.shape)
+        """The points, shaped like the examples."""
+        return self.points.view(-1, *self.given)
 
     def propose(self, share: float) -> None:
         """Change a window that covers ``share`` of each image."""
-        side = self._side(math.sqrt(share * self.shape[1] * self.shape[2]), min(self.shape[1:]))
+        area, (height, width) = share * self.shape[1] * self.shape[2], self.shape[1:]
+        side = self._side(area, width) if self.flat else self._side(math.sqrt(area), min(height, width))
         if side != self.side:
             self._resize(side)
         if not self.block or self.step == len(self.block[0]):
@@ -192,9 +199,10 @@ class _Windows:
 
     def _resize(self, side: int) -> None:
         height, width = self.shape[1:]
-        self.side, self.places = side, (height - side + 1) * (width - side + 1)
+        down = 1 if self.flat else side
+        self.side, self.places = side, (height - down + 1) * (width - side + 1)
         offsets = torch.arange(side, device=self.x.device)
-        self.offsets = (offsets[:, None] * width + offsets).flatten()
+        self.offsets = (offsets[:down, None] * width + offsets).flatten()
         self.order, self.block = self.order[:0], []
 
     def _next_places(self) -> Tensor:
@@ -214,7 +222,7 @@ class _Windows:
         return places // span * self.shape[2] + places % span
 
     def _window(self, corner: Tensor) -> Tensor:
-        """Indices ``(M, C, side²)`` of the values in the windows at ``corner (M,)``."""
+        """Indices ``(M, C, values)`` of the values in the windows at ``corner (M,)``."""
         return (corner[:, None, None] + self.offsets).expand(-1, self.shape[0], -1)
 
     def _heads(self, *shape: int) -> Tensor:
@@ -264,12 +272,14 @@ class _L2(_Windows):
     def _start(self, x: Tensor) -> Tensor:
         """A grid of bumps, about five by five, of random signs, as long as the radius."""
         threat, (height, width) = self.target.ball, self.shape[1:]
-        side = max(1, min(height, width) // 5)
-        down, across = height // side, width // side
+        side = max(1, (width if self.flat else min(height, width)) // 5)
+        bumps = _stretch(side, x) if self.flat else _bumps(side, x)
+        down, across = height // bumps.shape[0], width // side
         signs = torch.where(self.target.rand(len(x), self.shape[0], down, across, like=x) < 0.5, -1.0, 1.0).to(x)
-        top, left = (height - side * down) // 2, (width - side * across) // 2
+        grid = torch.kron(signs, bumps)
+        top, left = (height - grid.shape[2]) // 2, (width - grid.shape[3]) // 2
         delta = torch.zeros_like(x)
-        delta[:, :, top : top + side * down, left : left + side * across] = torch.kron(signs, _bumps(side, x))
+        delta[:, :, top : top + grid.shape[2], left : left + grid.shape[3]] = grid
         delta *= threat.eps / delta[0].norm()
         return (x + delta).clamp_(threat.low, threat.high)
 
@@ -279,8 +289,13 @@ class _L2(_Windows):
 
     def _resize(self, side: int) -> None:
         super()._resize(side)
-        bumps = _bumps(side, self.x)
-        self.patterns = torch.stack([bumps, bumps.T, -bumps, -bumps.T]).flatten(1)
+        if self.flat:
+            bumps = _stretch(side, self.x)
+            turned = bumps.flip(1)
+        else:
+            bumps = _bumps(side, self.x)
+            turned = bumps.T
+        self.patterns = torch.stack([bumps, turned, -bumps, -turned]).flatten(1)
 
     def _draw(self, steps: int) -> list[Tensor]:
         turned, negative = self._heads(steps, 1), self._heads(steps, self.shape[0])
@@ -309,6 +324,13 @@ def _bumps(side: int, like: Tensor) -> Tensor:
     """Two neighbouring bumps of opposite sign, ``(side, side)`` with l2 norm 1 (section 4.2)."""
     top = side // 2
     bumps = torch.cat([_bump(top, side), -_bump(side - top, side)]).to(like)
+    return bumps / bumps.norm()
+
+
+def _stretch(side: int, like: Tensor) -> Tensor:
+    """The same along one dimension, ``(1, side)``."""
+    left = side // 2
+    bumps = torch.cat([_bump(1, left), -_bump(1, side - left)], 1).to(like)
     return bumps / bumps.norm()
 
 

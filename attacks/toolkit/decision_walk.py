@@ -166,6 +166,8 @@ def find_start(nearest: Nearest, tries: int) -> tuple[Tensor, Tensor]:
 
 def _noise(target: Target, x: Tensor, attempt: int) -> Tensor:
     low, high = target.ball.low, target.ball.high
+    if x.ndim == 2:
+        return low + (high - low) * target.rand(*x.shape, like=x)
     grid = [max(1, side >> attempt % 4) for side in x.shape[2:]]
     return low + (high - low) * F.interpolate(target.rand(*x.shape[:2], *grid, like=x), x.shape[2:])
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkabl
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense
@@ -44,7 +44,7 @@ class Estimator(Protocol):
         ...
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
-        """Logits ``(M, K)`` and gradients ``(M, k, C, H, W)`` of ``classes`` (see :meth:`Target.jacobian`)."""
+        """Logits ``(M, K)`` and gradients ``(M, k, …)`` of ``classes`` (see :meth:`Target.jacobian`)."""
         ...
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
@@ -95,15 +95,18 @@ def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
     """A tensor with the value of ``value`` and the gradient of ``stand_in``, resized where g changes the size.
 
     Raises:
-        InputError: when g changes the number of channels, where an identity gradient is not defined.
+        InputError: when g changes the number of channels or of dimensions, where an identity gradient is not defined.
     """
+    if stand_in.ndim != value.ndim:
+        shapes = f"{tuple(stand_in.shape[1:])} to {tuple(value.shape[1:])}"
+        raise InputError(f"identity gradient: the transform maps {shapes}; declare an approximation instead")
     if stand_in.shape[1] != value.shape[1]:
         raise InputError(
             f"identity gradient: the transform maps {stand_in.shape[1]} channels to {value.shape[1]}; "
             "declare an approximation instead"
         )
     if stand_in.shape[2:] != value.shape[2:]:
-        stand_in = F.interpolate(stand_in, value.shape[2:], mode="bilinear", align_corners=False)
+        stand_in = resized(stand_in, tuple(value.shape[2:]))
     return _StraightThrough.apply(value.detach(), stand_in)
 
 
@@ -207,7 +210,7 @@ class FiniteDifference:
     Args:
         samples: number of directions per gradient; each costs two forward passes. (There are no more orthogonal
             directions than values.)
-        sigma: length of the probe in each pixel's typical size (root mean square), in pixel units.
+        sigma: typical size (root mean square) of a value of the probe, in units of x.
         directions: ``orthogonal``, ``rademacher`` (signs) or ``gaussian``.
     """
 
@@ -241,7 +244,7 @@ class FiniteDifference:
     def _differences(
         self, target: Target, x: Tensor, index: Tensor, values: Callable[[Tensor, int], Tensor], number: int
     ) -> Tensor:
-        """Gradients ``(M, number, C, H, W)`` of the ``number`` columns that ``values`` makes of stacked logits."""
+        """Gradients ``(M, number, …)`` of the ``number`` columns that ``values`` makes of stacked logits."""
         dim = x[0].numel()
         directions = self._directions(target, dim).to(x)
         pairs = len(directions)

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attacks.toolkit.layers import convolution, dimensions, resized
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
+from bench.contracts.errors import NotApplicable
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
 
@@ -33,26 +35,28 @@ _DILATIONS = (1, 1, 2, 2, 1)
 
 
 class Imitator(nn.Module):
-    """q(x, start) = x + h(x, start): ``(N, C, H, W)``, twice, to ``(N, C', H', W')``. h has a linear path too.
+    """q(x, start) = x + h(x, start): ``(N, C, …)``, twice, to ``(N, C', …)``. h has a linear path too.
 
     Args:
         c_in: channels of x.
         c_out: channels of g(x).
-        size: ``(H', W')`` of g(x); the result is interpolated where it differs from that of x.
+        size: of g(x) beside its channels, ``(H', W')`` of images; the result is interpolated where it differs from
+            that of x.
         width: channels of the hidden layers.
         with_start: whether a start is an input beside x.
     """
 
-    def __init__(self, c_in: int, c_out: int, size: tuple[int, int], width: int, with_start: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, size: tuple[int, ...], width: int, with_start: bool) -> None:
         super().__init__()
+        conv = convolution(len(size))
         self.size, self.with_start, self.residual = size, with_start, c_in == c_out
         layers: list[nn.Module] = []
         channels = 2 * c_in if with_start else c_in
         for dilation in _DILATIONS:
-            layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+            layers += [conv(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
             channels = width
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, c_out, 1))
-        self.skip = nn.Conv2d(2 * c_in if with_start else c_in, c_out, 1, bias=False)
+        self.layers = nn.Sequential(*layers, conv(width, c_out, 1))
+        self.skip = conv(2 * c_in if with_start else c_in, c_out, 1, bias=False)
         for parameter in [*self.layers[-1].parameters(), *self.skip.parameters()]:
             nn.init.zeros_(parameter)  # training starts from the identity
 
@@ -60,8 +64,7 @@ class Imitator(nn.Module):
         inputs = x if start is None else torch.cat([x, start], 1)
         h = self.layers(inputs) + self.skip(inputs)
         if h.shape[2:] != self.size:
-            h = F.interpolate(h, self.size, mode="bilinear", align_corners=False)
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+            h, x = resized(h, self.size), resized(x, self.size)
         return x + h if self.residual else h
 
 
@@ -69,6 +72,9 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     """Train q on the training split; returns its weights, ``train_mse`` and ``test_mse`` (on held-out images).
 
     Empty where g is the identity. Adam with a one-cycle rate; every batch sees fresh draws of g.
+
+    Raises:
+        NotApplicable: for inputs without neighbourhoods, or a g that changes the number of dimensions.
     """
     defense, device = context.defense, context.device
     assert defense is not None, "an imitator is trained per defense"
@@ -78,10 +84,13 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     start, wanted = pairs(example)
     if wanted.shape == example.shape and torch.equal(wanted, example):
         return {}
-    shape = wanted.shape
+    shape = tuple(wanted.shape[1:])
+    given = tuple(example.shape[1:])
+    if dimensions(given, "the imitation of g") != len(shape) - 1:
+        raise NotApplicable(f"the imitation of g: no q = x + h maps inputs of shape {given} to {shape}, as g does")
     held_out = torch.arange(len(images)) % _HELD_OUT == 0
     train, test = images[~held_out], images[held_out]
-    net = Imitator(example.shape[1], shape[1], (shape[2], shape[3]), width, start is not None).to(device)
+    net = Imitator(example.shape[1], shape[0], shape[1:], width, start is not None).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
     total = epochs * math.ceil(len(train) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
@@ -96,7 +105,7 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
         report((epoch + 1) / epochs, f"epoch {epoch + 1}/{epochs}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     errors = {TRAIN_MSE: _error(net, pairs, train, device), TEST_MSE: _error(net, pairs, test, device)}
-    return weights | errors | {_SIZE: torch.tensor(shape[2:])}
+    return weights | errors | {_SIZE: torch.tensor(shape[1:])}
 
 
 def imitate(target: Target, x: Tensor, width: int) -> Tensor:
@@ -107,10 +116,10 @@ def imitate(target: Target, x: Tensor, width: int) -> Tensor:
     weights = {k: v for k, v in target.prepared.items() if k not in (TRAIN_MSE, TEST_MSE, _SIZE)}
     if not weights:
         return x
-    channels, (rows, columns) = x.shape[1], target.prepared[_SIZE].tolist()
+    channels, size = x.shape[1], tuple(target.prepared[_SIZE].tolist())
     c_out, inputs, *_ = weights["skip.weight"].shape
     with_start = inputs > channels
-    net = Imitator(channels, c_out, (rows, columns), width, with_start)
+    net = Imitator(channels, c_out, size, width, with_start)
     net.load_state_dict(weights)
     sample_start = getattr(target.defense, "sample_start", None)
     start = sample_start(x.detach()) if with_start and sample_start is not None else None

@@ -29,6 +29,16 @@ def flat_length(delta: Tensor, norm: str) -> Tensor:
     return delta.abs().amax(-1) if norm == "linf" else delta.abs().sum(-1)
 
 
+def over_channels(values: Tensor) -> Tensor:
+    """Sums over the channels of ``values (M, C, …)``, of bools whether any is True: ``(M, 1, …)``.
+
+    In a batch ``(M, D)`` every value is a position of its own.
+    """
+    if values.ndim == 2:
+        return values
+    return values.any(1, keepdim=True) if values.dtype == torch.bool else values.sum(1, keepdim=True)
+
+
 def l1_unit(grad: Tensor) -> Tensor:
     """Gradients ``(M, …)`` divided by their l1 length, as momentum sums them up (Dong et al. 2018, eq. 6)."""
     return grad / per_example(grad.flatten(1).abs().sum(1).clamp_min(1e-30), grad)

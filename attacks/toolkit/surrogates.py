@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attacks.toolkit.layers import average_pool, convolution, dimensions
 from attacks.toolkit.projections import steepest
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import freeze
@@ -24,11 +25,15 @@ _INNER_STEPS = 3
 
 
 def build(number: int, info: DataInfo) -> nn.Module:
-    """The ``number``-th surrogate for images of ``info.shape``: plain, residual and large-kernel in turn.
+    """The ``number``-th surrogate for inputs of ``info.shape``: plain, residual and large-kernel in turn.
 
-    Maps ``(N, C, H, W)`` in [0, 1] to logits ``(N, num_classes)``. Group normalisation throughout, so that
+    Maps ``(N, C, …)`` in the data's box to logits ``(N, num_classes)``. Group normalisation throughout, so that
     training and evaluation mode do not differ.
+
+    Raises:
+        NotApplicable: for inputs without neighbourhoods, ``(N, D)``.
     """
+    dimensions(info.shape, "a surrogate")
     return (_plain, _residual, _large_kernel)[number % 3](info)
 
 
@@ -98,48 +103,49 @@ def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: Lp) -> Tensor:
 
 
 def _widths(info: DataInfo) -> list[int]:
-    """Channels of each stage; a stage halves the image, the last one leaves about 4×4."""
+    """Channels of each stage; a stage halves every side, the last one leaves about 4."""
     stages = max(1, round(math.log2(max(info.shape[1:]) / 4)))
     return [min(24 * 2**stage, 128) for stage in range(stages + 1)]
 
 
-def _block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _block(dims: int, c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = convolution(dims)(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(8, c_out), nn.ReLU())
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, dims: int, width: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(_block(width, width), _block(width, width))
+        self.inner = nn.Sequential(_block(dims, width, width), _block(dims, width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.inner(x)
 
 
-def _network(info: DataInfo, stem: nn.Module, stage: Callable[[int, int], nn.Module]) -> nn.Sequential:
-    widths = _widths(info)
-    stages = [stage(c_in, c_out) for c_in, c_out in pairwise(widths)]
-    head = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * widths[-1], info.num_classes)]
+def _network(info: DataInfo, stage: Callable[[int, int, int], nn.Module], kernel: int = 3) -> nn.Sequential:
+    widths, dims = _widths(info), len(info.shape) - 1
+    stem = _block(dims, info.shape[0], widths[0], kernel)
+    stages = [stage(dims, c_in, c_out) for c_in, c_out in pairwise(widths)]
+    head = [average_pool(dims, 4), nn.Flatten(), nn.Linear(4**dims * widths[-1], info.num_classes)]
     return nn.Sequential(stem, *stages, *head)
 
 
 def _plain(info: DataInfo) -> nn.Module:
-    def stage(c_in: int, c_out: int) -> nn.Module:
-        return nn.Sequential(_block(c_in, c_out, stride=2), _block(c_out, c_out))
+    def stage(dims: int, c_in: int, c_out: int) -> nn.Module:
+        return nn.Sequential(_block(dims, c_in, c_out, stride=2), _block(dims, c_out, c_out))
 
-    return _network(info, _block(info.shape[0], _widths(info)[0]), stage)
+    return _network(info, stage)
 
 
 def _residual(info: DataInfo) -> nn.Module:
-    def stage(c_in: int, c_out: int) -> nn.Module:
-        return nn.Sequential(_Residual(c_in), _block(c_in, c_out, stride=2), _Residual(c_out))
+    def stage(dims: int, c_in: int, c_out: int) -> nn.Module:
+        return nn.Sequential(_Residual(dims, c_in), _block(dims, c_in, c_out, stride=2), _Residual(dims, c_out))
 
-    return _network(info, _block(info.shape[0], _widths(info)[0]), stage)
+    return _network(info, stage)
 
 
 def _large_kernel(info: DataInfo) -> nn.Module:
-    def stage(c_in: int, c_out: int) -> nn.Module:
-        return _block(c_in, c_out, kernel=5, stride=2)
+    def stage(dims: int, c_in: int, c_out: int) -> nn.Module:
+        return _block(dims, c_in, c_out, kernel=5, stride=2)
 
-    return _network(info, _block(info.shape[0], _widths(info)[0], kernel=5), stage)
+    return _network(info, stage, kernel=5)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from attacks.toolkit.layers import convolved, resized
 from attacks.toolkit.losses import Goal, ce
 from attacks.toolkit.projections import l1_unit, steepest
 from attacks.toolkit.surrogates import load_surrogates, train_surrogates
@@ -93,7 +94,7 @@ def transfer(
 
 
 def blurred(grad: Tensor, radius: int) -> Tensor:
-    """``grad (M, C, H, W)`` convolved with a Gaussian of 2·radius + 1 pixels and standard deviation radius/3.
+    """``grad (M, C, …)`` convolved with a Gaussian of 2·radius + 1 pixels and standard deviation radius/3.
 
     Up to the border it is the mean gradient over the images shifted by at most ``radius`` pixels to each side, for a
     model that does not mind shifts (Dong et al. 2019, eq. 6, arXiv:1904.02884).
@@ -103,21 +104,19 @@ def blurred(grad: Tensor, radius: int) -> Tensor:
     at = torch.arange(-radius, radius + 1, dtype=grad.dtype, device=grad.device)
     weights = torch.exp(-0.5 * (3 * at / radius) ** 2)
     weights /= weights.sum()
-    channels = grad.shape[1]
-    kernel = weights.view(1, 1, -1).expand(channels, 1, -1)
-    # The kernel is separable: rows, then columns.
-    grad = F.conv2d(grad, kernel[:, :, :, None], padding=(radius, 0), groups=channels)
-    return F.conv2d(grad, kernel[:, :, None, :], padding=(0, radius), groups=channels)
+    return convolved(grad, weights)
 
 
 def _logits(model: nn.Module, x: Tensor, target: Target, diversity: float) -> Tensor:
-    """Logits of one surrogate, on randomly shrunk and padded images with probability ``diversity``."""
-    chance, size, down, right = target.rand(4, like=x).tolist()
-    height, width = x.shape[2:]
+    """Logits of one surrogate, on randomly shrunk and padded inputs with probability ``diversity``."""
+    chance, size, *shifts = target.rand(x.ndim, like=x).tolist()
     if chance < diversity:
         scale = _SMALLEST + (1 - _SMALLEST) * size
-        h, w = max(1, round(scale * height)), max(1, round(scale * width))
-        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-        x = F.interpolate(x, (h, w), mode="bilinear", align_corners=False)
-        x = F.pad(x, (left, width - w - left, top, height - h - top))
+        sides = tuple(x.shape[2:])
+        small = tuple(max(1, round(scale * side)) for side in sides)
+        padding: list[int] = []
+        for shift, side, inner in reversed(list(zip(shifts, sides, small, strict=True))):  # the last dimension first
+            before = int(shift * (side - inner + 1))
+            padding += [before, side - inner - before]
+        x = F.pad(resized(x, small), padding)
     return model(x)

@@ -83,7 +83,8 @@ def depends_on_batch(defense: Defense, x: Tensor) -> bool:
 def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: Lp) -> tuple[str, float]:
     """The margin's plain autograd gradient at random points of the ball: a word, and the share of zeros."""
     noise = torch.rand(x.shape, generator=generator("probe", tuple(x.shape))).to(x)
-    start = (x + min(threat.eps, 1.0) * (2 * noise - 1)).clamp(threat.low, threat.high).requires_grad_()
+    reach = min(threat.eps, threat.high - threat.low)
+    start = (x + reach * (2 * noise - 1)).clamp(threat.low, threat.high).requires_grad_()
     with torch.enable_grad():
         logits = defense(start)
         true = logits.gather(1, y[:, None]).squeeze(1)

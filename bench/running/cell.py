@@ -113,20 +113,28 @@ def prepare(setting: Setting, attack_name: str, path: Path) -> float:
         train=context.data.train,
         device=torch.device(setting.device),
     )
+    refusal = ""
     with seeded(setting.suite.seed, "prepare", entry.spec.name, "" if of_data else setting.spec.name):
-        tensors = entry.spec.prepare(work, **entry.params)
+        try:
+            tensors = entry.spec.prepare(work, **entry.params)
+        except NotApplicable as reason:  # every shard will say so
+            tensors, refusal = {}, str(reason)
     seconds = time.perf_counter() - start
-    setting.store.write_tensors(path, tensors, {"seconds": f"{seconds:.3f}"})
+    setting.store.write_tensors(path, tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})
     return seconds
 
 
-def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float]:
-    """The tensors of a preparation and the seconds it took; nothing when the attack needs none."""
+def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float, str]:
+    """The tensors of a preparation, the seconds it took, and why it found the attack not applicable, if it did.
+
+    Nothing when the attack needs none.
+    """
     if path is None:
-        return {}, 0.0
+        return {}, 0.0, ""
     with safetensors.safe_open(path, framework="pt") as file:
-        seconds = float((file.metadata() or {}).get("seconds", 0))
-        return {name: file.get_tensor(name) for name in file.keys()}, seconds  # noqa: SIM118
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, float(about.get("seconds", 0)), about.get("refusal", "")
 
 
 def empty_record(setting: Setting, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
@@ -170,7 +178,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     stream = (suite.seed, setting.spec.name, attack_name, piece.number)
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
-    tensors, prepare_seconds = read_prepared(prepared)
+    tensors, prepare_seconds, refusal = read_prepared(prepared)
     target = Target(
         defense,
         threat,
@@ -187,6 +195,8 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     x_adv, changed = x, False
     if entry is not None:
         try:
+            if refusal:
+                raise NotApplicable(refusal)
             if threat.norm not in entry.spec.norms:
                 raise NotApplicable(f"{entry.spec.name} has no {threat.norm} version ({', '.join(entry.spec.norms)})")
             with seeded(*stream, "optimise"):

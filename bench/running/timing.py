@@ -39,13 +39,13 @@ def measure(
     """Median seconds per 1000 examples of both, over ``repeats`` alternating passes after one warm-up.
 
     Args:
-        x: ``(N, C, H, W)``; repeated until one pass of the reference takes ``at_least`` seconds, so that a small
+        x: ``(N, …)``; repeated until one pass of the reference takes ``at_least`` seconds, so that a small
             network's time is not the clock's noise.
     """
     _seconds(reference, x, batch_size)
     _seconds(defense, x, batch_size)
     once = _seconds(reference, x, batch_size)
-    x = x.repeat(min(64, max(1, round(at_least / max(once, 1e-6)))), 1, 1, 1)
+    x = x.repeat(min(64, max(1, round(at_least / max(once, 1e-6)))), *[1] * (x.ndim - 1))
     ours, theirs = [], []
     for _ in range(repeats):
         theirs.append(_seconds(reference, x, batch_size))

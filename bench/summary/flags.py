@@ -96,12 +96,12 @@ def _unbounded(results: DefenseResults, attacks: list[AttackSummary]) -> list[Fl
     chance = 1 / len(results.suite.class_names)
     flags = []
     for attack in attacks:
-        big_enough = attack.record.eps >= 0.5 or results.suite.norm != "linf"
+        big_enough = attack.record.eps >= 0.5 * (results.suite.high - results.suite.low) or results.suite.norm != "linf"
         if attack.record.counted or attack.robust is None or not big_enough:
             continue
         if attack.robust.value > chance + ABOVE_CHANCE:
             text = (
-                f"{attack.record.name} with eps {format_eps(attack.record.eps)} may paint any image and still leaves "
+                f"{attack.record.name} with eps {format_eps(attack.record.eps)} may reach any input and still leaves "
                 f"{100 * attack.robust.value:.1f} % (chance is {100 * chance:.0f} %): its gradients are useless here."
             )
             flags.append(Flag("unbounded-fails", "unbounded attack fails", text))
