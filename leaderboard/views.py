@@ -37,6 +37,13 @@ GROUPS = (
 )
 
 
+#: What an attack of a targeted suite has to reach.
+GOALS = {
+    "least-likely": "the smallest logit of the clean input",
+    "random": "drawn for each example, the same for every defense",
+    "next": "the label plus one",
+}
+
 _GROUP = {group.id: group for group in GROUPS}
 
 

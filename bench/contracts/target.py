@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ class Objective(Protocol):
         """The objective of a slice of the rows."""
         ...
 
+
+#: How a targeted suite chooses the class that each example has to reach. ``least-likely``: the one with the smallest
+#: clean logit of the defense under attack; ``random``: any other than y, the same for every defense; ``next``: y + 1,
+#: modulo the number of classes.
+Towards = Literal["least-likely", "random", "next"]
 
 #: The label :meth:`Target.labels` gives to an input that the defense's detector rejects.
 REJECTED = -1

@@ -3,6 +3,7 @@
 An adversarial input counts when the threat model allows it (of an Lp ball: finite, inside the box, inside the ball up
 to ``Lp.tolerance``), it is misclassified, and not rejected by the detector at its fixed threshold. An input that breaks
 a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not an error.
+In a targeted suite it has to be classified as the class to reach; any other class, the right one or not, is a failure.
 
 Randomised defenses are judged on fresh draws that the attack never saw, in two disjoint streams: ``select``, on
 which the worst attack of an example is chosen later, and ``report``, on which it is scored.
@@ -45,9 +46,19 @@ class Tally:
 
 @torch.no_grad()
 def tally(
-    defense: Defense, x: Tensor, y: Tensor, draws: int, threshold: float | None, batch_size: int, *stream: object
+    defense: Defense,
+    x: Tensor,
+    y: Tensor,
+    draws: int,
+    threshold: float | None,
+    batch_size: int,
+    *stream: object,
+    towards: Tensor | None = None,
 ) -> Tally:
-    """Run ``draws`` passes over ``x`` on the random stream named by ``stream``."""
+    """Run ``draws`` passes over ``x`` on the random stream named by ``stream``.
+
+    With ``towards``, int64 ``(N,)``, every class but that one counts as correct.
+    """
     n = len(x)
     correct = torch.zeros(n, dtype=torch.int64)
     rejected, caught, prediction = correct.clone(), correct.clone(), correct.clone()
@@ -59,7 +70,7 @@ def tally(
             logits = defense(batch)
             check_logits(logits, len(batch), defense.data.num_classes)
             guess = torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
-            right = guess == labels
+            right = guess == labels if towards is None else guess != towards[rows.to(towards.device)]
             refused = torch.zeros_like(right)
             if threshold is not None:
                 assert defense.detect is not None
@@ -87,6 +98,7 @@ class Judging:
         batch_size: rows per pass (a randomised defense draws batch by batch).
         stream: names of the random stream (suite seed, defense, attack, shard).
         clean: rows of the unattacked input, where a rejection is a failure instead of a success.
+        towards: int64 ``(N,)``, the class each x_adv has to reach in a targeted suite; None: any but y.
     """
 
     threat: ThreatModel
@@ -95,6 +107,7 @@ class Judging:
     batch_size: int
     stream: tuple[object, ...]
     clean: bool = False
+    towards: Tensor | None = None
 
 
 def judge(
@@ -112,17 +125,22 @@ def judge(
         judged = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), x_adv, x)
     else:
         judged = x
-    report = tally(defense, judged, y, how.draws.report, how.threshold, how.batch_size, *how.stream, "report")
+
+    def outcome(draws: int, purpose: str) -> Tally:
+        stream = (*how.stream, purpose)
+        return tally(defense, judged, y, draws, how.threshold, how.batch_size, *stream, towards=how.towards)
+
+    report = outcome(how.draws.report, "report")
     if how.draws.select == how.draws.report == 1:
         select = report
     else:
-        select = tally(defense, judged, y, how.draws.select, how.threshold, how.batch_size, *how.stream, "select")
+        select = outcome(how.draws.select, "select")
     away = {norm: values.tolist() for norm, values in how.threat.distances(x, judged).items()}
 
-    def survived(outcome: Tally) -> list[int]:
+    def survived(found: Tally) -> list[int]:
         if how.clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
-            return (outcome.correct - (outcome.rejected - outcome.caught)).tolist()
-        return (outcome.correct + outcome.caught).tolist()
+            return (found.correct - (found.rejected - found.caught)).tolist()
+        return (found.correct + found.caught).tolist()
 
     columns: dict[str, list[Any]] = {
         "prediction": report.prediction.tolist(),

@@ -20,6 +20,7 @@ from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
+from bench.judging.towards import classes_to_reach
 from bench.plugins.resolve import LoadedDefense, load_defense
 from bench.storing import provenance
 from bench.storing.current import Piece
@@ -52,6 +53,11 @@ class Setting:
     def draws(self) -> Draws:
         """Judging draws; one is enough for a deterministic defense."""
         return Draws(self.suite.draws.select, self.suite.draws.report) if self.randomized else Draws(1, 1)
+
+    def towards(self, defense: Defense, x: Tensor, y: Tensor, ids: list[str]) -> Tensor | None:
+        """The class that each example has to reach, ``(N,)``; None in an untargeted suite."""
+        seed, draws = self.suite.seed, self.draws.select
+        return classes_to_reach(self.suite.towards, defense, x, y, ids, seed=seed, draws=draws, name=self.spec.name)
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds, refusal = read_prepared(prepared)
+    towards = None if entry is None else setting.towards(defense, x, y, ids)
     target = Target(
         defense,
         threat,
@@ -189,6 +196,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         threshold=setting.threshold,
         prepared={name: value.to(setting.device) for name, value in tensors.items()},
         batch_size=suite.batch_size,
+        towards=towards,
     )
     state = {name: value.clone() for name, value in defense.state_dict().items()}
     start = time.perf_counter()
@@ -199,6 +207,8 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
                 raise NotApplicable(refusal)
             if threat.norm not in entry.spec.norms:
                 raise NotApplicable(f"{entry.spec.name} has no {threat.norm} version ({', '.join(entry.spec.norms)})")
+            if towards is not None and not entry.spec.targeted:
+                raise NotApplicable(f"{entry.spec.name} has no targeted form")
             with seeded(*stream, "optimise"):
                 x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
         except NotApplicable as reason:
@@ -222,7 +232,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         ids,
         x_adv.detach().to(x.dtype),
         target.counts,
-        Judging(threat, setting.draws, setting.threshold, target.batch_size, stream, clean=entry is None),
+        Judging(threat, setting.draws, setting.threshold, target.batch_size, stream, entry is None, towards),
     )
     record = empty_record(
         setting,
@@ -235,6 +245,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         prepare_seconds=prepare_seconds,
         provenance=provenance.finish(clock, setting.device),
         rows=judged,
+        towards=None if towards is None else towards.tolist(),
     )
     setting.store.write_shard(record, None if entry is None else x_adv)
     return record.status

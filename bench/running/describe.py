@@ -61,6 +61,7 @@ def suite_record(suite: Suite, data: Data) -> SuiteRecord:
     fixed: dict[str, Any] = {
         "data": provenance.publishable(suite.data),
         "split": suite.split,
+        "towards": suite.towards,
         "norm": suite.threat_model.norm,
         "eps": suite.threat_model.eps,
         "seed": suite.seed,

@@ -29,6 +29,7 @@ class SuiteKey(Component):
     norm: str
     eps: float
     seed: int
+    towards: str | None = Field(default=None, description="how the class to reach is chosen; None: untargeted")
 
 
 class DataKey(Component):
@@ -91,6 +92,7 @@ _NAMES = {
     "suite.norm": "the norm",
     "suite.eps": "the radius",
     "suite.seed": "the seed",
+    "suite.towards": "the class to reach",
     "data.version": "the data set's version",
     "data.split": "the split",
     "data.examples": "the examples themselves",

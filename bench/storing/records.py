@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.contracts.inputs import Kind
+from bench.contracts.target import Towards
 from bench.storing.digest import digest
 from bench.storing.keys import PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, SuiteKey
 
@@ -46,6 +47,8 @@ class Row(Record):
 
     ``robust`` counts draws in which the attack did not get through: right, or rejected by the detector. For
     ``clean`` a draw counts only when it is right *and* accepted. A deterministic defense has one draw.
+
+    Under an attack of a targeted suite every class but the one to reach counts as right.
     """
 
     id: str
@@ -152,6 +155,7 @@ class SuiteRecord(Record):
     reference: str = Field(description="the undefended model that timing is relative to")
     attacks: list[AttackRecord]
     study: StudyRecord | None = None
+    towards: Towards | None = Field(default=None, description="how the class to reach is chosen; None: untargeted")
     radii: list[float] = Field(default=[], description="radii of at most eps at which robust accuracy is shown as well")
 
     def data_key(self, start: int, stop: int) -> DataKey:
@@ -171,7 +175,7 @@ class SuiteRecord(Record):
         random = defense.probe.randomized
         whole = Key(
             protocol=self.protocol,
-            suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed),
+            suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed, towards=self.towards),
             data=self.data_key(0, 0),
             defense=defense.key,
             attack=None if attack is None else attack.key,
@@ -302,6 +306,7 @@ class ShardRecord(Record):
     prepare_seconds: float = Field(default=0.0, description="one-off preparation this attack needed")
     x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")
     x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
+    towards: list[int] | None = Field(default=None, description="the class each row had to reach; None: untargeted")
     provenance: Provenance
     rows: list[Row]
 

@@ -31,6 +31,7 @@ from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.inputs import DataInfo
+from bench.contracts.target import Towards
 from bench.contracts.threat import Lp, Norm, format_eps
 from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
@@ -171,6 +172,11 @@ class Suite(_Strict):
     batch_size: int = Field(default=512, ge=1, description="rows per pass; halved when memory runs out")
     shard_timeout_s: float | None = Field(default=None, gt=0, description="seconds a shard may take; null: no limit")
     study: Study | None = Field(default=None, description="variants of one defense to compare; null: a leaderboard")
+    towards: Towards | None = Field(
+        default=None,
+        description="the class each example has to reach: least-likely (the defense's smallest clean logit), random "
+        "or next (label + 1); null: any but its own",
+    )
     attacks: dict[Name, Entry] = Field(min_length=1, description="the attacks, by the name used in results")
 
     _name: str = PrivateAttr(default="")

@@ -22,9 +22,10 @@ FORMATS = ("table", "csv", "json", "markdown")
 def headline(summary: SuiteSummary) -> str:
     """One line that says what the numbers are about."""
     record = summary.record
+    goal = f"towards the {record.towards} class, " if record.towards else ""
     return (
         f"{record.name}: {record.data}, {len(record.ids)} examples, {record.norm} eps {format_eps(record.eps)}, "
-        f"seed {record.seed}. Accuracy in % with 95 % intervals; worst case per example over all attacks: "
+        f"{goal}seed {record.seed}. Accuracy in % with 95 % intervals; worst case per example over all attacks: "
         f"an upper bound on robustness. One worker's time for all of it: {summary.worker_seconds / 60:.0f} min."
     )
 

@@ -16,6 +16,7 @@ from bench.data.load import load_data
 from bench.data.splits import Data
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
+from bench.judging.towards import classes_to_reach
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.storing.keys import differences
@@ -132,8 +133,11 @@ def _cell(
             return Verdict(record.name, name, rows, different, f"shard {number}: {error}")
         if not kept:
             continue
-        again = _judge(suite, record, shard, defense, x, y, x_adv)
+        towards = _towards(suite, shard, defense, x, y)
+        again = _judge(suite, record, shard, defense, x, y, x_adv, towards)
         rows += len(kept)
+        if shard.towards != (None if towards is None else towards.tolist()):
+            return Verdict(record.name, name, rows, different, f"shard {number}: other classes to reach than recorded")
         for old, new in ((shard.rows[row], again[row]) for row in kept):
             different += any(getattr(old, column) != getattr(new, column) for column in JUDGED)
     return Verdict(record.name, name, rows, different)
@@ -153,6 +157,16 @@ def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Te
     return x_adv, stored
 
 
+def _towards(
+    suite: SuiteRecord, shard: ShardRecord, defense: Defense, x: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor | None:
+    """The class that each row had to reach, found again; None for the clean input and in an untargeted suite."""
+    if shard.attack == CLEAN:
+        return None
+    ids, draws = [row.id for row in shard.rows], shard.draws_select
+    return classes_to_reach(suite.towards, defense, x, y, ids, seed=suite.seed, draws=draws, name=shard.defense)
+
+
 def _judge(
     suite: SuiteRecord,
     record: DefenseRecord,
@@ -161,6 +175,7 @@ def _judge(
     x: torch.Tensor,
     y: torch.Tensor,
     x_adv: torch.Tensor,
+    towards: torch.Tensor | None,
 ) -> list[Row]:
     eps = suite.eps if shard.key.attack is None else shard.key.attack.eps
     none = torch.zeros(len(x), dtype=torch.int64)
@@ -178,5 +193,6 @@ def _judge(
             shard.batch_size,
             stream=(suite.seed, record.name, shard.attack, shard.shard),
             clean=shard.attack == CLEAN,
+            towards=towards,
         ),
     )
