@@ -24,6 +24,7 @@ class Undefended(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="Undefended",
         summary=(

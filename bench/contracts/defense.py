@@ -87,6 +87,10 @@ class Defense(nn.Module):
     #: results belong to one version. None, or a version that only a base class declares: no promise, so a change of any
     #: file of the plugin makes its results stale.
     version: ClassVar[int | None] = None
+    #: Of the recipe: raised whenever ``fit`` would give other weights, which are then trained anew under another name.
+    recipe_version: int | str = 1
+    #: Whether the recipe defends against ``run.threat``. False: the weights are those of every threat model.
+    trains_in_ball: bool = True
     #: Distributions whose own version decides the output as well, such as ``pillow`` where a codec of it is used.
     depends: tuple[str, ...] = ()
     #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.

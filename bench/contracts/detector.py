@@ -34,6 +34,10 @@ class Detector(nn.Module):
     randomized: bool = False
     #: Of how it scores, as ``Defense.version``.
     version: ClassVar[int | None] = None
+    #: Of the recipe, as ``Defense.recipe_version``.
+    recipe_version: int = 1
+    #: Whether the recipe uses ``run.threat``, as ``Defense.trains_in_ball``.
+    trains_in_ball: bool = True
     #: As ``Defense.depends``.
     depends: tuple[str, ...] = ()
 
@@ -86,6 +90,9 @@ class WithDetector(Defense):
         self.card = detector.card
         self.randomized = detector.randomized or defense.randomized
         self.depends = (*detector.depends, *defense.depends)
+        trained = [part for part in (detector, defense) if part.has_recipe]
+        self.recipe_version = "+".join(str(part.recipe_version) for part in trained)
+        self.trains_in_ball = any(part.trains_in_ball for part in trained)
 
     @property
     def classifier(self) -> nn.Module:  # type: ignore[override]

@@ -45,7 +45,7 @@ def check_defense(
     """Check one defense on the suite's data, rule by rule; stops where going on makes no sense."""
     data = load_data(suite.data, root)
     try:
-        loaded = load_defense(spec, data.info, torch.device(device))
+        loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
     except InputError as error:
         yield Finding("fail", "The defense can be found, built and given its weights.", str(error))
         return
@@ -113,7 +113,8 @@ class _Rules:
 
     def built_twice(self) -> None:
         """Building it twice gives the same weights, so that every worker attacks the same model."""
-        again = load_defense(self.spec, self.data.info, torch.device(self.device)).defense
+        training = self.suite.training(self.data)
+        again = load_defense(self.spec, self.data.info, torch.device(self.device), training).defense
         if state_digest(again) != state_digest(self.defense):
             raise InputError("weights differ from one build to the next; load them from a file or fix the seed")
 

@@ -21,7 +21,7 @@ from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.inputs import DataInfo
 from bench.plugins.references import find, resolve
 from bench.plugins.registry import ATTACKS, DEFENSES
-from bench.storing.checkpoints import checkpoint_path, load_
+from bench.storing.checkpoints import TrainingSettings, find_checkpoint, load_
 from bench.storing.digest import code_digest, digest
 
 
@@ -153,8 +153,15 @@ def _annotation(parameter: inspect.Parameter) -> Any:
     return type(parameter.default) if isinstance(parameter.default, (bool, int, float, str)) else Any
 
 
-def load_defense(spec: DefenseSpec, info: DataInfo, device: torch.device | str = "cpu") -> LoadedDefense:
+def load_defense(
+    spec: DefenseSpec,
+    info: DataInfo,
+    device: torch.device | str = "cpu",
+    training: TrainingSettings | None = None,
+) -> LoadedDefense:
     """Build a defense, load its weights when it is one that is trained, and move it to ``device``.
+
+    ``training``: what the weights were trained for (``Suite.training``); without it there must be only one checkpoint.
 
     Raises:
         InputError: as :func:`build_defense`; also for a missing checkpoint, or one whose SHA-256 differs.
@@ -164,7 +171,7 @@ def load_defense(spec: DefenseSpec, info: DataInfo, device: torch.device | str =
     about = (_version(defense, found.module, spec), _libraries(defense))
     if not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, *about)
-    path = checkpoint_path(defense, spec.name, spec.checkpoints)
+    path = find_checkpoint(defense, spec, training)
     loaded = load_(defense, path)
     return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about)
 

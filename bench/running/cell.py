@@ -96,7 +96,7 @@ def open_context(setting: Setting) -> Context:
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
         data = load_data(setting.suite.data, setting.data_root)
-        loaded = load_defense(setting.spec, data.info, torch.device(setting.device))
+        loaded = load_defense(setting.spec, data.info, torch.device(setting.device), setting.suite.training(data))
         if defense_key(setting.spec, loaded) != setting.defense:
             raise InputError(f"{setting.spec.name}: version or weights differ from those probed; bench check says why")
         attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}

@@ -110,7 +110,7 @@ class Evaluation:
     # -- checking and recording -----------------------------------------------------------------------------
 
     def _load(self, spec: DefenseSpec) -> LoadedDefense:
-        loaded = load_defense(spec, self.data.info, self.device)
+        loaded = load_defense(spec, self.data.info, self.device, self.request.suite.training(self.data))
         ready(loaded.defense)
         return loaded
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -35,8 +36,12 @@ from bench.contracts.target import Towards
 from bench.contracts.threat import Lp, Norm, format_eps
 from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
+from bench.storing.checkpoints import TrainingSettings
 from bench.storing.records import CLEAN
 from bench.storing.store import slug
+
+if TYPE_CHECKING:
+    from bench.data.splits import Data
 
 #: The file looked for in the current folder; without one, the copy in this package is used.
 FILE = "bench.yaml"
@@ -96,6 +101,16 @@ class ThreatModelConfig(_Strict):
             if radius > eps:
                 raise ValueError(f"must be at most eps, {format_eps(eps)}: no attack is given more")
         return sorted(set(radii))
+
+
+class TrainedFor(_Strict):
+    """Which weights of a defense a suite evaluates, if not those trained for its own threat model."""
+
+    norm: Norm = Field(description="of the threat model that they were trained for")
+    eps: Eps = Field(description="its radius")
+    seed: int | None = Field(
+        default=None, ge=0, description="of the training; null: the suite's, or the only one that there is"
+    )
 
 
 class Draws(_Strict):
@@ -162,6 +177,9 @@ class Suite(_Strict):
     split: Literal["train", "validation", "test"] = Field(default="test", description="the split that is attacked")
     examples: int | None = Field(default=None, ge=1, description="how many of its examples; null for all")
     threat_model: ThreatModelConfig = Field(description="norm and radius of the ball around each input")
+    trained_for: TrainedFor | None = Field(
+        default=None, description="weights for another threat model or of a certain seed; null: for the suite's own"
+    )
     seed: int = Field(default=0, ge=0, description="all randomness of a run is derived from it")
     shard_size: int = Field(default=100, ge=1, description="examples that are scheduled, stored and resumed together")
     draws: Draws = Field(default=Draws(), description="how often a randomised defense is asked per input")
@@ -191,11 +209,31 @@ class Suite(_Strict):
         radius = self.threat_model.eps if eps is None else eps
         return Lp(self.threat_model.norm, radius, info.input.low, info.input.high)
 
+    @property
+    def weights(self) -> TrainedFor:
+        """What the weights that are evaluated were trained for; without a seed any will do, the suite's first."""
+        return self.trained_for or TrainedFor(norm=self.threat_model.norm, eps=self.threat_model.eps)
+
+    def training(self, data: Data) -> TrainingSettings:
+        """:attr:`weights` on a data set, by which a checkpoint is found; `bench train` on this suite makes it."""
+        asked, box = self.weights, data.info.input
+        name, *marks = self._name.split("@")
+        moved = Path(self.data.rpartition(":")[2]).name in marks
+        options = ["--suite", name, *(["--data", self.data] if moved else [])]
+        return TrainingSettings(
+            data=data.info.name,
+            data_version=data.version,
+            threat=Lp(asked.norm, asked.eps, box.low, box.high),
+            seed=self.seed if asked.seed is None else asked.seed,
+            any_seed=asked.seed is None,
+            options=shlex.join(options),
+        )
+
     def with_(self, *, data: str | None = None, norm: str | None = None, eps: float | str | None = None) -> Suite:
         """The same suite on other data or in another ball, under a name of its own; itself when nothing differs.
 
-        In another norm, entries with an ``eps`` of their own are left out, and so are the ``radii``: these numbers
-        mean nothing there.
+        In another ball the evaluated weights stay those of this suite. In another norm, entries with an ``eps`` of
+        their own are left out, and so are the ``radii``: these numbers mean nothing there.
 
         Args:
             data: reference of a data set.
@@ -212,7 +250,7 @@ class Suite(_Strict):
             marks.append(Path(data.rpartition(":")[2]).name)
         threat = self._other_threat(norm, eps)
         if threat != self.threat_model:
-            update["threat_model"] = threat
+            update |= {"threat_model": threat, "trained_for": self.weights}
             marks.append(slug(str(Lp(threat.norm, threat.eps))))
         if threat.norm != self.threat_model.norm:
             update["attacks"] = {name: entry for name, entry in self.attacks.items() if entry.eps is None}
@@ -322,7 +360,11 @@ def _first_problem(error: ValidationError) -> str:
     loc = [str(part) for part in first["loc"] if part != "[key]"]
     where = ".".join(loc)
     if first["type"] == "extra_forbidden":
-        owners: dict[str, type[BaseModel]] = {"threat_model": ThreatModelConfig, "draws": Draws}
+        owners: dict[str, type[BaseModel]] = {
+            "threat_model": ThreatModelConfig,
+            "trained_for": TrainedFor,
+            "draws": Draws,
+        }
         owner = Config if len(loc) == 1 else owners.get(loc[-2], Suite)
         return f"{where}: there is no such field{did_you_mean(loc[-1], owner.model_fields)}"
     if first["type"] == "missing":

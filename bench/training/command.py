@@ -19,7 +19,7 @@ from bench.training.recipe import train_defense
 
 
 def train_all(specs: Sequence[DefenseSpec], suite: Suite, device: str, root: Path | None, console: Console) -> int:
-    """Train each defense on the suite's data and threat model. Returns the exit code.
+    """Train each defense on the suite's data, for the threat model that its weights are for. Returns the exit code.
 
     Raises:
         InputError: before anything is trained, when a single named defense has no recipe or cannot be built.
@@ -35,8 +35,7 @@ def train_all(specs: Sequence[DefenseSpec], suite: Suite, device: str, root: Pat
             have_recipe.append(spec)
     for spec in have_recipe:
         with _Display(console, spec.name) as show:
-            threat = suite.threat_for(data.info)
-            path = train_defense(spec, data, threat=threat, seed=suite.seed, device=device, progress=show)
+            path = train_defense(spec, data, suite.training(data), device=device, progress=show)
         console.print(f"{spec.name}: checkpoint written to {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -30,7 +30,7 @@ from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
-from bench.storing.checkpoints import checkpoint_path, save
+from bench.storing.checkpoints import TrainingSettings, checkpoint_path, save
 from bench.storing.digest import code_digest
 from bench.storing.provenance import versions
 from bench.storing.store import slug, write_atomically
@@ -73,7 +73,7 @@ class TrainingRun:
     Attributes:
         train, validation: splits; a recipe never sees the test split.
         info: name, shape and class count of the data.
-        threat: the threat model that adversarial training defends against.
+        trained_for: the threat model to defend against; None for a recipe that declares ``trains_in_ball = False``.
         seed: every random number of the run derives from it.
         device: where to train; the modules are there already.
         state: folder for the resumable state of each stage.
@@ -86,7 +86,7 @@ class TrainingRun:
     train: Split
     validation: Split
     info: DataInfo
-    threat: Lp
+    trained_for: Lp | None
     seed: int
     device: torch.device
     state: Path
@@ -94,6 +94,17 @@ class TrainingRun:
     progress: Callable[[Progress], None] | None = None
     stages: list[Stage] = field(default_factory=list)
     epoch: int = 0
+
+    @property
+    def threat(self) -> Lp:
+        """The threat model that adversarial training defends against.
+
+        Raises:
+            InputError: for a recipe whose defense declares that it does not use it: its checkpoint's name has none.
+        """
+        if self.trained_for is None:
+            raise InputError("training: the recipe uses run.threat, but its defense declares trains_in_ball = False")
+        return self.trained_for
 
     def minimise(
         self,
@@ -231,9 +242,8 @@ def accuracy(defense: Defense, split: Split, device: torch.device, batch_size: i
 def train_defense(
     spec: DefenseSpec,
     data: Data,
+    settings: TrainingSettings,
     *,
-    threat: Lp,
-    seed: int,
     device: torch.device | str = "cpu",
     folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -243,8 +253,7 @@ def train_defense(
     Args:
         spec: which defense, with which parameters.
         data: trained on ``data.train``; ``data.validation`` gives the accuracy in the record.
-        threat: the threat model that adversarial training defends against.
-        seed: decides the initial weights and every random number after them.
+        settings: what to train for; the seed decides the initial weights and every random number after them.
         device: where to train.
         folder: of the checkpoints (default: ``spec.checkpoints``, else beside the defense's module).
         progress: called after every epoch.
@@ -255,15 +264,16 @@ def train_defense(
     Raises:
         InputError: when the defense has no recipe, or training diverges.
     """
-    device = torch.device(device)
+    device, seed = torch.device(device), settings.seed
     with seeded(seed, data.info.name, "initial weights"):
         defense = build_defense(spec, data.info).to(device)
-    path = checkpoint_path(defense, spec.name, folder or spec.checkpoints)
+    path = checkpoint_path(defense, spec.name, settings, folder or spec.checkpoints)
+    identity = settings.identity(defense, spec.name)
     state = path.with_suffix(".unfinished")
     conditions = [
-        spec.reference, spec.params, str(threat), seed, device.type, torch.__version__,
-        data.train.digest, code_digest(defense),
+        identity, device.type, torch.__version__, data.train.digest, code_digest(defense),
     ]  # fmt: skip
+    threat = settings.threat if defense.trains_in_ball else None
     run = TrainingRun(
         data.train, data.validation, data.info, threat, seed, device, state,
         identity=json.dumps(conditions, default=str), progress=progress,
@@ -277,12 +287,9 @@ def train_defense(
         defense,
         path,
         {
-            "defense": spec.name,
+            **identity,
             "params": spec.params,
-            "data": data.info.name,
             "examples": len(data.train),
-            "threat": {"norm": threat.norm, "eps": threat.eps},
-            "seed": seed,
             "device": device.type,
             "seconds": round(sum(stage.seconds for stage in run.stages), 3),
             "stages": [asdict(stage) for stage in run.stages],

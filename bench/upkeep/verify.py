@@ -19,6 +19,7 @@ from bench.judging.probe import ready
 from bench.judging.towards import classes_to_reach
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
+from bench.storing.checkpoints import TrainingSettings
 from bench.storing.keys import differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, read_record
@@ -91,7 +92,8 @@ def verify(
             continue
         try:
             spec = DefenseSpec(record.reference, record.params, places.checkpoints)
-            loaded = load_defense(spec, data.info, torch.device(device))
+            training = TrainingSettings.of_record(record.training)
+            loaded = load_defense(spec, data.info, torch.device(device), training)
             ready(loaded.defense)
         except InputError as error:
             yield Verdict(record.name, "–", 0, 0, str(error))

@@ -66,7 +66,8 @@ class AntiAdversary(Defense):
         for name, value in {"steps": steps, "step_size": step_size}.items():
             if not value > 0:
                 raise InputError(f"anti-adversary: {name} {value} must be greater than 0")
-        self.steps, self.step_size, self.base_training, self.network = steps, step_size, training, network
+        self.steps, self.step_size, self.network = steps, step_size, network
+        self.trains_in_ball = training == "adversarial"
         self.classifier = classifier_for(data, network)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class AntiAdversary(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """f on the images themselves: the layer is added to a network that exists already."""
-        if self.base_training == "adversarial":
+        if self.trains_in_ball:
             adversarial_training(run, self.classifier, network=self.network)
         else:
             natural_training(run, self.classifier, network=self.network)

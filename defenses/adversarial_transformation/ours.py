@@ -103,6 +103,7 @@ class AdversarialTransformation(Defense):
         self.mode, self.randomized, self.steps = mode, random_start, steps
         self.radius, self.step_size = radius, step_size
         self.external_training, self.external_epochs, self.network = external, external_epochs, network
+        self.trains_in_ball = external == "adversarial"
         members = [external_for(data) for _ in range(ensemble)]
         self.external = freeze(members[0] if ensemble == 1 else MeanLogits(members))
         self.classifier = classifier_for(data, network)

@@ -29,6 +29,7 @@ class BitDepth(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="Bit-depth reduction",
         summary=(

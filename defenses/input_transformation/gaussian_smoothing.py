@@ -30,6 +30,7 @@ class GaussianSmoothing(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="Gaussian smoothing",
         summary=(

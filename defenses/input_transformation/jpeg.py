@@ -57,6 +57,7 @@ class JPEG(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     depends = ("pillow",)
     card = Card(
         title="JPEG compression",

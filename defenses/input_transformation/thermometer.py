@@ -70,7 +70,7 @@ class Thermometer(Defense):
         super().__init__(data)
         if not 2 <= levels <= 256:
             raise InputError(f"thermometer: levels {levels} is outside 2..256")
-        self.levels, self.adversarial = levels, adversarial
+        self.levels, self.trains_in_ball = levels, adversarial
         self.network = network
         channels, height, width = data.shape
         encoded = DataInfo(data.name, InputSpec((levels * channels, height, width)), data.num_classes)
@@ -86,7 +86,7 @@ class Thermometer(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on codes of clean or, with ``adversarial``, of adversarial images."""
-        if self.adversarial:
+        if self.trains_in_ball:
             adversarial_training(run, _SoftEncoded(self), network=self.network)
         else:
             train_classifier(run, self, self.network)

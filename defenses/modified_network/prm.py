@@ -62,6 +62,7 @@ class PRM(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="Pixel robustness manipulation",
         summary=(

@@ -41,6 +41,7 @@ class PixelDefend(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="PixelDefend",
         summary=(

@@ -35,6 +35,7 @@ class BaRT(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     depends = ("pillow",)
     card = Card(
         title="Barrage of random transforms",

@@ -34,6 +34,7 @@ class RandomSelfEnsemble(Defense):
     """
 
     version = 1
+    trains_in_ball = False
     card = Card(
         title="Random self-ensemble",
         summary=(

@@ -95,11 +95,19 @@ def test_the_shipped_checkpoint_passes_the_check(name: str) -> None:
     assert broken == []
     defense = build_defense(DefenseSpec(name), load_data("digits").info)
     if type(defense).fit is not Defense.fit:
-        assert checkpoint_path(defense, name, None).stat().st_size <= 1_000_000
+        path = checkpoint_path(defense, name, suite.training(load_data("digits")))
+        assert path.stat().st_size <= 1_000_000
 
 
 class _Short(TrainingRun):
-    """A training run whose stages last one epoch."""
+    """A training run whose stages last one epoch; knows whether it was asked for its threat model."""
+
+    asked = False
+
+    @property
+    def threat(self) -> Lp:
+        self.asked = True
+        return super().threat
 
     def minimise(self, *arguments: Any, **settings: Any) -> None:
         super().minimise(*arguments, **{**settings, "epochs": 1, "milestones": ()})
@@ -116,6 +124,7 @@ def test_it_trains_and_is_attacked_at_32_by_32_in_colour(name: str, tmp_path: Pa
     with seeded("training"):
         defense.fit(run)
     assert run.stages
+    assert run.asked == defense.trains_in_ball
     assert any(not torch.equal(value, before[key]) for key, value in defense.state_dict().items())
     defense.eval()
     assert in_training_mode(defense) == []

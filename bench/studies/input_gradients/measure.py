@@ -244,7 +244,7 @@ def measure_and_store(
     """
     clock = provenance.start(command)
     data = load_data(suite.data, root)
-    loaded = load_defense(spec, data.info, torch.device(device))
+    loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
     ready(loaded.defense)
     found = measure(loaded.defense, select_examples(suite, data), suite.threat_for(data.info), seed=suite.seed)
     about = {"defense": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}

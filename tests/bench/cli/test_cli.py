@@ -21,6 +21,7 @@ from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing import checkpoints
 from bench.storing.records import SCHEMA_VERSION
+from bench.suites.config import load_config
 
 STEP = {"step": {"attack": plugin("one_step")}}
 
@@ -189,7 +190,8 @@ def test_a_plugin_that_gives_no_model_is_refused(tmp_path: Path, source: str, fr
 
 def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
     defense = build_defense(DefenseSpec("none"), load_data("digits").info)
-    path = checkpoints.checkpoint_path(defense, "none", tmp_path / "weights")
+    settings = load_config(write_config(tmp_path / "bench.yaml", STEP)).suite("tiny").training(load_data("digits"))
+    path = checkpoints.checkpoint_path(defense, "none", settings, tmp_path / "weights")
     saved = checkpoints.save(defense, path, {"seconds": 1.0})
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -201,7 +203,8 @@ def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) ->
 
 def test_a_missing_checkpoint_says_how_to_make_it(tmp_path: Path) -> None:
     ended = evaluate(tmp_path, "--checkpoints", tmp_path / "weights", defense="none")
-    assert_refused(ended, "does not exist; make it with `bench train --defense none")
+    making = f"`bench train --defense none --checkpoints {tmp_path / 'weights'} --suite tiny`"
+    assert_refused(ended, f"does not exist; make it with {making}")
     assert_nothing_written(tmp_path)
 
 

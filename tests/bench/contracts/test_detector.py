@@ -19,6 +19,7 @@ from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
 from bench.judging.probe import detector_threshold, probe, ready
 from bench.plugins.resolve import build_defense, load_defense
+from bench.storing.checkpoints import TrainingSettings
 from bench.training.recipe import train_defense
 
 DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
@@ -125,14 +126,16 @@ def test_a_wrong_classifier_or_parameter_is_one_line(plugin: Path, params: dict[
 
 def test_both_are_trained_in_one_run_and_the_classifier_to_the_weights_it_has_alone(plugin: Path) -> None:
     spec = DefenseSpec(f"{plugin}:Brightness", {"classifier": f"{plugin}:Linear"})
-    path = train_defense(spec, _data(), threat=THREAT, seed=0)
+    settings = TrainingSettings(INFO.name, 1, THREAT, seed=0)
+    path = train_defense(spec, _data(), settings)
     assert path.is_relative_to(plugin.parent / "checkpoints"), "beside the file of the detector"
     alone = DefenseSpec(f"{plugin}:Linear")
-    train_defense(alone, _data(), threat=THREAT, seed=0)
+    train_defense(alone, _data(), settings)
 
     loaded, single = load_defense(spec, INFO), load_defense(alone, INFO)
 
     assert [stage["name"] for stage in loaded.training["stages"]] == ["f", "mean"]
+    assert loaded.training["recipe_version"] == "1+1", "of both"
     assert isinstance(loaded.defense, WithDetector)
     behind = loaded.defense.defense.state_dict()
     assert all(torch.equal(value, behind[name]) for name, value in single.defense.state_dict().items())

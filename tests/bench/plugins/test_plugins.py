@@ -17,12 +17,13 @@ from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.threat import Lp
 from bench.plugins import references
 from bench.plugins import resolve as plugins
 from bench.plugins.references import resolve
 from bench.plugins.registry import ATTACKS, PluginError
 from bench.plugins.resolve import build_defense, get_attack, load_defense
-from bench.storing.checkpoints import checkpoint_path, save
+from bench.storing.checkpoints import TrainingSettings, checkpoint_path, save
 
 INFO = DataInfo("toy", InputSpec((1, 4, 4)), 2)
 DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
@@ -220,10 +221,11 @@ def test_trained_weights_are_loaded_from_the_named_folder(tmp_path: Path) -> Non
     file = write(tmp_path, mine=TRAINED) / "mine.py"
     spec = DefenseSpec(f"{file}:Mine", checkpoints=tmp_path / "weights")
     original = build_defense(spec, INFO)
-    path = checkpoint_path(original, spec.name, spec.checkpoints)
+    settings = TrainingSettings(INFO.name, 1, Lp("linf", 0.1), seed=1)
+    path = checkpoint_path(original, spec.name, settings, spec.checkpoints)
     sha256 = save(original, path, {"seconds": 7}).sha256
 
-    loaded = load_defense(spec, INFO, "cpu")
+    loaded = load_defense(spec, INFO, "cpu", settings)
 
     assert (loaded.checkpoint, loaded.sha256, loaded.training) == (path, sha256, {"seconds": 7})
     assert torch.equal(loaded.defense.classifier[1].weight, original.classifier[1].weight)

@@ -15,7 +15,9 @@ import bench
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
+from bench.data.load import load_data
 from bench.plugins.registry import ATTACKS, PluginError
+from bench.storing.checkpoints import TrainingSettings
 from bench.suites.config import Config, json_schema, load_config, resolve_attacks, schema_text, variants_of
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +128,29 @@ def test_defaults_are_filled_in_and_fractions_become_numbers(tmp_path: Path) -> 
     assert suite.threat_for(WAVES, 0.5) == Lp("linf", 0.5, -1.0, 1.0)
     assert (suite.split, suite.examples, suite.false_positive_rate, suite.reference) == ("test", None, 0.05, "none")
     assert (suite.draws.select, suite.draws.report) == (20, 100)
+
+
+def test_a_suite_says_which_weights_it_evaluates(tmp_path: Path) -> None:
+    digits = load_data("digits")
+    own = read(tmp_path, {"suites": {"demo": {**SUITE, "seed": 3}}}).suite("demo").training(digits)
+    assert own == TrainingSettings("digits", digits.version, Lp("linf", 8 / 255), seed=3)
+    assert own.any_seed and own.options == "--suite demo"
+    other = read(tmp_path, changed("trained_for", {"norm": "l2", "eps": 0.5, "seed": 4})).suite("demo")
+    settings = other.with_(data="folder:my images").training(digits)
+    assert settings == TrainingSettings("digits", digits.version, Lp("l2", 0.5), seed=4)
+    assert not settings.any_seed and settings.options == "--suite demo --data 'folder:my images'"
+    assert complaint(tmp_path, changed("trained_for", {"norm": "l2"})) == "suites.demo.trained_for.eps: is required"
+    misspelt = complaint(tmp_path, changed("trained_for", {"norm": "l2", "eps": 1, "sed": 1}))
+    assert misspelt == "suites.demo.trained_for.sed: there is no such field (did you mean 'seed'?)"
+
+
+def test_in_another_ball_the_weights_stay_those_of_the_suite(tmp_path: Path) -> None:
+    digits, suite = load_data("digits"), read(tmp_path, {"suites": {"demo": SUITE}}).suite("demo")
+    other = suite.with_(norm="l2", eps=0.5)
+    assert other.threat_for(digits.info) == Lp("l2", 0.5)
+    assert other.training(digits) == suite.training(digits)
+    assert other.training(digits).options == "--suite demo", "which trains them"
+    assert other.with_(eps=1).training(digits) == suite.training(digits)
 
 
 def test_a_suite_keeps_its_name_on_the_way_to_a_worker(tmp_path: Path) -> None:

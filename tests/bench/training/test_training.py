@@ -15,7 +15,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
-from bench.storing.checkpoints import load_, record_path
+from bench.storing.checkpoints import TrainingSettings, load_, record_path
 from bench.training.recipe import Progress, TrainingRun, train_defense
 
 THREAT = Lp("linf", 0.1)
@@ -66,7 +66,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train(folder: Path, data: Data, progress=None, seed: int = 1) -> Path:
-    return train_defense(SPEC, data, threat=THREAT, seed=seed, folder=folder, progress=progress)
+    return train_defense(SPEC, data, TrainingSettings("toy", 1, THREAT, seed), folder=folder, progress=progress)
 
 
 def _killer(at: int):
@@ -87,7 +87,7 @@ def test_killed_run_continues_bit_identically(tmp_path: Path, epochs_before_kill
     undisturbed = _train(tmp_path / "a", data)
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path / "b", data, _killer(epochs_before_kill))
-    assert not list((tmp_path / "b").rglob("toy.safetensors"))
+    assert not list((tmp_path / "b").rglob("toy-*.safetensors"))
     torch.manual_seed(99)  # whatever the new process has drawn before
     events: list[Progress] = []
     continued = _train(tmp_path / "b", data, events.append)
@@ -137,6 +137,24 @@ def test_record(tmp_path: Path) -> None:
         (stage, epoch, 3) for stage in ("first", "second") for epoch in (1, 2, 3)
     ]
     assert all(e.rate > 0 for e in events)
+
+
+def test_a_recipe_that_declares_no_threat_model_is_refused_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_TwoStages, "trains_in_ball", False)
+    path = _train(tmp_path, _data())
+    assert json.loads(record_path(path).read_text())["training"]["threat"] is None
+    monkeypatch.setattr(_TwoStages, "fit", lambda self, run: run.threat)
+    with pytest.raises(InputError, match=r"uses run\.threat, but its defense declares trains_in_ball = False"):
+        _train(tmp_path, _data())
+
+
+def test_another_threat_model_overwrites_nothing(tmp_path: Path) -> None:
+    data = _data()
+    first = _train(tmp_path, data)
+    before = first.read_bytes()
+    settings = TrainingSettings("toy", 1, Lp("l2", 0.1), seed=1)
+    second = train_defense(SPEC, data, settings, folder=tmp_path)
+    assert first != second and first.read_bytes() == before
 
 
 def test_training_leaves_the_global_generators_alone(tmp_path: Path) -> None:
