@@ -135,7 +135,7 @@ def _whole_box(norm: str, spec: InputSpec) -> float:
     """A radius that no point of the box exceeds."""
     side, values = spec.high - spec.low, math.prod(spec.shape)
     positions = values if len(spec.shape) == 1 else values // spec.shape[0]
-    radii = {"linf": side, "l2": side * values**0.5, "l1": side * values, "l0": float(positions)}
+    radii: dict[str, float] = {"linf": side, "l2": side * values**0.5, "l1": side * values, "l0": float(positions)}
     return radii.get(norm, side)
 
 

@@ -173,7 +173,8 @@ class _Mutation:
             shrunk = 0.9**self.plateaus
             rate, span = torch.maximum(rate, 0.2 * shrunk), torch.maximum(span, 2.0 * shrunk)
         lot, size = target.rand(2, *children.shape[1:], like=children)
-        return (lot < per_example(rate, children)) * (per_example(eps * span, children) * (2 * size - 1))
+        steps: Tensor = (lot < per_example(rate, children)) * (per_example(eps * span, children) * (2 * size - 1))
+        return steps
 
     def keep(self, going: Tensor) -> None:
         """Drop all rows but ``going``, bool ``(M,)``."""

@@ -324,7 +324,7 @@ def _bumps(side: int, like: Tensor) -> Tensor:
     """Two neighbouring bumps of opposite sign, ``(side, side)`` with l2 norm 1 (section 4.2)."""
     top = side // 2
     bumps = torch.cat([_bump(top, side), -_bump(side - top, side)]).to(like)
-    return bumps / bumps.norm()
+    return torch.div(bumps, bumps.norm())
 
 
 def _stretch(side: int, like: Tensor) -> Tensor:
@@ -341,4 +341,4 @@ def _bump(height: int, width: int) -> Tensor:
     stacked = heights.flip(0).cumsum(0).flip(0)
     vertical, horizontal = ((torch.arange(size) - size // 2).abs() for size in (height, width))
     bump = stacked[torch.maximum(vertical[:, None], horizontal)]
-    return bump / bump.norm()
+    return torch.div(bump, bump.norm())

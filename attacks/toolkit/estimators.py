@@ -107,7 +107,8 @@ def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
         )
     if stand_in.shape[2:] != value.shape[2:]:
         stand_in = resized(stand_in, tuple(value.shape[2:]))
-    return _StraightThrough.apply(value.detach(), stand_in)
+    joined: Tensor = _StraightThrough.apply(value.detach(), stand_in)
+    return joined
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class Identity(_Differentiable):
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
         with torch.no_grad():
             value = defense.transform(x)
-        return defense.classifier(straight_through(value, x))
+        logits: Tensor = defense.classifier(straight_through(value, x))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Classifier(_Differentiable):
     true_forward = False
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
-        return defense.classifier(x)
+        logits: Tensor = defense.classifier(x)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class BPDA(_Differentiable):
             with torch.no_grad():
                 value = defense.transform(x)
             z = straight_through(value, z)
-        return defense.classifier(z)
+        logits: Tensor = defense.classifier(z)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,8 @@ class Reparameterized(_Differentiable):
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
         from attacks.toolkit.imitation import imitate
 
-        return defense.classifier(imitate(target, x, self.width))
+        logits: Tensor = defense.classifier(imitate(target, x, self.width))
+        return logits
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         from attacks.toolkit.imitation import train_imitator
@@ -263,7 +268,8 @@ class FiniteDifference:
         count = min(self.samples, dim) if self.directions == "orthogonal" else self.samples
         gaussian = torch.randn(dim, count, generator=target.generator, dtype=torch.float64)
         if self.directions == "orthogonal":
-            return torch.linalg.qr(gaussian).Q.T * dim**0.5
+            scaled: Tensor = torch.linalg.qr(gaussian).Q.T * dim**0.5
+            return scaled
         return gaussian.T if self.directions == "gaussian" else gaussian.T.sign()
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:

@@ -65,7 +65,8 @@ class Imitator(nn.Module):
         h = self.layers(inputs) + self.skip(inputs)
         if h.shape[2:] != self.size:
             h, x = resized(h, self.size), resized(x, self.size)
-        return x + h if self.residual else h
+        out: Tensor = x + h if self.residual else h
+        return out
 
 
 def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str, Tensor]:
@@ -123,7 +124,8 @@ def imitate(target: Target, x: Tensor, width: int) -> Tensor:
     net.load_state_dict(weights)
     sample_start = getattr(target.defense, "sample_start", None)
     start = sample_start(x.detach()) if with_start and sample_start is not None else None
-    return freeze(net).to(x)(x, start)
+    imitated: Tensor = freeze(net).to(x)(x, start)
+    return imitated
 
 
 def _pairs(defense: Defense) -> Callable[[Tensor], tuple[Tensor | None, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import pydantic
 import torch
@@ -104,7 +104,7 @@ def get_loss(value: Any) -> Loss:
         InputError: with a suggestion when there is no such loss; for a setting that it does not have.
     """
     if callable(value):
-        return value
+        return cast("Loss", value)
     name, settings = value, dict[str, Any]()
     if isinstance(value, Mapping) and len(value) == 1:
         ((name, given),) = value.items()

@@ -24,7 +24,8 @@ def length(delta: Tensor, norm: str) -> Tensor:
 def flat_length(delta: Tensor, norm: str) -> Tensor:
     """Length of each perturbation ``(…, D)`` in linf, l2 or l1, ``(…,)``."""
     if norm == "l2":
-        return torch.linalg.vector_norm(delta, dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(delta, dim=-1)
+        return lengths
     # Faster than vector_norm, which does not vectorise these.
     return delta.abs().amax(-1) if norm == "linf" else delta.abs().sum(-1)
 

@@ -119,7 +119,8 @@ class _Residual(nn.Module):
         self.inner = nn.Sequential(_block(dims, width, width), _block(dims, width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.inner(x)
+        out: Tensor = x + self.inner(x)
+        return out
 
 
 def _network(info: DataInfo, stage: Callable[[int, int, int], nn.Module], kernel: int = 3) -> nn.Sequential:

@@ -119,4 +119,5 @@ def _logits(model: nn.Module, x: Tensor, target: Target, diversity: float) -> Te
             before = int(shift * (side - inner + 1))
             padding += [before, side - inner - before]
         x = F.pad(resized(x, small), padding)
-    return model(x)
+    logits: Tensor = model(x)
+    return logits

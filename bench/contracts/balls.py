@@ -103,4 +103,4 @@ def uniform_directions(norm: str, x: Tensor, generator: torch.Generator) -> Tens
         u = 2 * torch.rand(x.shape, generator=generator).to(x).flatten(1) - 1
         flat = -u.sign() * torch.log((1 - u.abs()).clamp_min(1e-12))
         size = flat.abs().sum(1, keepdim=True)
-    return (flat / size.clamp_min(1e-30)).view_as(x)
+    return torch.div(flat, size.clamp_min(1e-30)).view_as(x)

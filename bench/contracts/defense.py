@@ -98,6 +98,10 @@ class Defense(nn.Module):
 
     classifier: nn.Module
 
+    if TYPE_CHECKING:  # torch says Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
     def __init__(self, data: DataInfo) -> None:
         super().__init__()
         self.data = data
@@ -118,7 +122,8 @@ class Defense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, num_classes)`` of f(g(x))."""
-        return self.classifier(self.transform(x))
+        logits: Tensor = self.classifier(self.transform(x))
+        return logits
 
     def approximations(self) -> dict[str, Approximation]:
         """Named differentiable stand-ins for ``transform``; empty when there is nothing to approximate."""

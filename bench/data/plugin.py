@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bench.contracts.errors import InputError
 from bench.data.splits import Data
+from bench.plugins.references import resolve
 from bench.plugins.registry import DATA, PluginError
-from bench.plugins.resolve import resolve
 
 
 def names_one(reference: str) -> bool:

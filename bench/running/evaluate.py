@@ -27,8 +27,9 @@ from bench.running.cell import (
     select_examples,
 )
 from bench.running.describe import attack_record, suite_record
-from bench.running.engine import Engine, Job, Outcome
+from bench.running.engine import Engine
 from bench.running.gallery import make_gallery
+from bench.running.graph import Job, Outcome
 from bench.running.progress import Display, Tracker
 from bench.running.timing import measure
 from bench.storing import provenance

@@ -34,7 +34,8 @@ def worst_choice(select: Array, order: list[int]) -> NDArray[np.int64]:
         order: attack indices by precedence: the first of equals is taken.
     """
     filled = np.where(np.isnan(select), np.inf, select)[order]
-    return np.asarray(order, dtype=np.int64)[filled.argmin(0)]
+    worst: NDArray[np.int64] = np.asarray(order, dtype=np.int64)[filled.argmin(0)]
+    return worst
 
 
 def worst_case(select: Array, report: Array, order: list[int]) -> tuple[Array, NDArray[np.int64]]:

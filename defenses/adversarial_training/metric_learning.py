@@ -89,7 +89,8 @@ class MetricLearning(Defense):
             anchor, clean = seen[0].chunk(2)
             length = seen[0].norm(dim=1).mean()
             metric = triplet_loss(anchor, clean, y, self.margin)
-            return F.cross_entropy(logits[: len(x)], y) + self.weight * metric + LENGTH_WEIGHT * length
+            total: Tensor = F.cross_entropy(logits[: len(x)], y) + self.weight * metric + LENGTH_WEIGHT * length
+            return total
 
         minimise_in_ball(run, self.classifier, loss, stage="metric learning", network=self.network)
 

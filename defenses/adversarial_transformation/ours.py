@@ -148,7 +148,7 @@ class AdversarialTransformation(Defense):
     @torch.no_grad()
     def _inner_label(self, x: Tensor) -> Tensor:
         """The class that g moves towards (least likely) or away from (most likely), as seen at x; ``(N,)``."""
-        logits = self.external(x)
+        logits: Tensor = self.external(x)
         return logits.argmin(1) if self.mode == "least-likely" else logits.argmax(1)
 
     # -- smooth stand-ins -----------------------------------------------------------------------------------

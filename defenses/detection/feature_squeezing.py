@@ -78,7 +78,8 @@ BITS_GREY = 2
 def reduce_bit_depth(x: Tensor, bits: int) -> Tensor:
     """``x`` in [0, 1] rounded to ``2**bits`` levels; the gradient is that of the identity (straight-through)."""
     levels = 2**bits - 1
-    return x + ((x * levels).round() / levels - x).detach()
+    rounded: Tensor = (x * levels).round() / levels
+    return x + (rounded - x).detach()
 
 
 def median_2x2(x: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class BitDepth(Defense):
     def transform(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` rounded to multiples of 1 / (2**bits - 1). Cuts the graph."""
         steps = 2**self.bits - 1
-        return (x.detach().clamp(0, 1) * steps).round() / steps
+        rounded: Tensor = (x.detach().clamp(0, 1) * steps).round() / steps
+        return rounded
 
     def approximations(self) -> dict[str, Approximation]:
         """``identity``: what rounding is, up to half a level."""

@@ -80,8 +80,10 @@ class _Network(nn.Sequential):
     fast that way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(_channels_last(x) if x.device.type == "cpu" else x)
-        return out
+        x = _channels_last(x) if x.device.type == "cpu" else x
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ class _BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu1(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
         return out
 

@@ -63,7 +63,8 @@ def fourier(x: Tensor, strength: float) -> Tensor:
     factor = 0.98 + 0.04 * torch.rand_like(real)
     kept = torch.rand_like(real) >= _uniform(x, 0, 0.5 * strength)
     kept[..., 0, 0] = True
-    return torch.fft.irfft2(spectrum * factor * kept, s=x.shape[2:])
+    back: Tensor = torch.fft.irfft2(spectrum * factor * kept, s=x.shape[2:])
+    return back
 
 
 def zoom(x: Tensor, strength: float) -> Tensor:

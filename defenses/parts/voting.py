@@ -52,4 +52,5 @@ class Vote(nn.Module):
             return out
         logits = self.network(x.repeat(self.samples, 1, 1, 1))
         votes = logits.log_softmax(1).view(self.samples, len(x), logits.shape[1])
-        return votes.logsumexp(0) - math.log(self.samples)
+        mean: Tensor = votes.logsumexp(0) - math.log(self.samples)
+        return mean

@@ -136,7 +136,8 @@ class DefenseGAN(Defense):
 
     def _error(self, z: Tensor, x: Tensor) -> Tensor:
         """Mean squared error of every image, ``(N,)``."""
-        return (self.generator(z) - x).square().flatten(1).mean(1)
+        error: Tensor = (self.generator(z) - x).square().flatten(1).mean(1)
+        return error
 
     def approximations(self) -> dict[str, Approximation]:
         """Two stand-ins.
@@ -176,7 +177,8 @@ class DefenseGAN(Defense):
             distance = critic(_Reverse.apply(made)).mean() - critic(x).mean()
             z = self.search(x, COVERAGE_STEPS, COVERAGE_RESTARTS)
             coverage = self._error(z, x).mean() * x[0].numel()
-            return distance + PENALTY * _gradient_penalty(critic, x, made.detach()) + coverage
+            total: Tensor = distance + PENALTY * _gradient_penalty(critic, x, made.detach()) + coverage
+            return total
 
         epochs = 60 if min(run.info.shape[1:]) < 16 else 100
         run.minimise(
@@ -247,4 +249,5 @@ def _gradient_penalty(critic: nn.Module, x: Tensor, made: Tensor) -> Tensor:
     share = torch.rand(len(x), 1, 1, 1, device=x.device)
     between = (share * x + (1 - share) * made).requires_grad_()
     (grad,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (grad.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (grad.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty

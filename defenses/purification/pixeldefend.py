@@ -124,7 +124,8 @@ class PixelDefend(Defense):
         grid = torch.arange(self.levels, device=x.device).to(x) / (self.levels - 1)
         inside = (self.eps_defend - (grid - x[..., None]).abs()) * (self.levels - 1) / SOFTNESS
         logits = self.density(purified).permute(0, 3, 1, 2, 4)
-        return ((logits + F.logsigmoid(inside)).softmax(-1) * grid).sum(-1)
+        mean: Tensor = ((logits + F.logsigmoid(inside)).softmax(-1) * grid).sum(-1)
+        return mean
 
     def fit(self, run: TrainingRun) -> None:
         """First the density model, by its likelihood of clean images; then the classifier on clean images."""

@@ -21,7 +21,8 @@ class Cut(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.detach())
+        logits: Tensor = self.model(x.detach())
+        return logits
 
 
 class Scaled(nn.Module):
@@ -32,7 +33,8 @@ class Scaled(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return 1000 * self.model(x)
+        logits: Tensor = 1000 * self.model(x)
+        return logits
 
 
 class Quantised(Defense):

@@ -119,7 +119,8 @@ def length(delta: Tensor, norm: str) -> Tensor:
     """Length of each perturbation, ``(N,)``; in l0 the number of pixels changed."""
     if norm == "l0":
         return (delta != 0).any(1).flatten(1).sum(1).to(delta)
-    return delta.flatten(1).norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    lengths: Tensor = delta.flatten(1).norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    return lengths
 
 
 def assert_feasible(target: Target, x: Tensor, x_adv: Tensor) -> None:

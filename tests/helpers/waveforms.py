@@ -23,11 +23,8 @@ INFO = DataInfo("tones", InputSpec((1, LENGTH), -1.0, 1.0, "waveform"), 3)
 def tones() -> Data:
     """Low tones, high tones and rising chirps of random phase and loudness under some noise."""
     draws = torch.Generator().manual_seed(0)
-    return Data(
-        INFO,
-        ["low", "high", "chirp"],
-        *(_split(part, n, draws) for part, n in (("train", 300), ("validation", 60), ("test", 60))),
-    )
+    train, validation, test = (_split(part, n, draws) for part, n in (("train", 300), ("validation", 60), ("test", 60)))
+    return Data(INFO, ["low", "high", "chirp"], train, validation, test)
 
 
 def _split(part: str, n: int, draws: torch.Generator) -> Split:

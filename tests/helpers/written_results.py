@@ -167,7 +167,7 @@ class Results:
     def write_suite(self) -> None:
         self.store.write_suite(self.suite)
 
-    def write_defense(self, defense: DefenseRecord, cells: dict[str, Sequence[int] | Sequence[Row]]) -> None:
+    def write_defense(self, defense: DefenseRecord, cells: dict[str, Sequence[int | Row]]) -> None:
         """Store a defense with the rows of its cells, one entry per example of the suite in order.
 
         A cell may be shorter than the suite: its last shards are then missing. Numbers stand for :func:`row`.
