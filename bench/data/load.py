@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.contracts.errors import InputError, did_you_mean
 from bench.data import cifar10, digits, fashion_mnist, folder, plugin
 from bench.data.splits import Data
+from bench.plugins.registry import DATA
 
 
 def default_root() -> Path:
@@ -51,7 +52,7 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     elif plugin.names_one(reference):
         where = Path.cwd()
     else:
-        known = [*PUBLISHED, *plugin.DATA.names(), "folder:PATH", "FILE.py:FUNCTION"]
+        known = [*PUBLISHED, *DATA.names(), "folder:PATH", "FILE.py:FUNCTION"]
         raise InputError(f"data {reference!r} does not exist{did_you_mean(reference, known)}")
     key = (kind if kind == "folder" else reference, where)
     if key not in _loaded:
