@@ -331,7 +331,7 @@ def _stretch(side: int, like: Tensor) -> Tensor:
     """The same along one dimension, ``(1, side)``."""
     left = side // 2
     bumps = torch.cat([_bump(1, left), -_bump(1, side - left)], 1).to(like)
-    return bumps / bumps.norm()
+    return torch.div(bumps, bumps.norm())
 
 
 def _bump(height: int, width: int) -> Tensor:
