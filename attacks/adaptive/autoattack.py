@@ -9,11 +9,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from attacks.gradient.apgd import apgd
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
 from attacks.minimum_norm.fab import fab
 from attacks.score.square import square
 from attacks.toolkit.composition import Stage, cascade
-from attacks.toolkit.estimators import EOT, EstimatorLike, as_estimator, eot
+from attacks.toolkit.estimators import EOT, EstimatorLike, as_estimator, eot, estimator_prepares, prepare_estimator
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
 

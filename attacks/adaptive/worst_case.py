@@ -9,10 +9,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.gradient.pgd import Ascent, estimator_prepares, pgd, prepare_estimator
+from attacks.gradient.pgd import Ascent, pgd
 from attacks.score.square import square
 from attacks.toolkit.composition import Stage, Standing, cascade
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.selection import ranked_classes
 from bench.contracts.attack import attack

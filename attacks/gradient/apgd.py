@@ -10,11 +10,10 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import per_example, steepest
-from attacks.toolkit.selection import Best, ranked_classes, strength
+from attacks.toolkit.selection import Best, classes_to_reach, strength
 from bench.contracts.attack import attack
 from bench.contracts.target import Evaluation, Target
 from bench.contracts.threat import Lp
@@ -80,12 +79,9 @@ def apgd(
     ascent = _Ascent(as_estimator(estimator), steps, rho, alpha, rescore)
     best = Best(x)
     active = torch.arange(len(x), device=x.device)
-    classes: list[Tensor | None] = [None]
-    if targets and target.towards is None:
-        logits = target.logits(x, draws=rescore if target.randomized else 1)
-        classes = list(ranked_classes(logits, y, targets))
-        if not target.randomized:
-            active = active[~target.fooled(logits, x, y)]  # x itself is what is returned for the others
+    classes, logits = classes_to_reach(target, x, y, targets, rescore)
+    if logits is not None and not target.randomized:
+        active = active[~target.fooled(logits, x, y)]  # x itself is what is returned for the others
     for restart in range(restarts):
         for towards in classes:
             if not len(active):

@@ -8,8 +8,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, pgd, prepare_estimator
-from attacks.toolkit.estimators import EstimatorLike, as_estimator
+from attacks.gradient.pgd import pgd
+from attacks.toolkit.estimators import EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest
 from bench.contracts.attack import attack

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pydantic
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
+from attacks.toolkit.masks import MaskLike, as_mask, fitted
 from attacks.toolkit.projections import l1_unit, movable, steepest, top_signs
-from attacks.toolkit.selection import Best, ranked_classes, strength
-from bench.contracts.attack import PrepareContext, attack
-from bench.contracts.errors import InputError
+from attacks.toolkit.selection import Best, classes_to_reach, strength
+from bench.contracts.attack import attack
 from bench.contracts.target import Target
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -31,37 +30,6 @@ def _decay(schedule: Schedule, step: int, steps: int) -> float:
     if schedule == "linear":
         return 1 - step / steps
     return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def as_mask(value: Any) -> Tensor | None:
-    """A mask from its written form: None, a tensor, or nested lists of 0 and 1; bool.
-
-    Raises:
-        InputError: for anything else, and for a mask that selects nothing.
-    """
-    if value is None:
-        return None
-    try:
-        mask = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"mask: expected a tensor or nested lists of 0 and 1, got {value!r}") from None
-    if not ((mask == 0) | (mask == 1)).all() or not mask.any():
-        raise InputError("mask: expected zeros and at least one 1")
-    return mask.bool()
-
-
-#: Annotation for attack parameters: a mask or its written form.
-MaskLike = Annotated[Any, pydantic.AfterValidator(as_mask)]
-
-
-def prepare_estimator(context: PrepareContext, *, estimator: EstimatorLike, **_: object) -> dict[str, Tensor]:
-    """Whatever the estimator has to learn before the attack starts (see ``Reparameterized``)."""
-    return as_estimator(estimator).prepare(context)
-
-
-def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
-    """Whether the estimator has anything to learn."""
-    return as_estimator(estimator).prepares
 
 
 @attack(
@@ -126,12 +94,12 @@ def pgd(
         x_adv, shaped like x.
     """
     goal = Goal.of(target, get_loss(loss), y)
-    allowed = _fit(as_mask(mask), x)
+    allowed = fitted(as_mask(mask), x)
     ascent = Ascent(as_estimator(estimator), steps, step_size, schedule, momentum, direction, allowed)
     best = Best(x)
     active = torch.arange(len(x), device=x.device)
     for restart in range(restarts):
-        for towards in _classes(target, x, y, targets, rescore):
+        for towards in classes_to_reach(target, x, y, targets, rescore)[0]:
             # Random numbers are drawn for the whole shard, so that no example's depend on another's success.
             start = target.threat.sample(x, target.generator) if random_start or restart > 0 else x
             if allowed is not None:
@@ -146,23 +114,6 @@ def pgd(
             if not len(active):
                 return best.x
     return best.x
-
-
-def _fit(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    try:
-        return mask.to(x.device).expand(x.shape[1:])
-    except RuntimeError:
-        raise InputError(f"mask: shape {tuple(mask.shape)} does not broadcast to {tuple(x.shape[1:])}") from None
-
-
-def _classes(target: Target, x: Tensor, y: Tensor, targets: int, draws: int) -> list[Tensor | None]:
-    """The classes to run towards: none in particular, or the ``targets`` highest-ranked ones after y."""
-    if not targets or target.towards is not None:
-        return [None]
-    logits = target.logits(x, draws=draws if target.randomized else 1)
-    return list(ranked_classes(logits, y, targets))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.norm_walk import least_radius

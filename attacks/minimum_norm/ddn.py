@@ -8,8 +8,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import EstimatorLike, as_estimator
+from attacks.toolkit.estimators import EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.norm_walk import Look, anneal, least_radius, walk

@@ -8,8 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import EstimatorLike, as_estimator
+from attacks.toolkit.estimators import EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, NearestBoundary, Plane, Shortest
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.projections import flat_length, per_example, steepest

@@ -9,8 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import TINY, Boundary, GoalBoundary, NearestBoundary, Plane, Shortest, onto_hyperplane
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.projections import flat_length, length, per_example

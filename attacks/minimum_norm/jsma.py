@@ -10,8 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from attacks.gradient.pgd import estimator_prepares, prepare_estimator
-from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator
+from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import Shortest
 from attacks.toolkit.losses import Goal, ce
 from attacks.toolkit.projections import length

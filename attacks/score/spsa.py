@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from attacks.toolkit.estimators import Directions, FiniteDifference
+from attacks.toolkit.finite_differences import Directions, FiniteDifference
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength

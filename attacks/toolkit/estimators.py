@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Annotated, Any, Protocol, get_args, runtime_checkable
 
 import pydantic
 import torch
 from torch import Tensor
 
+from attacks.toolkit.finite_differences import Directions, FiniteDifference
 from attacks.toolkit.layers import resized
-from attacks.toolkit.losses import Goal
+from attacks.toolkit.losses import Goal, repeat
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.target import Evaluation, Jacobian, Target, select
+from bench.contracts.target import Evaluation, Jacobian, Target
 
 
 @runtime_checkable
@@ -195,87 +196,6 @@ class Reparameterized(_Differentiable):
         return train_imitator(context, epochs=self.epochs, width=self.width)
 
 
-def _repeat(rows: Tensor, times: int) -> Tensor:
-    """``rows (M, …)`` stacked ``times`` times."""
-    return rows.repeat(times, *[1] * (rows.ndim - 1))
-
-
-#: How the directions of finite differences are drawn: orthogonal ones, random signs, or independent Gaussians.
-Directions = Literal["orthogonal", "rademacher", "gaussian"]
-
-
-@dataclass(frozen=True)
-class FiniteDifference:
-    """Antithetic finite differences along random directions.
-
-    Needs nothing but logits, so no defense can hide from it by cutting its graph. With as many orthogonal
-    directions as there are values it is exact on a linear model. Random signs are SPSA (Uesato et al. 2018),
-    independent Gaussians NES (Ilyas et al. 2018). All examples share the directions.
-
-    Args:
-        samples: number of directions per gradient; each costs two forward passes. (There are no more orthogonal
-            directions than values.)
-        sigma: typical size (root mean square) of a value of the probe, in units of x.
-        directions: ``orthogonal``, ``rademacher`` (signs) or ``gaussian``.
-    """
-
-    true_forward = True
-    prepares = False
-    samples: int = 50
-    sigma: float = 0.03
-    directions: Directions = "orthogonal"
-
-    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
-        grad = self.gradient(target, x, goal, index)
-        logits = target.logits(x, index)
-        return Evaluation(goal(logits), grad, logits)
-
-    def gradient(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Tensor:
-        """The gradient alone, without a forward pass at ``x`` itself."""
-
-        def loss(logits: Tensor, repeats: int) -> Tensor:
-            return goal.repeat(repeats)(logits)[:, None]
-
-        return self._differences(target, x, index, loss, 1)[:, 0]
-
-    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
-        def chosen(logits: Tensor, repeats: int) -> Tensor:
-            return select(logits, None if classes is None else _repeat(classes, repeats))
-
-        number = target.num_classes if classes is None else classes.shape[1]
-        grads = self._differences(target, x, index, chosen, number)
-        return Jacobian(target.logits(x, index), grads)
-
-    def _differences(
-        self, target: Target, x: Tensor, index: Tensor, values: Callable[[Tensor, int], Tensor], number: int
-    ) -> Tensor:
-        """Gradients ``(M, number, …)`` of the ``number`` columns that ``values`` makes of stacked logits."""
-        dim = x[0].numel()
-        directions = self._directions(target, dim).to(x)
-        pairs = len(directions)
-        grads = x.new_zeros(len(x), number, dim)
-        for some in directions.split(max(1, 4096 // max(1, len(x)))):
-            probes = torch.cat([some, -some]) * self.sigma
-            rows = (x.flatten(1)[None] + probes[:, None]).reshape(-1, *x.shape[1:])
-            repeats = len(probes)
-            seen = values(target.logits(rows, index.repeat(repeats)), repeats).view(2, len(some), len(x), number)
-            seen = torch.nan_to_num(seen, nan=0.0, posinf=0.0, neginf=0.0)
-            grads += torch.einsum("smk,sd->mkd", seen[0] - seen[1], some) / (2 * self.sigma * pairs)
-        return grads.view(len(x), number, *x.shape[1:])
-
-    def _directions(self, target: Target, dim: int) -> Tensor:
-        """Directions ``(samples, dim)`` of root mean square 1."""
-        count = min(self.samples, dim) if self.directions == "orthogonal" else self.samples
-        gaussian = torch.randn(dim, count, generator=target.generator, dtype=torch.float64)
-        if self.directions == "orthogonal":
-            scaled: Tensor = torch.linalg.qr(gaussian).Q.T * dim**0.5
-            return scaled
-        return gaussian.T if self.directions == "gaussian" else gaussian.T.sign()
-
-    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
-        return {}
-
-
 @dataclass(frozen=True)
 class EOT:
     """Expectation over transformation: the mean over draws of the defense's randomness (Athalye et al. 2018).
@@ -307,7 +227,7 @@ class EOT:
             return self.of.evaluate(target, x, goal, index)
         if self.average == "logits":
             return self._of_mean_logits(target, x, goal, index, m)
-        rows = _repeat(x, m)
+        rows = repeat(x, m)
         each = self.of.evaluate(target, rows, goal.repeat(m), index.repeat(m))
         n = len(x)
         return Evaluation(
@@ -320,8 +240,8 @@ class EOT:
         m, n = self.samples if target.randomized else 1, len(x)
         if m == 1:
             return self.of.jacobian(target, x, index, classes)
-        rows = _repeat(x, m)
-        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else _repeat(classes, m))
+        rows = repeat(x, m)
+        each = self.of.jacobian(target, rows, index.repeat(m), None if classes is None else repeat(classes, m))
         return Jacobian(each.logits.view(m, n, -1).mean(0), each.grads.view(m, n, *each.grads.shape[1:]).mean(0))
 
     def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:
@@ -330,7 +250,7 @@ class EOT:
             raise InputError(f"eot: average 'logits' needs a differentiable estimator, got {inner}")
 
         def through(defense: Defense, x: Tensor) -> Tensor:
-            logits = inner.logits(target, defense, _repeat(x, m))
+            logits = inner.logits(target, defense, repeat(x, m))
             return logits.view(m, len(x), -1).mean(0)
 
         return target.evaluate(x, through, goal, index, cost=m)
@@ -424,8 +344,19 @@ def as_estimator(value: Any) -> Estimator:
 #: Annotation for attack parameters: an :class:`Estimator` or its written form.
 EstimatorLike = Annotated[Any, pydantic.AfterValidator(as_estimator)]
 
+
+def prepare_estimator(context: PrepareContext, *, estimator: EstimatorLike, **_: object) -> dict[str, Tensor]:
+    """The ``prepare`` of an attack whose estimator may have something to learn first (see ``Reparameterized``)."""
+    return as_estimator(estimator).prepare(context)
+
+
+def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
+    """The ``prepares`` of such an attack: whether this estimator has anything to learn."""
+    return as_estimator(estimator).prepares
+
+
 __all__ = [
     "BPDA", "EOT", "Classifier", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity",
-    "Reparameterized", "as_estimator", "bpda", "classifier", "eot", "exact", "finite_difference", "identity",
-    "reparameterized", "straight_through",
+    "Reparameterized", "as_estimator", "bpda", "classifier", "eot", "estimator_prepares", "exact", "finite_difference",
+    "identity", "prepare_estimator", "reparameterized", "straight_through",
 ]  # fmt: skip

@@ -162,3 +162,8 @@ class Goal:
     def towards(self, t: Tensor | None) -> Goal:
         """The untargeted goal pursued through one class ``t`` per row; itself when a class has to be reached."""
         return self if self.reach else Goal(self.loss, self.y, t)
+
+
+def repeat(rows: Tensor, times: int) -> Tensor:
+    """``rows (M, …)`` stacked ``times`` times, in the order of :meth:`Goal.repeat`."""
+    return rows.repeat(times, *[1] * (rows.ndim - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.toolkit.losses import Goal, margin
+from attacks.toolkit.losses import Goal, margin, repeat
 from bench.contracts.target import Target
 
 
@@ -15,7 +15,7 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     On a randomised defense the loss seen while optimising is partly luck, so an attack compares its own
     candidates on draws it has not optimised on. (The judge scores the winner on yet other draws.)
     """
-    rows = x.repeat(draws, *[1] * (x.ndim - 1))
+    rows = repeat(x, draws)
     logits = target.logits(rows, index.repeat(draws))
     goal = Goal.of(target, margin, y).at(index) if target.towards is not None else Goal(margin, y)
     fooled = target.fooled(logits, rows, y.repeat(draws), index.repeat(draws)).to(x.dtype)
@@ -31,6 +31,24 @@ def ranked_classes(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """
     others = torch.nan_to_num(logits, nan=0.0).scatter(1, y[:, None], -torch.inf)
     return others.argsort(1, descending=True)[:, : min(count, logits.shape[1] - 1)].T
+
+
+def classes_to_reach(
+    target: Target, x: Tensor, y: Tensor, count: int, draws: int
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """The classes that an optimiser runs towards, int64 ``(N,)`` each, in turn.
+
+    They are the ``count`` classes ranked highest after y at x, at the price of a forward pass (``draws`` of them on a
+    randomised defense). With ``count`` 0, and where the target names the class to reach, there is one run towards
+    none in particular.
+
+    Returns:
+        The classes (None: none in particular), and the logits ``(N, K)`` of x if they were asked for.
+    """
+    if not count or target.towards is not None:
+        return [None], None
+    logits = target.logits(x, draws=draws if target.randomized else 1)
+    return list(ranked_classes(logits, y, count)), logits
 
 
 class Best:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 
-from attacks.gradient.pgd import MaskLike
 from attacks.toolkit.estimators import ESTIMATORS, EstimatorLike
 from attacks.toolkit.losses import LOSSES, LossLike
+from attacks.toolkit.masks import MaskLike
 from bench.contracts.attack import KNOWLEDGE, AttackSpec
 from bench.plugins.registry import ATTACKS
 from bench.plugins.resolve import get_attack

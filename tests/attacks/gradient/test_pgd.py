@@ -9,8 +9,9 @@ import torch
 from lab import DIGITS, Linear, LinearCase, assert_feasible, digits, digits_classifier, linear_case, make_target
 from torch import Tensor, nn
 
-from attacks.gradient.pgd import as_mask, pgd
+from attacks.gradient.pgd import pgd
 from attacks.toolkit.losses import margin
+from attacks.toolkit.masks import as_mask
 from attacks.toolkit.projections import steepest
 from bench.contracts.defense import BareModel, Defense
 from bench.contracts.errors import InputError

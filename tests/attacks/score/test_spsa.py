@@ -10,7 +10,7 @@ from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, lin
 from toys import INFO, Constant, NaNWhereBright
 
 from attacks.score.spsa import _Optimiser, spsa
-from attacks.toolkit.estimators import FiniteDifference
+from attacks.toolkit.finite_differences import FiniteDifference
 from attacks.toolkit.losses import Goal, margin
 
 FORMS = {
