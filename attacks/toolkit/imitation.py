@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from bench.contracts.defense import Defense, freeze
 from bench.contracts.errors import NotApplicable
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
+
+if TYPE_CHECKING:
+    from bench.data.splits import Split
 
 _BATCH = 64
 _PEAK_RATE = 4e-3
@@ -79,8 +83,8 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     """
     defense, device = context.defense, context.device
     assert defense is not None, "an imitator is trained per defense"
-    images = context.train.x
-    example = images[:_BATCH].to(device)
+    split = context.train
+    example = split.at(slice(_BATCH)).to(device)
     pairs = _pairs(defense)
     start, wanted = pairs(example)
     if wanted.shape == example.shape and torch.equal(wanted, example):
@@ -89,15 +93,16 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     given = tuple(example.shape[1:])
     if dimensions(given, "the imitation of g") != len(shape) - 1:
         raise NotApplicable(f"the imitation of g: no q = x + h maps inputs of shape {given} to {shape}, as g does")
-    held_out = torch.arange(len(images)) % _HELD_OUT == 0
-    train, test = images[~held_out], images[held_out]
+    positions = torch.arange(len(split))
+    held_out = positions % _HELD_OUT == 0
+    train, test = positions[~held_out], positions[held_out]
     net = Imitator(example.shape[1], shape[0], shape[1:], width, start is not None).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
     total = epochs * math.ceil(len(train) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
     for epoch in range(epochs):
         for rows in torch.randperm(len(train)).split(_BATCH):
-            x = train[rows].to(device)
+            x = split.at(train[rows]).to(device)
             start, wanted = pairs(x)
             optimizer.zero_grad()
             F.mse_loss(net(x, start), wanted).backward()
@@ -105,7 +110,7 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
             schedule.step()
         report((epoch + 1) / epochs, f"epoch {epoch + 1}/{epochs}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    errors = {TRAIN_MSE: _error(net, pairs, train, device), TEST_MSE: _error(net, pairs, test, device)}
+    errors = {TRAIN_MSE: _error(net, pairs, split, train, device), TEST_MSE: _error(net, pairs, split, test, device)}
     return weights | errors | {_SIZE: torch.tensor(shape[1:])}
 
 
@@ -145,12 +150,16 @@ def _pairs(defense: Defense) -> Callable[[Tensor], tuple[Tensor | None, Tensor]]
 
 @torch.no_grad()
 def _error(
-    net: Imitator, pairs: Callable[[Tensor], tuple[Tensor | None, Tensor]], images: Tensor, device: torch.device
+    net: Imitator,
+    pairs: Callable[[Tensor], tuple[Tensor | None, Tensor]],
+    split: Split,
+    positions: Tensor,
+    device: torch.device,
 ) -> Tensor:
-    """Mean squared error per value over ``images``, a scalar."""
+    """Mean squared error per value over the images at ``positions`` of a split, a scalar."""
     total, count = 0.0, 0
-    for part in images.split(_BATCH):
-        x = part.to(device)
+    for rows in positions.split(_BATCH):
+        x = split.at(rows).to(device)
         start, wanted = pairs(x)
         total += F.mse_loss(net(x, start), wanted, reduction="sum").item()
         count += wanted.numel()

@@ -73,13 +73,13 @@ def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.de
 
 def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> Iterator[int]:
     """Train, epoch by epoch; yields how many are done."""
-    x, y = context.train.x, context.train.y
-    batches = math.ceil(len(x) / _BATCH)
+    train = context.train
+    batches = math.ceil(len(train) / _BATCH)
     optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=epochs * batches)
     for epoch in range(epochs):
-        for rows in torch.randperm(len(x)).split(_BATCH):
-            images, labels = x[rows].to(context.device), y[rows].to(context.device)
+        for rows in torch.randperm(len(train)).split(_BATCH):
+            images, labels = train.at(rows).to(context.device), train.y[rows].to(context.device)
             if robust:
                 images = _worst_nearby(model, images, labels, context.threat)
             optimizer.zero_grad()

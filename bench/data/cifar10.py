@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data.cache import cached
 from bench.data.downloads import Archive, contents
 from bench.data.splits import Data, Part, with_validation
 
@@ -32,6 +33,10 @@ ARCHIVE = Archive(
 
 def load(root: Path, download: bool) -> Data:
     """CIFAR-10 (Krizhevsky 2009): 32×32 colour, 50,000 training and 10,000 test images."""
+    return cached("cifar10", [VERSION, ARCHIVE.members], lambda: _read(root, download))
+
+
+def _read(root: Path, download: bool) -> Data:
     # The published files are pickles; they are the known ones, their hashes have been checked.
     found = contents(ARCHIVE, root, download=download)
     files = {name: pickle.loads(content, encoding="latin1") for name, content in found.items()}

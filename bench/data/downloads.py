@@ -20,6 +20,11 @@ from bench.contracts.errors import InputError
 _CHUNK = 1 << 20
 
 
+def default_root() -> Path:
+    """Where downloaded data sets are kept unless a root is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "worst-case-bench"
+
+
 @dataclass(frozen=True)
 class Archive:
     """A file to download.

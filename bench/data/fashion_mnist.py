@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data.cache import cached
 from bench.data.downloads import Archive, contents
 from bench.data.splits import Data, Part, with_validation
 
@@ -43,6 +44,10 @@ ARCHIVES = (
 
 def load(root: Path, download: bool) -> Data:
     """Fashion-MNIST (Xiao et al. 2017): 28×28 grey, 60,000 training and 10,000 test images."""
+    return cached("fashion-mnist", [VERSION, [a.members for a in ARCHIVES]], lambda: _read(root, download))
+
+
+def _read(root: Path, download: bool) -> Data:
     files: dict[str, bytes] = {}
     for archive in ARCHIVES:
         files |= contents(archive, root, download=download)

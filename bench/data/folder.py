@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data.cache import cached
 from bench.data.splits import Data, Split, balanced_order, validation_ids
 
 #: Of decoding, order, ids and splits.
@@ -20,66 +26,117 @@ LAYOUT = "expected an image folder {train,test}/<class>/*.png or .jpg"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _DECODE_CHUNK = 256
 _GREY_MODES = ("1", "L", "LA")
+#: A file that changed so shortly ago (in seconds) could change again and show the same time of its last change.
+_SETTLED = 2.0
 
 
 def load(root: Path) -> Data:
-    """An image folder. Grey when every image is grey, colour otherwise; validation is carved from train."""
+    """An image folder. Grey when every image is grey, colour otherwise; validation is carved from train.
+
+    Raises:
+        InputError: for a folder that breaks the layout, and for an image that cannot be read or has another size.
+    """
+    before = _list(root)
+
+    def unchanged() -> bool:
+        return _list(root).stamp == before.stamp and before.changed < time.time() - _SETTLED
+
+    label = f"folder-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+    return cached(label, [VERSION, root.name, before.stamp], lambda: _read(root, before), unchanged)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in an image folder, without having read a file.
+
+    Attributes:
+        classes: below ``train``, sorted.
+        ids: part → ``part/class/file`` of each of its images, by class and name.
+        stamp: hash of all names and of each file's size, time of last change, and number: another one whenever a file
+            was replaced, added, removed, written to or touched.
+        changed: when any file was last changed, in seconds since the epoch.
+    """
+
+    classes: list[str]
+    ids: dict[str, list[str]]
+    stamp: str
+    changed: float
+
+
+def _list(root: Path) -> _Listing:
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise InputError(f"folder {root}: has no folder {part!r}; {LAYOUT}")
-    class_names = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
-    if len(class_names) < 2:
-        raise InputError(f"folder {root}: has {len(class_names)} classes below 'train', needs 2; {LAYOUT}")
-    label_of = {name: label for label, name in enumerate(class_names)}
-    for extra in sorted(p.name for p in (root / "test").iterdir() if p.is_dir() and p.name not in label_of):
+    classes = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
+    if len(classes) < 2:
+        raise InputError(f"folder {root}: has {len(classes)} classes below 'train', needs 2; {LAYOUT}")
+    for extra in sorted(p.name for p in (root / "test").iterdir() if p.is_dir() and p.name not in classes):
         raise InputError(f"folder {root / 'test' / extra}: class {extra!r} has no folder below 'train'")
-    found = {part: _image_ids(root, part, class_names) for part in ("train", "test")}
-    held_out = validation_ids(found["train"], [label_of[_class_of(i)] for i in found["train"]])
-    chosen = [
-        [i for i in found["train"] if i not in held_out],
-        [i for i in found["train"] if i in held_out],
-        found["test"],
-    ]
-    with Image.open(root / chosen[0][0]) as first:
-        size = first.size
+    ids: dict[str, list[str]] = {}
+    stamp, changed = hashlib.sha256(), 0.0
+    for part in ("train", "test"):
+        ids[part] = []
+        for name in classes:  # a class may be absent from the test part
+            files = sorted(_files(root / part / name))
+            if not files and part == "train":
+                raise InputError(f"folder {root / part / name}: has no images; {LAYOUT}")
+            ids[part] += [f"{part}/{name}/{file}" for file, *_ in files]
+            stamp.update(repr((part, name, files)).encode())
+            changed = max([changed, *(when / 1e9 for _, when, *_ in files)])
+        if not ids[part]:
+            raise InputError(f"folder {root / part}: has no images; {LAYOUT}")
+    return _Listing(classes, ids, stamp.hexdigest(), changed)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    """Images of a folder, if it exists: name, and what changes with the content, the time of last change (ns) first."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name.lower()
+                if not name.endswith(_SUFFIXES) or name in _SUFFIXES:
+                    continue
+                try:
+                    about = entry.stat()
+                except OSError as error:
+                    raise InputError(f"image {entry.path}: cannot be read: {error}") from None
+                yield entry.name, about.st_ctime_ns, about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _read(root: Path, listing: _Listing) -> Data:
+    label_of = {name: label for label, name in enumerate(listing.classes)}
+    train, test = listing.ids["train"], listing.ids["test"]
+    held_out = validation_ids(train, [label_of[_class_of(i)] for i in train])
+    chosen = [[i for i in train if i not in held_out], [i for i in train if i in held_out], test]
+    first = root / chosen[0][0]
+    try:
+        with Image.open(first) as image:
+            size = image.size
+    except OSError as error:
+        raise InputError(f"image {first}: cannot be read: {error}") from None
     splits, all_grey = [], True
     for ids in chosen:
         labels = [label_of[_class_of(i)] for i in ids]
         order = balanced_order(ids, labels)
         ordered = [ids[i] for i in order]
-        x, grey = _decode(root, ordered, size)
+        images, grey = _decode(root, ordered, size)
         all_grey = all_grey and grey
-        splits.append(Split(x, torch.tensor([labels[i] for i in order], dtype=torch.int64), ordered))
+        splits.append(Split(images, torch.tensor([labels[i] for i in order], dtype=torch.int64), ordered))
     if all_grey:
-        splits = [Split(s.x[:, :1].contiguous(), s.y, s.ids) for s in splits]
+        splits = [Split(s.inputs[:, :1].contiguous(), s.y, s.ids) for s in splits]
     shape = (1 if all_grey else 3, size[1], size[0])
-    info = DataInfo(root.name, InputSpec(shape), len(class_names))
-    return Data(info, class_names, splits[0], splits[1], splits[2], VERSION)
+    info = DataInfo(root.name, InputSpec(shape), len(listing.classes))
+    return Data(info, listing.classes, splits[0], splits[1], splits[2], VERSION)
 
 
 def _class_of(identifier: str) -> str:
     return identifier.split("/")[1]
 
 
-def _image_ids(root: Path, part: str, class_names: list[str]) -> list[str]:
-    """``part/class/file`` of every image below a part; a class may be absent from the test part."""
-    ids = []
-    for name in class_names:
-        folder = root / part / name
-        inside = folder.iterdir() if folder.is_dir() else ()
-        files = sorted(p.name for p in inside if p.suffix.lower() in _SUFFIXES)
-        if not files and part == "train":
-            raise InputError(f"folder {folder}: has no images; {LAYOUT}")
-        ids += [f"{part}/{name}/{file}" for file in files]
-    if not ids:
-        raise InputError(f"folder {root / part}: has no images; {LAYOUT}")
-    return ids
-
-
 def _decode(root: Path, ids: list[str], size: tuple[int, int]) -> tuple[Tensor, bool]:
-    """Images as float32 ``(N, 3, H, W)`` in [0, 1], and whether all of them are grey."""
+    """Images as uint8 ``(N, 3, H, W)``, and whether all of them are grey."""
     width, height = size
-    x = torch.empty(len(ids), 3, height, width)
+    images = torch.empty(len(ids), 3, height, width, dtype=torch.uint8)
 
     def decode(start: int) -> bool:
         grey, some = True, ids[start : start + _DECODE_CHUNK]
@@ -96,9 +153,9 @@ def _decode(root: Path, ids: list[str], size: tuple[int, int]) -> tuple[Tensor, 
             if found != size:
                 raise InputError(f"image {path}: is {found[0]}x{found[1]}, the others are {width}x{height}")
             pixels[row] = rgb
-        x[start : start + len(some)] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        images[start : start + len(some)] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         return grey
 
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         grey = all(list(pool.map(decode, range(0, len(ids), _DECODE_CHUNK))))
-    return x.div_(255), grey
+    return images, grey

@@ -7,20 +7,14 @@ folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``, and any
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.contracts.errors import InputError, did_you_mean
 from bench.data import cifar10, digits, fashion_mnist, folder, plugin
+from bench.data.downloads import default_root
 from bench.data.splits import Data
 from bench.plugins.registry import DATA
-
-
-def default_root() -> Path:
-    """Where downloaded data sets are kept unless a root is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "worst-case-bench"
-
 
 #: Published data sets by name: read from files below a folder, which are downloaded to it if that is asked for.
 #: A new one is a module of this folder and an entry here.
@@ -38,7 +32,7 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
 
     Args:
         reference: ``digits``, ``cifar10``, ``fashion-mnist``, ``folder:PATH`` or a function that returns a data set.
-        root: where the published data sets lie or are downloaded to (default: :func:`default_root`).
+        root: where the published data sets lie or are downloaded to (default: that of :mod:`bench.data.downloads`).
         download: fetch what is missing; without it nothing touches the network.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,10 @@ from bench.contracts.inputs import DataInfo
 
 #: One training image in this many belongs to the validation split.
 VALIDATION_SHARE = 10
+_DIGEST_BATCH = 1024
+
+
+Rows = Tensor | slice | list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,27 +27,50 @@ class Split:
     """Examples in a fixed order in which every prefix is as balanced over the classes as can be.
 
     Attributes:
-        x: float32 ``(N, …)``, of the shape and in the box of the data set's :class:`InputSpec`.
+        inputs: as they are held: float32 ``(N, *shape)`` in the box of the data set, or uint8, a quarter of the memory,
+            which stands for ``k / 255``. Read them by :meth:`at`, :meth:`batches` or :attr:`x`, which give floats.
         y: int64 ``(N,)``.
         ids: one name per example, for example ``digits/0123`` or ``test/cat/0042.jpg``.
+        known_digest: :attr:`digest`, where whoever read the very same content before has kept it.
     """
 
-    x: Tensor
+    inputs: Tensor
     y: Tensor
     ids: list[str]
+    known_digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def x(self) -> Tensor:
+        """All inputs, float32 ``(N, *shape)``. Of uint8 inputs it is a copy, four times as large, which is kept."""
+        return self.at(slice(None))
+
+    def at(self, rows: Rows) -> Tensor:
+        """Some of the inputs, float32 ``(n, *shape)``: what ``x[rows]`` is, without making ``x``."""
+        some = self.inputs[rows]
+        return some.to(torch.float32).div_(255) if some.dtype == torch.uint8 else some
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """``(x, y)`` of ``size`` examples at a time, in order; of fewer in the last one."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self.at(rows), self.y[rows]
+
     def take(self, n: int) -> Split:
         """The first ``n`` examples; all of them when there are fewer."""
-        return self if n >= len(self) else Split(self.x[:n], self.y[:n], self.ids[:n])
+        return self if n >= len(self) else Split(self.inputs[:n], self.y[:n], self.ids[:n])
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over images, labels and ids."""
-        digest = hashlib.sha256(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
-        digest.update(self.x.contiguous().numpy().data)
+        """SHA-256 over inputs, labels and ids. It is the same whether the inputs are held as uint8 or as floats."""
+        if self.known_digest is not None:
+            return self.known_digest
+        kind = torch.float32 if self.inputs.dtype == torch.uint8 else self.inputs.dtype
+        digest = hashlib.sha256(f"{kind} {tuple(self.inputs.shape)}".encode())
+        for x, _ in self.batches(_DIGEST_BATCH):
+            digest.update(x.contiguous().numpy().data)
         digest.update(self.y.contiguous().numpy().data)
         digest.update("\n".join(self.ids).encode())
         return digest.hexdigest()
@@ -69,10 +96,11 @@ def data_digest(split: Split) -> str:
 def example_digests(split: Split) -> list[str]:
     """The first 16 hexadecimal digits of SHA-256 over each example's input and label."""
     found = []
-    for x, y in zip(split.x, split.y, strict=True):
-        sha = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {int(y)}\n".encode())
-        sha.update(x.contiguous().numpy().data)
-        found.append(sha.hexdigest()[:16])
+    for inputs, labels in split.batches(_DIGEST_BATCH):
+        for x, y in zip(inputs, labels.tolist(), strict=True):
+            sha = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {y}\n".encode())
+            sha.update(x.contiguous().numpy().data)
+            found.append(sha.hexdigest()[:16])
     return found
 
 
@@ -118,11 +146,10 @@ class Part:
 
 
 def _split(part: Part, ids: list[str], positions: list[int]) -> Split:
-    """Some of the examples of a part, in balanced order, as float images."""
+    """Some of the examples of a part, in balanced order."""
     names = [ids[p] for p in positions]
     order = [positions[i] for i in balanced_order(names, part.labels[positions].tolist())]
-    x = torch.from_numpy(part.images[order]).to(torch.float32).div_(255)
-    return Split(x, torch.from_numpy(part.labels[order]), [ids[p] for p in order])
+    return Split(torch.from_numpy(part.images[order]), torch.from_numpy(part.labels[order]), [ids[p] for p in order])
 
 
 def with_validation(info: DataInfo, class_names: list[str], train: Part, test: Part, version: int) -> Data:

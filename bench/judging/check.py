@@ -90,7 +90,8 @@ class _Rules:
 
     def __init__(self, spec: DefenseSpec, defense: Defense, data: Data, suite: Suite, device: str) -> None:
         self.spec, self.defense, self.data, self.suite, self.device = spec, defense, data, suite, device
-        self.x, self.y = data.validation.x[:32].clone().to(device), data.validation.y[:32].to(device)
+        some = data.validation.take(32)
+        self.x, self.y = some.x.clone().to(device), some.y.to(device)
         self.random = False
 
     def evaluation_mode(self) -> None:
@@ -183,8 +184,8 @@ class _Rules:
         hits = 0
         split = self.data.validation.take(256)
         with torch.no_grad(), seeded("check"):
-            for x, y in zip(split.x.clone().split(64), split.y.split(64), strict=True):
-                hits += int((self.defense(x.to(self.device)).argmax(1).cpu() == y).sum())
+            for x, y in split.batches(64):
+                hits += int((self.defense(x.clone().to(self.device)).argmax(1).cpu() == y).sum())
         share = hits / len(split)
         if share < 2 / self.data.info.num_classes:
             raise Warn(f"only {100 * share:.1f} %: are the weights loaded, and are inputs expected in [0, 1]?")

@@ -108,7 +108,7 @@ def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: Lp) -> tuple[
 def detector_threshold(defense: Defense, split: Split, rate: float, device: torch.device, batch_size: int) -> float:
     """The smallest validation score that at most a share ``rate`` of clean validation images exceeds."""
     assert defense.detect is not None
-    parts = [defense.detect(part.to(device)).double().cpu() for part in split.x.split(batch_size)]
+    parts = [defense.detect(part.to(device)).double().cpu() for part, _ in split.batches(batch_size)]
     scores = torch.cat(parts).sort(descending=True).values
     if not torch.isfinite(scores).all():
         raise InputError("detect: scores of clean images contain NaN or infinity")
@@ -138,7 +138,8 @@ def probe(
         InputError: where the defense breaks its contract.
     """
     device = next((p.device for p in defense.parameters()), torch.device("cpu"))
-    x, y = data.validation.x[:EXAMPLES].clone().to(device), data.validation.y[:EXAMPLES].to(device)
+    some = data.validation.take(EXAMPLES)
+    x, y = some.x.clone().to(device), some.y.to(device)
     with seeded(seed, "probe"):
         if writes_into_input(defense, x):
             raise InputError("forward or detect writes into its input; work on a copy")

@@ -177,7 +177,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     context = open_context(setting)
     suite, defense = setting.suite, context.defense
     rows = slice(piece.start, piece.stop)
-    x = context.examples.x[rows].to(setting.device)
+    x = context.examples.at(rows).to(setting.device)
     y = context.examples.y[rows].to(setting.device)
     ids = context.examples.ids[rows]
     entry = None if attack_name == CLEAN else context.attacks[attack_name]

@@ -45,6 +45,8 @@ from bench.storing.store import Store, check_writable
 from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
 
 T = TypeVar("T")
+#: Inputs whose box is checked at a time.
+_CHECKED = 1024
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Evaluation:
         self.data = load_data(request.suite.data, request.data_root)
         self.store = Store(request.results, request.suite.name)
         for split in (select_examples(request.suite, self.data), self.data.validation):
-            check_inputs(split.x, self.data.info.input, f"inputs of {request.suite.data}")
+            for x, _ in split.batches(_CHECKED):
+                check_inputs(x, self.data.info.input, f"inputs of {request.suite.data}")
             check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
         self.suite = suite_record(request.suite, self.data)
         self.device = torch.device(request.device)
@@ -281,7 +284,7 @@ class Evaluation:
             timing = measure(
                 context.defense,
                 freeze(reference).to(self.device),
-                context.examples.x[:256].to(self.device),
+                context.examples.take(256).x.to(self.device),
                 training_seconds=record.training.get("seconds"),
             )
         entries, images = make_gallery(self.store, self.suite, record, context)

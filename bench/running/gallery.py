@@ -56,7 +56,7 @@ def make_gallery(
                 adversarial_prediction=row.prediction,
             )
         )
-        pictures["x"].append(context.examples.x[position])
+        pictures["x"].append(context.examples.at([position])[0])
         pictures["x_adv"].append(x_adv)
     if not entries:
         return [], {}

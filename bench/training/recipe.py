@@ -178,7 +178,7 @@ class TrainingRun:
     ) -> float:
         total = torch.zeros((), device=self.device)
         for rows in torch.randperm(len(self.train)).split(batch_size):
-            x, y = self.train.x[rows].to(self.device), self.train.y[rows].to(self.device)
+            x, y = self.train.at(rows).to(self.device), self.train.y[rows].to(self.device)
             x = x if augment is None else augment(x)
             for _ in range(replays):
                 loss = loss_fn(x, y)
@@ -234,7 +234,7 @@ class _SavedStage:
 def accuracy(defense: Defense, split: Split, device: torch.device, batch_size: int = 512) -> float:
     """Share of a split that one pass of the defense classifies rightly."""
     right = 0
-    for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
+    for x, y in split.batches(batch_size):
         right += int((defense(x.to(device)).argmax(1).cpu() == y).sum())
     return right / len(split)
 

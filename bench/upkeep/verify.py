@@ -129,7 +129,7 @@ def _cell(
             return Verdict(record.name, name, rows, different, f"shard {number} is stale: {why}")
         try:
             where = [position[row.id] for row in shard.rows]
-            x, y = split.x[where].to(device), split.y[where].to(device)
+            x, y = split.at(where).to(device), split.y[where].to(device)
             x_adv, kept = _stored(store, shard, x)
         except (KeyError, InputError) as error:
             return Verdict(record.name, name, rows, different, f"shard {number}: {error}")

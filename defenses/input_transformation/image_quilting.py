@@ -127,7 +127,7 @@ class ImageQuilting(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """Draw the database from the training images, then cross-entropy on quilted images, a fresh draw for each."""
-        self.patches.copy_(random_patches(run.train.x, len(self.patches), self.patch))
+        self.patches.copy_(random_patches(run.train.at(slice(None)), len(self.patches), self.patch))
         train_classifier(run, self, self.network)
 
 

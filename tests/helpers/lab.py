@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -34,7 +33,7 @@ def make_target(
 
 def make_context(defense: Defense | None, x: Tensor, y: Tensor, info: DataInfo, eps: float = 0.2) -> PrepareContext:
     """A preparation context on the CPU with ``x``, ``y`` as its training split."""
-    train = cast(Split, SimpleNamespace(x=x, y=y, ids=[str(i) for i in range(len(x))]))
+    train = Split(x, y, [str(i) for i in range(len(x))])
     return PrepareContext(defense, info, Lp("linf", eps), train, torch.device("cpu"))
 
 
