@@ -24,7 +24,7 @@ from bench.contracts.threat import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.studies.input_gradients import record as input_gradients
-from bench.summary.columns import MISSING, columns_in
+from bench.summary.columns import MISSING, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
 from leaderboard import formatting, tables, views, waveforms
@@ -154,7 +154,7 @@ def _environment() -> jinja2.Environment:
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
     environment.globals.update(captions=captions, plot=waveforms, views=views, missing=MISSING)
-    environment.globals.update(columns_in=columns_in)
+    environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in)
     return environment
 
 

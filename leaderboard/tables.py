@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.summary.columns import columns_in, estimate_fields
+from bench.summary.columns import cell_columns_in, columns_in, estimate_fields, fields_of
 from bench.summary.numbers import AttackSummary, DefenseSummary, SuiteSummary
 
 Row = dict[str, Any]
@@ -21,13 +21,7 @@ def _setting(suite: SuiteSummary) -> Row:
 
 def leaderboard_rows(suite: SuiteSummary) -> list[Row]:
     """One row per defense: the registered columns, shares in [0, 1], times in seconds."""
-    rows = []
-    for defense in suite.defenses:
-        row: Row = {}
-        for column in columns_in("files"):
-            row |= column.fields(defense)
-        rows.append(row | _setting(suite))
-    return rows
+    return [fields_of(columns_in("files"), defense) | _setting(suite) for defense in suite.defenses]
 
 
 def curve_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
@@ -49,24 +43,8 @@ def cell_row(suite: SuiteSummary, defense: DefenseSummary, cell: AttackSummary) 
     return {
         "defense": defense.record.name,
         "attack": cell.record.name,
-        "function": cell.record.function,
-        "knowledge": cell.record.knowledge,
-        "counted": cell.record.counted,
-        "status": cell.status,
-        **estimate_fields("robust_accuracy", cell.robust),
         "is_worst": cell.record.name == defense.worst_attack,
-        "worst_for": cell.worst_for,
-        "mean_forward": cell.mean_forward,
-        "mean_backward": cell.mean_backward,
-        "seconds_per_example": cell.seconds_per_example,
-        "prepare_seconds": cell.prepare_seconds,
-        "zero_gradient_share": cell.zero_gradient_share,
-        "detection_rate": cell.detection_rate,
-        "violations": cell.violations,
-        "errors": cell.errors,
-        "notes": cell.notes,
-        "attack_eps": cell.record.eps,
-        "params": cell.record.params,
+        **fields_of(cell_columns_in("files"), cell),
         **_setting(suite),
     }
 

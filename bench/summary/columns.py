@@ -1,63 +1,71 @@
-"""The columns of the leaderboard: one entry per quantity of a defense, shared by all that show or export it.
+"""The columns of the leaderboard: one entry per quantity, shared by all that show or export it.
 
 The terminal's table, Markdown, CSV and JSON, the site's ranking table with its legend and downloads are all made from
-:data:`COLUMNS`. A new column is a new entry here.
+:data:`COLUMNS`, what is shown of an attack on a defense from :data:`CELL_COLUMNS`. A new column is a new entry here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from bench.summary.numbers import DefenseSummary, Estimate, Flag, SuiteSummary
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
 
 #: How a value is written, aligned and sorted. ``accuracy`` is an :class:`Estimate`; ``share`` a number in [0, 1];
-#: ``ratio`` a factor; ``seconds`` a time; ``flags`` a list of :class:`Flag`; ``names`` a list of words; ``defense`` and
-#: ``attack`` the name of one, which the site links; ``rank``, ``truth`` and ``text`` what they say.
-Kind = Literal["rank", "defense", "accuracy", "share", "ratio", "seconds", "attack", "flags", "names", "truth", "text"]
+#: ``ratio`` a factor; ``seconds`` a time; ``count`` a number of things; ``flags`` a list of :class:`Flag`; ``names`` a
+#: list of words; ``defense`` and ``attack`` the name of one, which the site links; ``rank``, ``truth`` and ``text``
+#: what they say.
+Kind = Literal[
+    "rank", "defense", "accuracy", "share", "ratio", "seconds", "count", "attack", "flags", "names", "truth", "text"
+]
 
-#: ``report``: table and Markdown on the terminal, and its CSV and JSON; ``ranking``: the site's first table;
-#: ``files``: the downloads beside that.
-Place = Literal["report", "ranking", "files"]
+#: ``report``: the terminal, its CSV and JSON included; ``ranking``: the site's first table; ``page``: the tables of
+#: attacks on the pages of defenses and attacks; ``defense``: that of a defense alone; ``files``: the site's downloads.
+Place = Literal["report", "ranking", "page", "defense", "files"]
 
-Value = Estimate | float | str | Sequence[Flag] | Sequence[str] | None
+Value = Estimate | float | str | Sequence[Flag] | Sequence[str] | Mapping[str, Any] | None
+
+#: What a column is about: a defense, or one attack on it.
+Item = TypeVar("Item", DefenseSummary, AttackSummary)
 
 MISSING = "–"
 
 
 @dataclass(frozen=True)
-class Column:
-    """One quantity of a defense.
+class Column(Generic[Item]):
+    """One quantity of a defense, or of an attack on one.
 
     Attributes:
         id: in files and in the site's addresses.
         title: heading on the site.
-        value: from the summary of a defense; None where it has none.
+        value: from the summary; None where there is none.
         kind: how the value is written.
         places: where it is shown.
         help: what the site's legend says of it; ``{reference}`` and ``{false_positive_rate}`` are the suite's.
         short: heading on the terminal; default: the title in lower case.
         detail: a second, smaller line on the site.
+        shown: whether a table shows the value, which files have all the same.
         ascending: whether the smallest value comes first when the site sorts by it.
         main: whether it is what the table is about.
     """
 
     id: str
     title: str
-    value: Callable[[DefenseSummary], Value]
+    value: Callable[[Item], Value]
     kind: Kind = "text"
     places: tuple[Place, ...] = ("files",)
     help: str = ""
     short: str = ""
-    detail: Callable[[DefenseSummary], str] = lambda defense: ""
+    detail: Callable[[Item], str] = lambda item: ""
+    shown: Callable[[Item], bool] = lambda item: True
     ascending: bool = False
     main: bool = False
 
     @property
     def numeric(self) -> bool:
         """Whether the values are aligned and sorted as numbers."""
-        return self.kind in ("rank", "accuracy", "share", "ratio", "seconds")
+        return self.kind in ("rank", "accuracy", "share", "ratio", "seconds", "count")
 
     @property
     def heading(self) -> str:
@@ -69,25 +77,25 @@ class Column:
         rate = f"{100 * suite.record.false_positive_rate:.1f}\N{NO-BREAK SPACE}%"
         return self.help.format(reference=suite.record.reference, false_positive_rate=rate)
 
-    def text(self, defense: DefenseSummary) -> str:
+    def text(self, item: Item) -> str:
         """The value as a table on the terminal shows it; shares in per cent."""
-        value = self.value(defense)
-        if value is None or (self.kind == "rank" and not defense.complete):  # a number that can only fall has no rank
+        value = self.value(item)
+        if value is None or not self.shown(item):
             return MISSING
         return _TEXT[self.kind](value) or MISSING
 
-    def key(self, defense: DefenseSummary) -> float | str | None:
+    def key(self, item: Item) -> float | str | None:
         """What the site sorts by."""
-        value = self.value(defense)
+        value = self.value(item)
         if isinstance(value, Estimate):
             return value.value
         if self.kind == "flags" and isinstance(value, Sequence):
             return len(value)
-        return value.lower() if isinstance(value, str) else self.fields(defense)[self.id]
+        return value.lower() if isinstance(value, str) else self.fields(item)[self.id]
 
-    def fields(self, defense: DefenseSummary) -> dict[str, Any]:
+    def fields(self, item: Item) -> dict[str, Any]:
         """The value in files, unrounded: an estimate has four fields, its value under the column's own id."""
-        value = self.value(defense)
+        value = self.value(item)
         if self.kind == "accuracy":
             return estimate_fields(self.id, value if isinstance(value, Estimate) else None)
         if self.kind == "flags" and isinstance(value, Sequence):
@@ -115,6 +123,7 @@ _TEXT: Mapping[Kind, Callable[[Any], str]] = {
     "share": lambda share: f"{100 * share:.1f}",
     "ratio": lambda ratio: f"{ratio:.1f}×",
     "seconds": lambda seconds: f"{seconds:.1f} s",
+    "count": lambda count: f"{count:g}",
     "flags": lambda flags: ", ".join(flag.title for flag in flags),
     "names": ", ".join,
     "truth": lambda truth: "yes" if truth else "no",
@@ -138,7 +147,7 @@ def _full_title(defense: DefenseSummary) -> str:
 
 
 #: In the order in which they are shown.
-COLUMNS: tuple[Column, ...] = (
+COLUMNS: tuple[Column[DefenseSummary], ...] = (
     Column(
         "rank",
         "Rank",
@@ -149,6 +158,7 @@ COLUMNS: tuple[Column, ...] = (
         "ones, which an attack that has not run cannot have lowered. Defenses equal in both share a rank, marked “=”. "
         "Where two intervals overlap widely, other examples could reverse the order.",
         ascending=True,
+        shown=lambda defense: defense.complete,  # a number that can only fall has no rank on the terminal
     ),
     Column(
         "defense",
@@ -244,6 +254,70 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def columns_in(place: Place) -> list[Column]:
-    """The columns shown in a place, in order."""
+def _measured(cell: AttackSummary) -> bool:
+    return cell.robust is not None
+
+
+#: What is shown of one attack on one defense, in the order in which it is shown.
+CELL_COLUMNS: tuple[Column[AttackSummary], ...] = (
+    Column("function", "Function", lambda cell: cell.record.function),
+    Column("knowledge", "Knowledge", lambda cell: cell.record.knowledge),
+    Column("counted", "Counted", lambda cell: cell.record.counted, "truth"),
+    Column("status", "Status", lambda cell: cell.status),
+    Column("robust_accuracy", "Robust accuracy", lambda cell: cell.robust, "accuracy", ("page", "files"), main=True),
+    Column("worst_for", "Worst for", lambda cell: cell.worst_for, "count", ("page", "files"), shown=_measured),
+    Column(
+        "mean_forward",
+        "Forward passes",
+        lambda cell: cell.mean_forward,
+        "count",
+        ("report", "page", "files"),
+        shown=_measured,
+    ),
+    Column(
+        "mean_backward",
+        "Backward passes",
+        lambda cell: cell.mean_backward,
+        "count",
+        ("report", "page", "files"),
+        shown=_measured,
+    ),
+    Column(
+        "seconds_per_example",
+        "Time per example",
+        lambda cell: cell.seconds_per_example,
+        "seconds",
+        ("report", "page", "files"),
+        shown=_measured,
+    ),
+    Column(
+        "prepare_seconds",
+        "Preparation",
+        lambda cell: cell.prepare_seconds,
+        "seconds",
+        ("report", "defense", "files"),
+        shown=lambda cell: _measured(cell) and cell.prepare_seconds > 0,
+    ),
+    Column("detection_rate", "Successes caught", lambda cell: cell.detection_rate, "share", ("defense", "files")),
+    Column("zero_gradient_share", "Zero gradients", lambda cell: cell.zero_gradient_share, "share"),
+    Column("violations", "Refused", lambda cell: cell.violations),
+    Column("errors", "Errors", lambda cell: cell.errors, "names"),
+    Column("notes", "Notes", lambda cell: cell.notes, "names"),
+    Column("attack_eps", "Radius", lambda cell: cell.record.eps, "count"),
+    Column("params", "Budget", lambda cell: cell.record.params),
+)
+
+
+def columns_in(place: Place) -> list[Column[DefenseSummary]]:
+    """The columns of defenses that are shown in a place, in order."""
     return [column for column in COLUMNS if place in column.places]
+
+
+def cell_columns_in(*places: Place) -> list[Column[AttackSummary]]:
+    """The columns of attacks that are shown in any of the places, in order."""
+    return [column for column in CELL_COLUMNS if set(places) & set(column.places)]
+
+
+def fields_of(columns: Sequence[Column[Item]], item: Item) -> dict[str, Any]:
+    """All values of the columns, as files have them."""
+    return {name: value for column in columns for name, value in column.fields(item).items()}

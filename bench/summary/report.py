@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.contracts.threat import format_eps
-from bench.summary.columns import columns_in
+from bench.summary.columns import cell_columns_in, columns_in, fields_of
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 #: ``what`` of a point of the curve of robust accuracy by radius.
@@ -65,9 +65,6 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
 
     def row(defense: DefenseSummary, what: str, value: Estimate | None, **more: Any) -> dict[str, Any]:
         numbers = asdict(value) if value else dict.fromkeys(("value", "low", "high", "n"))
-        fields: dict[str, Any] = {}
-        for column in others:
-            fields |= column.fields(defense)
         return {
             "suite": summary.record.name,
             "norm": summary.record.norm,
@@ -78,7 +75,7 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
             "accuracy": numbers.pop("value"),
             **numbers,
             **more,
-            **fields,
+            **fields_of(others, defense),
         }
 
     rows = []
@@ -91,14 +88,8 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
             status = "complete" if d.complete else "partial"
             rows.append(row(d, AT_RADIUS, point.robust, eps=point.radius, status=status))
         for a in d.attacks:
-            budget = json.dumps(a.record.params, sort_keys=True)
-            more = {
-                "status": a.status,
-                "forward": a.mean_forward,
-                "backward": a.mean_backward,
-                "seconds_per_example": a.seconds_per_example,
-                "budget": budget,
-            }
+            cost = fields_of(cell_columns_in("report"), a)
+            more = {"status": a.status, **cost, "budget": json.dumps(a.record.params, sort_keys=True)}
             rows.append(row(d, a.record.name, a.robust, eps=a.record.eps, **more))
     return rows
 

@@ -10,7 +10,7 @@ from html_page import Page
 from synthetic_site import digits_suite
 
 from bench.summary import columns
-from bench.summary.columns import COLUMNS, Column, columns_in
+from bench.summary.columns import CELL_COLUMNS, COLUMNS, Column, columns_in
 from bench.summary.report import long_rows, render
 from leaderboard import render as render_site
 
@@ -79,6 +79,27 @@ def test_a_new_column_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "Parameters of none and others." in index.text
     rows = json.loads((tmp_path / "site/digits/leaderboard.json").read_text(encoding="utf-8"))
     assert rows[0]["weights"] == "123 k"
+
+
+def test_a_new_column_of_attacks_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    new = Column("share", "Share of the worst", lambda cell: cell.worst_for / 200, "share", ("report", "page", "files"))
+    monkeypatch.setattr(columns, "CELL_COLUMNS", (*CELL_COLUMNS, new))
+    render_site([SUITE], tmp_path, tmp_path / "site")
+    for path in ("digits/defenses/madry.html", "digits/attacks/pgd.html"):
+        page = Page(tmp_path / "site" / path)
+        assert "share" in [attributes.get("data-key") for attributes in page.elements("th")]
+        assert "6.5 %" in page.text  # pgd left 95 of 200: the worst for 13
+    cells = json.loads((tmp_path / "site/digits/cells.json").read_text(encoding="utf-8"))
+    assert next(one for one in cells if (one["defense"], one["attack"]) == ("madry", "pgd"))["share"] == 13 / 200
+    assert any(row.get("share") == 13 / 200 for row in long_rows(SUITE))
+
+
+def test_what_an_attack_did_not_measure_is_not_shown_and_is_in_the_files() -> None:
+    cell = SUITE.defenses[3].attacks[6]
+    assert cell.robust is None
+    for one in CELL_COLUMNS:
+        if one.id in ("worst_for", "mean_forward", "mean_backward", "seconds_per_example", "prepare_seconds"):
+            assert one.text(cell) == "–" and one.fields(cell)[one.id] is not None
 
 
 def test_the_long_form_repeats_what_a_defense_has_one_of() -> None:

@@ -104,7 +104,7 @@ def test_the_long_form_has_one_unrounded_number_per_line(summary: SuiteSummary) 
     assert (worst["norm"], worst["eps"], worst["seed"]) == ("linf", 8 / 255, 7)
     assert rows["plain", "unbounded"]["eps"] == 1.0
     assert json.loads(rows["plain", "pgd"]["budget"]) == ATTACKS[0].params
-    assert (rows["plain", "pgd"]["forward"], rows["plain", "pgd"]["backward"]) == (10, 5)
+    assert (rows["plain", "pgd"]["mean_forward"], rows["plain", "pgd"]["mean_backward"]) == (10, 5)
     assert rows["unfinished", "worst_case_robust_accuracy"]["status"] == "partial"
     assert (rows["unfinished", "noise"]["accuracy"], rows["unfinished", "noise"]["status"]) == (None, "failed")
 
