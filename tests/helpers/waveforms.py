@@ -23,7 +23,7 @@ INFO = DataInfo("tones", InputSpec((1, LENGTH), -1.0, 1.0, "waveform"), 3)
 def tones() -> Data:
     """Low tones, high tones and rising chirps of random phase and loudness under some noise."""
     draws = torch.Generator().manual_seed(0)
-    train, validation, test = (_split(part, n, draws) for part, n in (("train", 300), ("validation", 60), ("test", 60)))
+    train, validation, test = (_split(part, n, draws) for part, n in (("train", 150), ("validation", 60), ("test", 60)))
     return Data(INFO, ["low", "high", "chirp"], train, validation, test)
 
 
@@ -31,9 +31,9 @@ def _split(part: str, n: int, draws: torch.Generator) -> Split:
     y = torch.arange(n) % 3
     phase, loudness = torch.rand(2, n, 1, generator=draws)
     t = torch.arange(LENGTH) / LENGTH
-    cycles = torch.stack([4 * t, 12 * t, 2 * t + 8 * t**2])[y]
-    waves = (0.4 + 0.4 * loudness) * torch.sin(2 * math.pi * (cycles + phase))
-    waves = waves + 0.05 * torch.randn(n, LENGTH, generator=draws)
+    cycles = torch.stack([6 * t, 9 * t, 5 * t + 5 * t**2])[y]
+    waves = (0.2 + 0.6 * loudness) * torch.sin(2 * math.pi * (cycles + phase))
+    waves = waves + 0.1 * torch.randn(n, LENGTH, generator=draws)
     return Split(waves.clamp(-1, 1)[:, None], y, [f"{part}/{i:03d}" for i in range(n)])
 
 
@@ -65,4 +65,4 @@ class Filters(Defense):
         def loss(x: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(self(x), y)
 
-        run.minimise("classifier", self.classifier, loss, epochs=8, batch_size=30, lr=0.05)
+        run.minimise("classifier", self.classifier, loss, epochs=20, batch_size=50, lr=0.1)
