@@ -41,7 +41,7 @@ compare: $(VENV)/.installed-peers ## Compare our attacks with theirs (DATA=folde
 		$(if $(DATA),--data '$(DATA)') $(ARGS)
 
 schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/suites/config.py
-	$(BIN)/python -m bench.suites.config > bench.schema.json.part
+	$(BIN)/python -m bench.suites.reading > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
 docs: $(VENV)/.installed ## Write docs/attacks.md and docs/defenses.md again after a change to a docstring or card

@@ -44,7 +44,7 @@ def _plugins(what: str) -> tuple[Table, list[str]]:
 
 def _suites(config: Path | None) -> tuple[Table, list[str]]:
     from bench.contracts.threat import format_eps
-    from bench.suites.config import load_config
+    from bench.suites.reading import load_config
 
     rows = []
     for name, suite in load_config(config).suites.items():

@@ -111,7 +111,7 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
         **others: Any,
     ) -> Any:
         from bench.data.load import load_data
-        from bench.suites.config import load_config
+        from bench.suites.reading import load_config
 
         suite = load_config(config).suite(suite_name).with_(data=data_reference, norm=norm, eps=eps)
         scene = Scene(suite, pick_device(device), _settings(settings), checkpoints, data_root)

@@ -28,7 +28,8 @@ from bench.storing.digest import digest, state_digest
 from bench.storing.keys import DefenseKey, Key
 from bench.storing.records import CLEAN, ShardRecord
 from bench.storing.store import Store
-from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
+from bench.suites.attacks import ResolvedAttack, resolve_attacks
+from bench.suites.config import Suite
 
 
 @dataclass(frozen=True)

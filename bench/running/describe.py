@@ -10,7 +10,8 @@ from bench.plugins.resolve import attack_version
 from bench.running.cell import select_examples
 from bench.storing import provenance
 from bench.storing.records import AttackRecord, StudyRecord, SuiteRecord, VariantRecord
-from bench.suites.config import ResolvedAttack, Suite, resolve_attacks, variants_of
+from bench.suites.attacks import ResolvedAttack, resolve_attacks
+from bench.suites.config import Suite, variants_of
 
 
 def attack_record(entry: ResolvedAttack) -> AttackRecord:

@@ -42,7 +42,8 @@ from bench.storing.records import (
     DefenseRecord,
 )
 from bench.storing.store import Store, check_writable
-from bench.suites.config import ResolvedAttack, Suite, resolve_attacks
+from bench.suites.attacks import ResolvedAttack, resolve_attacks
+from bench.suites.config import Suite
 
 T = TypeVar("T")
 #: Inputs whose box is checked at a time.

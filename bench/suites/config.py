@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,25 +22,19 @@ from pydantic import (
     model_validator,
 )
 
-import bench
-from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
+from bench.contracts.attack import Knowledge
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.inputs import DataInfo
 from bench.contracts.target import Towards
 from bench.contracts.threat import Lp, Norm, format_eps
-from bench.plugins.registry import PluginError
-from bench.plugins.resolve import get_attack
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.records import CLEAN
 from bench.storing.store import slug
+from bench.suites.problems import first_problem
 
 if TYPE_CHECKING:
     from bench.data.splits import Data
-
-#: The file looked for in the current folder; without one, the copy in this package is used.
-FILE = "bench.yaml"
-SCHEMA_FILE = "bench.schema.json"
 
 
 def _parse_eps(value: object) -> object:
@@ -270,7 +259,7 @@ class Suite(_Strict):
         try:
             threat = ThreatModelConfig.model_validate(wanted)
         except ValidationError as error:
-            raise InputError(_first_problem(error)) from None
+            raise InputError(first_problem(error, FIELDS)) from None
         kept = [radius for radius in own.radii if radius <= threat.eps and threat.norm == own.norm]
         return threat.model_copy(update={"radii": kept})
 
@@ -308,165 +297,11 @@ def variants_of(suite: Suite, checkpoints: Path | None = None) -> list[DefenseSp
     return [DefenseSpec(name, params, checkpoints) for params in written]
 
 
-# -- reading --------------------------------------------------------------------------------------------------
-
-
-def load_config(path: Path | None = None) -> Config:
-    """Read and validate a configuration.
-
-    Args:
-        path: the file; None for ``bench.yaml`` in the current folder, or the packaged one where there is none.
-
-    Raises:
-        InputError: one line with the file, the path of the field, the value and the rule.
-    """
-    if path is None:
-        path = Path(FILE) if Path(FILE).is_file() else Path(bench.__file__).with_name(FILE)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InputError(f"{path}: {reason}") from None
-    try:
-        value = yaml.load(text, _Loader)  # a SafeLoader: no objects are made
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    try:
-        return Config.model_validate(value)
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses duplicate keys and reads ``1e-3`` as the number it looks like."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position] and key != "<<":
-                line = node.value[position][0].start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: key {key!r} appears twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _first_problem(error: ValidationError) -> str:
-    """``suites.demo.threat_model.eps: -1 must be greater than 0``"""
-    first = error.errors()[0]
-    loc = [str(part) for part in first["loc"] if part != "[key]"]
-    where = ".".join(loc)
-    if first["type"] == "extra_forbidden":
-        owners: dict[str, type[BaseModel]] = {
-            "threat_model": ThreatModelConfig,
-            "trained_for": TrainedFor,
-            "draws": Draws,
-        }
-        owner = Config if len(loc) == 1 else owners.get(loc[-2], Suite)
-        return f"{where}: there is no such field{did_you_mean(loc[-1], owner.model_fields)}"
-    if first["type"] == "missing":
-        return f"{where}: is required"
-    if first["type"] == "value_error" and not loc:
-        return first["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^(Input|String|Dictionary|Value) should", "must", first["msg"]).removeprefix("Value error, ")
-    return f"{where or 'the file'}: {_short(first['input'])} {message[0].lower()}{message[1:]}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# -- attacks of a suite -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ResolvedAttack:
-    """An entry of a suite, ready to run.
-
-    Attributes:
-        name: in the suite and in the results.
-        spec: the registered attack behind it.
-        params: every parameter, defaults included.
-        norm: the suite's; eps: the suite's, or the entry's own.
-        knowledge: the attack's, or the entry's own, which is less.
-        counted: False for a sanity check outside the threat model, with a radius larger than the suite's.
-    """
-
-    name: str
-    spec: AttackSpec
-    params: dict[str, Any]
-    norm: Norm
-    eps: float
-    knowledge: Knowledge
-    counted: bool
-
-
-def resolve_attacks(
-    suite: Suite, names: Iterable[str] | None = None, problems: list[str] | None = None
-) -> list[ResolvedAttack]:
-    """The attacks of a suite, in the order in which it lists them.
-
-    An attack that lacks the suite's norm is listed all the same: that it does not apply is a result.
-
-    Args:
-        suite: from :meth:`Config.suite`.
-        names: only these entries; None for all.
-        problems: where one line is put for each attack whose plugin cannot be imported, which is then skipped;
-            None to raise instead.
-
-    Raises:
-        InputError: for an unknown entry or attack, or a parameter (with its path) that is unknown or invalid.
-    """
-    chosen = list(suite.attacks) if names is None else list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in suite.attacks:
-            raise InputError(f"suite {suite.name} has no attack {name!r}{did_you_mean(name, suite.attacks)}")
-    resolved = []
-    for name in (name for name in suite.attacks if name in chosen):
-        try:
-            resolved.append(_resolve(suite, name))
-        except PluginError as error:
-            if problems is None:
-                raise
-            problems.append(str(error))
-    return resolved
-
-
-def _resolve(suite: Suite, name: str) -> ResolvedAttack:
-    entry = suite.attacks[name]
-    where = f"suites.{suite.name}.attacks.{name}"
-    try:
-        spec = get_attack(entry.attack or name)
-    except PluginError:
-        raise
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    eps = suite.threat_model.eps if entry.eps is None else entry.eps
-    knowledge = entry.knowledge or spec.knowledge
-    if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(spec.knowledge):
-        raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
-    params = spec.check(entry.params, where)
-    counted = eps <= suite.threat_model.eps
-    return ResolvedAttack(name, spec, params, suite.threat_model.norm, eps, knowledge, counted)
-
-
-# -- schema -----------------------------------------------------------------------------------------------------
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of ``bench.yaml``, for editors that complete and check it while it is written."""
-    schema = Config.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def schema_text() -> str:
-    """The content of ``bench.schema.json``."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(schema_text())
+#: The fields that a typo may have meant, by the field they stand below (see ``problems.first_problem``).
+FIELDS = {
+    "": Config.model_fields,
+    "*": Suite.model_fields,
+    "threat_model": ThreatModelConfig.model_fields,
+    "trained_for": TrainedFor.model_fields,
+    "draws": Draws.model_fields,
+}

@@ -23,7 +23,7 @@ from bench.judging.check import check_defense
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import checkpoint_path
-from bench.suites.config import load_config
+from bench.suites.reading import load_config
 from bench.training.recipe import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,9 @@ import torch
 
 from bench.plugins.registry import DEFENSES
 from bench.running.describe import attack_record
-from bench.suites.config import load_config, resolve_attacks, variants_of
+from bench.suites.attacks import resolve_attacks
+from bench.suites.config import variants_of
+from bench.suites.reading import load_config
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
 from bench.upkeep.verify import Places, verify

@@ -21,7 +21,7 @@ from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing import checkpoints
 from bench.storing.records import SCHEMA_VERSION
-from bench.suites.config import load_config
+from bench.suites.reading import load_config
 
 STEP = {"step": {"attack": plugin("one_step")}}
 

@@ -15,7 +15,7 @@ from bench.data.load import load_data
 from bench.judging import check
 from bench.judging.check import Finding, check_defense
 from bench.plugins.resolve import LoadedDefense
-from bench.suites.config import load_config
+from bench.suites.reading import load_config
 
 INFO = load_data("digits").info
 

@@ -14,7 +14,8 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.plugins.resolve import build_defense
 from bench.plugins.scaffold import new_attack, new_defense
-from bench.suites.config import load_config, resolve_attacks
+from bench.suites.attacks import resolve_attacks
+from bench.suites.reading import load_config
 
 DATA = DataInfo("digits", InputSpec((1, 8, 8)), 10)
 New = Callable[[str, Path], Path]

@@ -18,7 +18,9 @@ from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.plugins.registry import ATTACKS, PluginError
 from bench.storing.checkpoints import TrainingSettings
-from bench.suites.config import Config, json_schema, load_config, resolve_attacks, schema_text, variants_of
+from bench.suites.attacks import resolve_attacks
+from bench.suites.config import Config, variants_of
+from bench.suites.reading import json_schema, load_config, schema_text
 
 ROOT = Path(__file__).parents[3]
 WAVES = DataInfo("waves", InputSpec((1, 64), -1.0, 1.0, "waveform"), 3)

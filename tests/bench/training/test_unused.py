@@ -15,7 +15,8 @@ from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import TrainingSettings, checkpoint_path, record_path, save
-from bench.suites.config import Config, load_config
+from bench.suites.config import Config
+from bench.suites.reading import load_config
 from bench.training.unused import unused_checkpoints
 from defenses.none import Undefended
 
