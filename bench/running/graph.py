@@ -20,6 +20,7 @@ class Job:
         timeout: in seconds; None waits for ever.
         after: names of the jobs that have to end well before this one starts.
         cost: expected seconds; 0 where nothing is known.
+        kind: jobs of one kind take about as long: what is measured of one is expected of the others.
         loads: what a worker loads first and may keep, such as the name of a defense; "" for nothing.
         anyway: starts when all of ``after`` have ended, however they ended.
         alone: starts when no other job is left, and nothing runs beside it: a measurement of time.
@@ -31,6 +32,7 @@ class Job:
     timeout: float | None = None
     after: tuple[str, ...] = ()
     cost: float = 0.0
+    kind: str = ""
     loads: str = ""
     anyway: bool = False
     alone: bool = False
@@ -178,4 +180,3 @@ class Graph:
             circle = next(name for name in self._jobs if name not in chain)
             raise ValueError(f"job {circle!r}: waits for itself")
         return chain
-

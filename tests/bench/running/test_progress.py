@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
 from bench.running import progress
+from bench.running.graph import Job
 from bench.running.progress import Display, Tracker, clock
 
-JOBS = {"pgd/0": "pgd", "pgd/1": "pgd", "pgd/2": "pgd", "noise/0": "noise", "noise/1": "noise"}
+
+def job(name: str, cost: float = 0.0, after: Sequence[str] = (), alone: bool = False) -> Job:
+    return Job(name, print, (), after=tuple(after), cost=cost, kind=name.partition("/")[0], alone=alone)
+
+
+JOBS = [job("pgd/0"), job("pgd/1"), job("pgd/2"), job("noise/0"), job("noise/1")]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +33,7 @@ def test_before_anything_is_known_there_is_no_estimate() -> None:
     tracker = Tracker(JOBS, 1)
     assert tracker.seconds_left is None
     assert (tracker.done, tracker.total, tracker.failed) == (0, 5, 0)
-    assert "0/5 shards" in tracker.line() and "ETA –" in tracker.line()
+    assert "0/5 jobs" in tracker.line() and "ETA –" in tracker.line()
 
 
 def test_every_attack_is_expected_to_take_what_its_own_shards_took() -> None:
@@ -49,13 +56,56 @@ def test_workers_share_the_rest() -> None:
     assert tracker.seconds_left == 8.0
 
 
+def test_what_earlier_runs_took_is_expected_before_anything_has_finished() -> None:
+    jobs = [job("pgd/0", 10), job("pgd/1", 5), job("noise/0", 1), job("new/0"), job("new/1")]
+    tracker = Tracker(jobs, 1)
+    assert tracker.seconds_left == pytest.approx(10 + 5 + 1 + 2 * (7.5 + 1) / 2)  # new: the mean of the kinds known
+
+
+def test_a_slower_machine_is_noticed() -> None:
+    tracker = Tracker([job("pgd/0", 10), job("pgd/1", 5), job("noise/0", 1), job("noise/1", 1)], 1)
+    tracker.finish("noise/0", 3.0, failed=False)
+    assert tracker.seconds_left == pytest.approx(3 * (10 + 5 + 1))
+    tracker.finish("pgd/0", 20.0, failed=False)  # its own measurement counts more than that of other kinds
+    assert tracker.seconds_left == pytest.approx(2 * 5 + 3 * 1)
+
+
+def test_the_time_left_is_at_least_that_of_the_longest_chain() -> None:
+    jobs = [job("prepare", 30), job("transfer/0", 10, ["prepare"]), job("transfer/1", 10, ["prepare"]), job("noise", 2)]
+    tracker = Tracker(jobs, 4)
+    assert tracker.seconds_left == 30 + 10
+    tracker.finish("prepare", 30.0, failed=False)
+    assert tracker.seconds_left == 10
+    assert Tracker(jobs, 1).seconds_left == 52
+
+
+def test_what_runs_alone_is_not_shared_by_the_workers() -> None:
+    jobs = [*(job(f"pgd/{n}", 10) for n in range(4)), job("timing/a", 3, alone=True), job("timing/b", 3, alone=True)]
+    assert Tracker(jobs, 4).seconds_left == 10 + 6
+
+
+def test_a_running_job_that_says_how_far_it_is_has_less_left() -> None:
+    tracker = Tracker([job("prepare", 40), job("noise", 2)], 1)
+    tracker.report("prepare", 0.75)
+    assert tracker.seconds_left == pytest.approx(10 + 2)
+    tracker.report("another", 0.5)  # of no job of this run
+    tracker.finish("prepare", 40.0, failed=False)
+    assert tracker.seconds_left == 2
+
+
+def test_jobs_that_were_never_started_say_nothing_about_the_others() -> None:
+    tracker = Tracker([job("pgd/0", 10), job("pgd/1", 10)], 1)
+    tracker.finish("pgd/0", 0.0, failed=True)
+    assert tracker.seconds_left == 10
+
+
 def test_failures_are_counted_and_shown() -> None:
     tracker = Tracker(JOBS, 1)
     assert "failed" not in tracker.line()
     tracker.finish("pgd/0", 1.0, failed=True)
     tracker.finish("pgd/1", 1.0, failed=False)
     assert tracker.failed == 1
-    assert "2/5 shards, 1 failed" in tracker.line()
+    assert "2/5 jobs, 1 failed" in tracker.line()
 
 
 def test_the_line_names_rate_time_and_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +115,7 @@ def test_the_line_names_rate_time_and_estimate(monkeypatch: pytest.MonkeyPatch) 
     tracker.finish("pgd/0", 30.0, failed=False)
     tracker.finish("noise/0", 30.0, failed=False)
     now[0] += 60
-    assert tracker.line() == "2/5 shards, 2.0/min, 1:00 elapsed, ETA 1:30"
+    assert tracker.line() == "2/5 jobs, 2.0/min, 1:00 elapsed, ETA 1:30"
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +127,10 @@ def test_without_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(monk
     with display.running("ours", tracker.total):
         for job in JOBS:
             now[0] += 4
-            tracker.finish(job, 4.0, failed=False)
+            tracker.finish(job.name, 4.0, failed=False)
             display.show(tracker, "ours")
     lines = out.getvalue().splitlines()
-    assert [line.partition(" shards")[0] for line in lines] == ["ours: 1/5", "ours: 4/5", "ours: 5/5"]
+    assert [line.partition(" jobs")[0] for line in lines] == ["ours: 1/5", "ours: 4/5", "ours: 5/5"]
 
 
 def test_on_a_terminal_there_is_a_live_bar_that_leaves_nothing_behind() -> None:
@@ -91,4 +141,14 @@ def test_on_a_terminal_there_is_a_live_bar_that_leaves_nothing_behind() -> None:
     with display.running("ours", tracker.total):
         tracker.finish("pgd/0", 4.0, failed=False)
         display.show(tracker, "ours")
-    assert "1/5 shards" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "1/5 jobs" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+
+
+def test_a_note_says_how_far_a_running_job_is() -> None:
+    out = io.StringIO()
+    display = Display(Console(file=out, width=40))
+    tracker = Tracker(JOBS, 1)
+    with display.running("ours", tracker.total):
+        display.show(tracker, "ours", "prepare transfer: epoch 3/30 [sic]")
+    assert out.getvalue().startswith("ours: 0/5 jobs")
+    assert out.getvalue().endswith("(prepare transfer: epoch 3/30 [sic])\n")
