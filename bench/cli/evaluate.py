@@ -18,6 +18,7 @@ from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, in_anothe
 @click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
+@click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
 @in_another_ball
 @in_a_scene
@@ -27,6 +28,7 @@ def evaluate(
     every: bool,
     attacks: tuple[str, ...],
     workers: int | None,
+    dry_run: bool,
     results: Path,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
@@ -53,6 +55,11 @@ def evaluate(
         evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
         for warning in evaluation.warnings:
             click.echo(f"skipped: {warning}", err=True)
+        if dry_run:
+            for skipped in evaluation.skipped:
+                click.echo(f"skipped: {skipped}", err=True)
+            click.echo("\n".join(evaluation.plan.describe(engine.workers)))
+            return 0
         failures = evaluation.run()
     click.echo(report.render(summarise(results, scene.suite.name), "table"))
     for failure in failures:

@@ -51,6 +51,10 @@ class Setting:
         return Store(self.results, self.suite.name)
 
     @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    @property
     def draws(self) -> Draws:
         """Judging draws; one is enough for a deterministic defense."""
         return Draws(self.suite.draws.select, self.suite.draws.report) if self.randomized else Draws(1, 1)
@@ -108,17 +112,18 @@ def open_context(setting: Setting) -> Context:
 
 def prepare(setting: Setting, attack_name: str, path: Path) -> float:
     """Prepare an attack once, store what it returns, and give back the seconds it took."""
-    context = open_context(setting)
-    entry = context.attacks[attack_name]
+    data = load_data(setting.suite.data, setting.data_root)
+    (entry,) = resolve_attacks(setting.suite, [attack_name], problems=[])
     assert entry.spec.prepare is not None
     of_data = entry.spec.prepare_scope == "data"
+    defense = None if of_data else open_context(setting).defense
     start = time.perf_counter()
     work = PrepareContext(
-        defense=None if of_data else context.defense,
-        info=context.data.info,
-        threat=setting.suite.threat_for(context.data.info, entry.eps),
-        train=context.data.train,
-        device=torch.device(setting.device),
+        defense=defense,
+        info=data.info,
+        threat=setting.suite.threat_for(data.info, entry.eps),
+        train=data.train,
+        device=setting.torch_device,
     )
     refusal = ""
     with seeded(setting.suite.seed, "prepare", entry.spec.name, "" if of_data else setting.spec.name):

@@ -77,7 +77,7 @@ class LocalEngine:
         for worker in self._crew:
             if worker.job is None and (job := graph.take(worker.loaded)) is not None:
                 worker.start(job)
-        while len(self._crew) < self.workers and (job := graph.take()) is not None:
+        while len(self._crew) < self.workers and (job := graph.take("")) is not None:
             self._crew.append(_Worker())
             self._crew[-1].start(job)
 

@@ -9,13 +9,21 @@ from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import seeded
-from bench.running.cell import Context
+from bench.running.cell import Context, Setting, open_context
 from bench.storing.current import current_shards
 from bench.storing.records import DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store
 
 #: Examples shown per defense.
 SIZE = 8
+
+
+def gallery_of(setting: Setting, suite: SuiteRecord, defense: DefenseRecord) -> list[GalleryEntry]:
+    """Make the gallery of a defense from its stored shards and store its images, in a worker."""
+    entries, images = make_gallery(setting.store, suite, defense, open_context(setting))
+    if images:
+        setting.store.write_tensors(setting.store.defense_folder(defense.name) / "gallery.safetensors", images)
+    return entries
 
 
 @torch.no_grad()

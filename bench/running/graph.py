@@ -92,6 +92,7 @@ class Graph:
             if not job.alone:
                 self._work[job.loads] += self._cost(job)
         self._running: dict[str, Job] = {}
+        self._last = ""
         self._ended: set[str] = set()
         for name, waits in self._waits.items():
             if waits == 0:
@@ -102,11 +103,15 @@ class Graph:
         """Whether a job has not ended."""
         return len(self._ended) < len(self._jobs)
 
-    def take(self, loaded: str = "") -> Job | None:
-        """The job to start now in a worker that has ``loaded``; None while there is none, until another one ends."""
+    def take(self, loaded: str | None = None) -> Job | None:
+        """The job to start now; None while there is none, until another one ends.
+
+        Args:
+            loaded: what the worker that asks has loaded; None where all jobs run in one place.
+        """
         if any(job.alone for job in self._running.values()):
             return None
-        job = self._next(loaded)
+        job = self._next(self._last if loaded is None else loaded)
         if job is None and self._alone and not self._running and not any(self._ready.values()):
             job = self._jobs[self._alone.pop(0)]
         elif job is not None:
@@ -114,6 +119,7 @@ class Graph:
             self._work[job.loads] -= self._cost(job)
         if job is not None:
             self._running[job.name] = job
+            self._last = job.loads or self._last
         return job
 
     def end(self, outcome: Outcome) -> list[Outcome]:

@@ -8,8 +8,31 @@ import time
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import Defense
+from bench.contracts.defense import Defense, DefenseSpec, freeze
+from bench.contracts.seeding import seeded
+from bench.data.splits import Split
+from bench.plugins.resolve import build_defense
+from bench.running.cell import Setting, open_context
 from bench.storing.records import Timing
+
+#: Examples that time is measured on: with care, and roughly.
+_EXAMPLES, _FEW = 256, 32
+
+
+def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
+    """Measure a defense's inference time beside that of the suite's reference, in a worker that is alone."""
+    context = open_context(setting)
+    # Untrained: how long a network takes does not depend on its weights.
+    reference = freeze(build_defense(DefenseSpec(setting.suite.reference), context.data.info)).to(setting.device)
+    x = context.examples.take(_EXAMPLES).x.to(setting.device)
+    return measure(context.defense, reference, x, training_seconds=training_seconds)
+
+
+def roughly_per_1000(defense: Defense, examples: Split, device: torch.device) -> float:
+    """Seconds of inference per 1000 examples, from one pass over a few: enough to plan by, not to be shown."""
+    x = examples.take(_FEW).x.to(device)
+    with seeded("inference time"):
+        return _seconds(defense, x, len(x)) * 1000 / len(x)
 
 
 @torch.no_grad()

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from written_results import timing_record
 
 from bench.cli.main import main
-from bench.contracts.attack import attack
+from bench.contracts.attack import PrepareContext, attack
 from bench.contracts.defense import Defense
 from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
 from bench.data.load import load_data
+from bench.running.cell import run_shard
 from bench.running.graph import Graph, Job, Outcome
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record
@@ -217,6 +218,33 @@ def slow(target: Target, x: Tensor, y: Tensor, *, seconds: float = 0.3) -> Tenso
     return (x + target.ball.eps * noise).clamp(0, 1)
 
 
+def _means(context: PrepareContext, **_: object) -> dict[str, Tensor]:
+    report(0.5, "half of it")
+    return {"mean": context.train.x.mean(0)}
+
+
+def _refuse(context: PrepareContext, **_: object) -> dict[str, Tensor]:
+    raise ArithmeticError("nothing to be learnt from this")
+
+
+@attack("of-data", knowledge="transfer", norms=("linf",), prepare=_means, prepare_scope="data")
+def of_data(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Towards the mean image, which is prepared from the data alone."""
+    return x + (target.prepared["mean"] - x).clamp(-target.ball.eps, target.ball.eps)
+
+
+@attack("of-defense", knowledge="transfer", norms=("linf",), prepare=_means)
+def of_defense(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """The same, prepared for each defense."""
+    return x + (target.prepared["mean"] - x).clamp(-target.ball.eps, target.ball.eps)
+
+
+@attack("unprepared", knowledge="transfer", norms=("linf",), prepare=_refuse, prepare_scope="data")
+def unprepared(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Its preparation always fails."""
+    return x
+
+
 # -- jobs for engines -------------------------------------------------------------------------------------------
 
 
@@ -266,11 +294,15 @@ def sleep_and_tell(path: str) -> None:
 
 
 class SerialEngine:
-    """Runs the jobs in this process, one after the other; for tests that are not about processes."""
+    """Runs the jobs in this process, one after the other; for tests that are not about processes.
+
+    ``ran`` are the shards, as ``attack/number``; ``jobs`` the names of all jobs.
+    """
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self.ran: list[str] = []
+        self.jobs: list[str] = []
 
     def __enter__(self) -> SerialEngine:
         return self
@@ -281,7 +313,9 @@ class SerialEngine:
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         graph = Graph(jobs)
         while (job := graph.take()) is not None:
-            self.ran.append(job.name)
+            self.jobs.append(job.name)
+            if job.function is run_shard:
+                self.ran.append(job.name.rpartition(" × ")[2])
             yield from graph.end(self.outcome(job))
 
     def outcome(self, job: Job) -> Outcome:
@@ -354,7 +388,7 @@ def run_bench(*arguments: object, workers: int | None = None, engine: SerialEngi
     with pytest.MonkeyPatch.context() as patch:
         if workers is None:
             patch.setattr("bench.running.engine.LocalEngine", lambda _: engine)
-            patch.setattr("bench.running.evaluate.measure", lambda *_, **__: timing_record())
+            patch.setattr("bench.running.timing.measure", lambda *_, **__: timing_record())
         else:
             command.append(f"--workers={workers}")
         result = CliRunner().invoke(main, command)

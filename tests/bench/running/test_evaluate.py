@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from small_bench import FAILING, OUTSIDE, STEP, Bench, cells
 from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
 from bench.data.load import load_data
-from bench.running.engine import Job, Outcome
+from bench.running.cell import run_shard
+from bench.running.graph import Job, Outcome
 
 
 @pytest.fixture
@@ -310,13 +310,11 @@ def test_an_attack_that_cannot_be_imported_is_named_and_the_result_is_incomplete
 class Impatient(SerialEngine):
     """Gives up on every shard of ``slow``, as an engine does whose worker is past the timeout."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for job in jobs:
-            assert job.timeout == 12
-            if job.name.startswith("slow/"):
-                yield Outcome(job, "timeout", None, "stopped after 12 s", 12.0)
-            else:
-                yield from super().run([job])
+    def outcome(self, job: Job) -> Outcome:
+        assert job.timeout == (12 if job.function is run_shard else None)
+        if "slow/" in job.name:
+            return Outcome(job, "timeout", None, "stopped after 12 s", 12.0)
+        return super().outcome(job)
 
 
 def test_a_shard_past_its_timeout_is_stored_as_such(bench: Bench) -> None:

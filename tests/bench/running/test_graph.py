@@ -19,10 +19,9 @@ def ended(job: Job, status: Status = "ok", error: str = "") -> Outcome:
 
 def order(jobs: Sequence[Job]) -> list[str]:
     """The order in which one worker runs them, keeping what it has loaded last."""
-    graph, names, loaded = Graph(jobs), list[str](), ""
-    while (taken := graph.take(loaded)) is not None:
+    graph, names = Graph(jobs), list[str]()
+    while (taken := graph.take()) is not None:
         names.append(taken.name)
-        loaded = taken.loads or loaded
         graph.end(ended(taken))
     assert not graph.left
     return names

@@ -1,0 +1,270 @@
+"""What is to be run: the cells of all defenses asked for, and one graph of jobs over all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.data.splits import Data, data_digest
+from bench.running.cell import Setting, prepare, run_shard
+from bench.running.costs import Basis, Costs, Expected
+from bench.running.describe import attack_record
+from bench.running.gallery import gallery_of
+from bench.running.graph import Job
+from bench.running.progress import Tracker, clock
+from bench.running.timing import timing_of
+from bench.storing import provenance
+from bench.storing.current import Piece, cell_state, shard_count
+from bench.storing.digest import digest
+from bench.storing.keys import Key
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecord
+from bench.storing.store import Store
+from bench.suites.attacks import ResolvedAttack
+
+#: Expected seconds of what finishes a defense; few beside its attacks, so a guess will do.
+_GALLERY_SECONDS, _TIMING_SECONDS = 0.2, 2.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A defense that was loaded and probed.
+
+    Attributes:
+        record: what will be stored of it; without a gallery, and without its timing where that is still to be made.
+        per_1000: seconds of inference of 1000 examples, measured with care or once; None where unknown.
+    """
+
+    setting: Setting
+    record: DefenseRecord
+    per_1000: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack against one defense: what has to be run of it.
+
+    Attributes:
+        attack: None for the unattacked input.
+        pieces: the shards to run, each with the key of what it would be made of now.
+        leftover: numbers of stored shards that no piece replaces and that no longer count.
+        prepared: where the attack's preparation is kept, if it needs one.
+    """
+
+    opened: Opened
+    attack: ResolvedAttack | None
+    pieces: list[tuple[Piece, Key]]
+    leftover: list[int]
+    prepared: Path | None
+
+    @property
+    def name(self) -> str:
+        return CLEAN if self.attack is None else self.attack.name
+
+    @property
+    def title(self) -> str:
+        return f"{self.opened.name} × {self.name}"
+
+
+@dataclass
+class Plan:
+    """The cells and the jobs of one run of ``bench evaluate``.
+
+    Attributes:
+        jobs: preparations, shards in the order of their examples, galleries, and measurements of time.
+        shards: by the name of its job, what each shard is.
+        preparations: by the name of its job, the cells that wait for each preparation.
+        galleries, timings: by the name of their jobs, the defenses that these finish.
+        expected: of shards and preparations, by the name of their jobs.
+    """
+
+    cells: list[Cell]
+    examples: int
+    shard_size: int
+    jobs: list[Job] = field(default_factory=list)
+    shards: dict[str, tuple[Cell, Piece, Key]] = field(default_factory=dict)
+    preparations: dict[str, list[Cell]] = field(default_factory=dict)
+    galleries: dict[str, Opened] = field(default_factory=dict)
+    timings: dict[str, Opened] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
+
+    def describe(self, workers: int) -> Iterator[str]:
+        """The plan in lines of text: every cell, every preparation, how many jobs, and the expected time."""
+        whole = shard_count(self.examples, self.shard_size)
+        work, known = Counter[str](), Counter[str]()
+        for name, (cell, _, _) in self.shards.items():
+            work[cell.title] += self.expected[name].seconds  # type: ignore[assignment]
+            known[cell.title] += self.expected[name].seconds > 0
+        width = max((len(cell.title) for cell in self.cells), default=0)
+        for cell in self.cells:
+            todo = len(cell.pieces)
+            line = f"{cell.title:<{width}}  {todo} of {max(whole, todo)} shards to run"
+            if known[cell.title]:
+                line += f", {clock(work[cell.title])}"
+            yield line if todo else f"{cell.title:<{width}}  complete"
+        for name, cells in self.preparations.items():
+            took = self.expected[name].seconds
+            line = f"{name}, shared by {len(cells)} cells" if len(cells) > 1 else name
+            yield f"{line}, {clock(took)}" if took else line
+        counts = [
+            (len(self.shards), "shard"),
+            (len(self.preparations), "preparation"),
+            (len(self.galleries), "galler"),
+            (len(self.timings), "timing"),
+        ]
+        yield f"{len(self.jobs)} jobs: " + ", ".join(_counted(number, what) for number, what in counts)
+        yield self._expectation(workers)
+
+    def _expectation(self, workers: int) -> str:
+        tracker = Tracker(self.jobs, workers)
+        left = tracker.seconds_left
+        if not self.expected:
+            return "expected time: nothing is left to attack"
+        if left is None or not any(one.seconds for one in self.expected.values()):
+            return "expected time: unknown, since no earlier run of these attacks is stored here"
+        basis: Counter[Basis] = Counter(one.basis for one in self.expected.values())
+        parts = [f"{basis[what]} from earlier runs of {what}" for what in ("the same cell", "other defenses")]
+        parts += [f"{basis['nothing']} unknown, taken as the mean of the others"] if basis["nothing"] else []
+        by = "1 worker" if workers == 1 else f"{workers} workers"
+        return f"expected time: {clock(left)} with {by} (shards and preparations: {', '.join(parts)})"
+
+
+def _counted(number: int, what: str) -> str:
+    if what.endswith("r"):
+        return f"{number} {what}{'y' if number == 1 else 'ies'}"
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def make_plan(
+    store: Store, suite: SuiteRecord, data: Data, opened: Sequence[Opened], attacks: Sequence[ResolvedAttack]
+) -> Plan:
+    """Compare what is stored with what would be made now, and put what is missing into one graph of jobs.
+
+    A preparation that depends on the data alone is one job, whichever attacks and defenses wait for it. Each defense
+    gets its gallery as soon as its own shards have ended. Its time is measured last, with nothing beside it.
+
+    Raises:
+        NewerSchemaError: when a stored file is of a newer schema: it is not to be replaced.
+    """
+    entries = [(attack, None if attack is None else attack_record(attack)) for attack in (None, *attacks)]
+    cells = [_cell(store, suite, data, one, attack, record) for one in opened for attack, record in entries]
+    plan = Plan(cells, len(suite.ids), suite.shard_size)
+    costs = Costs(store)
+    waits = _add_preparations(plan, costs)
+    _add_shards(plan, costs, waits)
+    _add_finishing(plan, suite)
+    return plan
+
+
+def _cell(
+    store: Store,
+    suite: SuiteRecord,
+    data: Data,
+    opened: Opened,
+    attack: ResolvedAttack | None,
+    record: AttackRecord | None,
+) -> Cell:
+    machine = {"torch": provenance.torch_release(), "device": opened.setting.torch_device.type}
+    state = cell_state(store, suite, opened.record, record, **machine)
+    key = suite.cell_key(opened.record, record, **machine)
+    pieces = state.missing(len(suite.ids), suite.shard_size)
+    replaced = {piece.number for piece in pieces}
+    prepared = None
+    if attack is not None and record is not None and _prepares(attack):
+        made_for = data_digest(data.train) if _of_data(attack) else opened.setting.defense.model_dump(mode="json")
+        about = record.key.model_dump(mode="json"), attack.norm, suite.seed, machine
+        prepared = store.artefact_path(digest("prepared", *about, made_for))
+    return Cell(
+        opened,
+        attack,
+        [(piece, key(piece.start, piece.stop)) for piece in pieces],
+        [number for number in state.stale if number not in replaced],
+        prepared,
+    )
+
+
+def _prepares(attack: ResolvedAttack) -> bool:
+    return attack.spec.prepare is not None and attack.spec.prepares(**attack.params)
+
+
+def _of_data(attack: ResolvedAttack) -> bool:
+    """Whether the attack's preparation depends on the data alone."""
+    return attack.spec.prepare_scope == "data"
+
+
+def _add_preparations(plan: Plan, costs: Costs) -> dict[Path, str]:
+    """Add the missing preparations; returns the names of their jobs by the paths that they write."""
+    waiting: dict[Path, list[Cell]] = {}
+    for cell in plan.cells:
+        if cell.pieces and cell.prepared is not None:
+            waiting.setdefault(cell.prepared, []).append(cell)
+    waits = {}
+    for path, cells in waiting.items():
+        if path.exists():
+            continue
+        first, attack = cells[0], cells[0].attack
+        assert attack is not None
+        of_data = _of_data(attack)
+        name = f"prepare {first.name}" if of_data else f"prepare {first.name} for {first.opened.name}"
+        expected = costs.preparation(first.opened.name, first.name)
+        args = (first.opened.setting, first.name, path)
+        loads = "" if of_data else first.opened.name
+        plan.jobs.append(Job(name, prepare, args, cost=expected.seconds, kind=name, loads=loads))
+        plan.preparations[name], plan.expected[name] = cells, expected
+        waits[path] = name
+    return waits
+
+
+def _add_shards(plan: Plan, costs: Costs, waits: dict[Path, str]) -> None:
+    """Add the shards, first shards first: where costs are unknown, every attack is soon measured."""
+    work = [(cell, piece, key) for cell in plan.cells for piece, key in cell.pieces]
+    for cell, piece, key in sorted(work, key=lambda item: item[1].start):
+        setting, name = cell.opened.setting, f"{cell.title}/{piece.number}"
+        expected = costs.shard(cell.opened.name, cell.name, piece.stop - piece.start, cell.opened.per_1000)
+        after = () if cell.prepared not in waits else (waits[cell.prepared],)
+        plan.jobs.append(
+            Job(
+                name,
+                run_shard,
+                (setting, cell.name, piece, key, cell.prepared),
+                setting.suite.shard_timeout_s,
+                after,
+                expected.seconds,
+                kind=cell.title,
+                loads=cell.opened.name,
+            )
+        )
+        plan.shards[name], plan.expected[name] = (cell, piece, key), expected
+
+
+def _add_finishing(plan: Plan, suite: SuiteRecord) -> None:
+    shards: dict[str, list[str]] = {cell.opened.name: [] for cell in plan.cells}
+    for name, (cell, _, _) in plan.shards.items():
+        shards[cell.opened.name].append(name)
+    opened = {cell.opened.name: cell.opened for cell in plan.cells}
+    for defense, one in opened.items():
+        name = f"gallery of {defense}"
+        plan.galleries[name] = one
+        plan.jobs.append(
+            Job(
+                name,
+                gallery_of,
+                (one.setting, suite, one.record),
+                after=tuple(shards[defense]),
+                cost=_GALLERY_SECONDS,
+                kind="gallery",
+                loads=defense,
+                anyway=True,
+            )
+        )
+    for defense, one in opened.items():
+        if one.record.timing is None:
+            name = f"timing of {defense}"
+            plan.timings[name] = one
+            args = (one.setting, one.record.training.get("seconds"))
+            plan.jobs.append(Job(name, timing_of, args, cost=_TIMING_SECONDS, kind="timing", loads=defense, alone=True))
