@@ -22,6 +22,8 @@ from bench.contracts.target import Target
 _FAR, _NEAR = (20, 1.0), (10, 0.5)
 #: Which of the best classes the restarts run towards in turn.
 _TURNS = (0, 1, 0, 2)
+#: Where Square has proposals to make.
+_SQUARE_NORMS = ("linf", "l2")
 #: Share of the values that are drawn anew around a local maximum.
 _REDRAWN = 0.3
 
@@ -72,7 +74,7 @@ def worst_case(
         restarts: climbs of 20 steps in (3).
         halvings: how often (4) halves the examples; 0 leaves (4) out.
         rounds: climbs of 10 steps for the first half in (4), 2·rounds for the quarter after it, and so on.
-        queries: of Square at first; 0 leaves it out.
+        queries: of Square at first; 0 leaves it out, as does l1, for which it has no form.
         estimator: how to get the gradient (``attacks.toolkit.estimators``).
         rescore: draws on which points for a randomised defense are compared.
 
@@ -80,6 +82,8 @@ def worst_case(
         x_adv, shaped like x.
     """
     of = as_estimator(estimator)
+    if target.ball.norm not in _SQUARE_NORMS:
+        queries = 0
     if target.randomized or not of.true_forward:
         climb = partial(pgd, steps=_FAR[0], step_size=_FAR[1], schedule="linear", estimator=of, rescore=rescore)
         stages = [Stage(climb), Stage(partial(climb, targets=targets, restarts=max(1, restarts)))]

@@ -8,6 +8,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from attacks.toolkit.active import Active
 from attacks.toolkit.decision_walk import Nearest, Oracle, find_start, search
 from attacks.toolkit.projections import length
 from bench.contracts.attack import attack
@@ -95,7 +96,7 @@ def boundary(
             done[moved] = nearest.inside(walk.rows[moved])
         done |= oracle.left[walk.rows] < together + 1
         if done.any():
-            walk.leave(done)
+            walk.keep(~done)
         if not len(walk.rows):
             return nearest.result()
         if step % block == 0:
@@ -106,7 +107,7 @@ def boundary(
         step += 1
 
 
-class _Walk:
+class _Walk(Active):
     """The walking examples, ``rows``, each at an adversarial point with step sizes of its own.
 
     Images are flattened: ``x``, and ``delta``, the perturbation, are ``(M, d)``.
@@ -118,12 +119,6 @@ class _Walk:
         self.delta = points.flatten(1) - self.x
         self.distance = length(self.delta, self.threat.norm)
         self.sideways, self.source = torch.full_like(self.distance, sideways), torch.full_like(self.distance, source)
-
-    def leave(self, done: Tensor) -> None:
-        """Take examples out of the walk."""
-        stay = ~done
-        self.rows, self.x, self.delta = self.rows[stay], self.x[stay], self.delta[stay]
-        self.distance, self.sideways, self.source = self.distance[stay], self.sideways[stay], self.source[stay]
 
     def step(self, noise: Tensor, coins: Tensor, *, ask_sideways: bool) -> Tensor:
         """Ask about some proposals for every example, keep the nearest; bool ``(M,)``: which examples moved.

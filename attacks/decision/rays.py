@@ -8,15 +8,11 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from attacks.toolkit.active import Active
 from attacks.toolkit.decision_walk import Nearest, Oracle, find_start
 from attacks.toolkit.projections import length
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
-
-#: What :class:`_Search` knows of each example.
-_STATE = (
-    "rows", "x", "direction", "distance", "candidate", "high", "low", "gap", "block", "blocks", "passes",
-)  # fmt: skip
 
 
 @attack(
@@ -71,7 +67,7 @@ def rays(
     while True:
         stopped = stopped | (oracle.left[search.rows] == 0)
         if stopped.any():
-            search.leave(stopped)
+            search.keep(~stopped)
         if not len(search.rows):
             return nearest.result()
         improved = search.ask()
@@ -80,12 +76,14 @@ def rays(
             stopped[improved] = nearest.inside(search.rows[improved])
 
 
-class _Search:
+class _Search(Active):
     """The searching examples, ``rows``: a direction each, a candidate for a better one, and its known distances.
 
     Images are flattened. A direction ``(M, d)`` has values in [-1, 1]; the boundary along the candidate lies between
     ``low`` (NaN while unknown) and ``high``.
     """
+
+    shared = ("ranks",)
 
     def __init__(self, nearest: Nearest, rows: Tensor, start: Tensor, tolerance: float) -> None:
         self.nearest, self.oracle, self.tolerance = nearest, nearest.oracle, tolerance
@@ -107,11 +105,6 @@ class _Search:
         dim = self.x.shape[1]
         random = self.oracle.target.rand(int(self.oracle.left.max()) // (2 * dim) + 1, dim, like=self.x)
         self.ranks = torch.cat([torch.arange(dim, device=rows.device)[None], random.argsort(1)])
-
-    def leave(self, done: Tensor) -> None:
-        """Take examples out of the search."""
-        for name in _STATE:
-            setattr(self, name, getattr(self, name)[~done])
 
     def ask(self) -> Tensor:
         """One question for every example; bool ``(M,)``: which of them came nearer."""

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from attacks.toolkit.active import Active
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import per_example, steepest
@@ -157,7 +158,7 @@ class _Ascent:
             climb.move(first=step == 0)
 
 
-class _Climb:
+class _Climb(Active):
     """The state of one run: row i of every tensor belongs to the example ``index[i]``.
 
     Args:
@@ -197,11 +198,7 @@ class _Climb:
         if fooled.any():
             where = self.index[fooled]
             best.x[where], best.score[where] = self.point[fooled], torch.inf
-            rows = (~fooled).nonzero().squeeze(1)
-            self.goal = self.goal.at(rows)
-            for name, value in vars(self).items():
-                if isinstance(value, Tensor):
-                    setattr(self, name, value[rows])
+            self.keep(~fooled)
 
     def back(self, rows: Tensor) -> None:
         """Return to the best point where the mask ``rows`` says so."""

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.masks import MaskLike, as_mask, fitted
@@ -143,13 +144,11 @@ class Ascent:
             if stop_early:
                 fooled = self._record(best, target, at.logits, x_k, goal, index, rows)
                 if fooled.any():
-                    going = (~fooled).nonzero().squeeze(1)
-                    if not len(going):
+                    if fooled.all():
                         return best, x_k
                     # Only now are the survivors put together again: between two successes nothing is copied.
-                    parts = (rows, index, x, x_k, velocity, grad)
-                    rows, index, x, x_k, velocity, grad = (part[going] for part in parts)
-                    goal = goal.at(going)
+                    parts = (rows, index, x, x_k, velocity, grad, goal)
+                    rows, index, x, x_k, velocity, grad, goal = take(~fooled, *parts)
             else:
                 best.update(x_k, goal.margin(at.logits), rows)
             if self.mask is not None:

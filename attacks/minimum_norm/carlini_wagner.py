@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from attacks.toolkit.active import Active
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
@@ -100,7 +101,7 @@ def carlini_wagner(
 
 
 @dataclass
-class _State:
+class _State(Active):
     """Tensors of the examples still at work, each ``(M, …)``."""
 
     rows: Tensor
@@ -118,9 +119,6 @@ class _State:
     allowed: Tensor  # l0: pixels, (M, 1, …)
     needed: Tensor  # l0: pixels that failed when they were missing
     kept: Tensor  # l0: the pixels of the last success
-
-    def at(self, going: Tensor) -> _State:
-        return _State(*(getattr(self, field.name)[going] for field in fields(self)))
 
 
 class _Search:
@@ -171,7 +169,7 @@ class _Search:
             finished |= best.done(state.rows)
             clean = False
             if finished.any():
-                state = state.at(~finished)
+                state.keep(~finished)
                 if not len(state.rows):
                     return last
         return last

@@ -8,6 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.estimators import EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import DUAL, TINY, NearestBoundary, Plane, Shortest
 from attacks.toolkit.losses import Goal, margin
@@ -85,7 +86,7 @@ def deepfool(
         best.offer(x_k, logits, rows)
         going = best.distance[rows].isinf()
         last[rows] = x_k
-        rows, x_k, boundary, plane = rows[going], x_k[going], boundary.at(going), plane.at(going)
+        rows, x_k, boundary, plane = take(going, rows, x_k, boundary, plane)
         if not len(rows):
             break
         x_k = _step(x_k, plane, overshoot, target)

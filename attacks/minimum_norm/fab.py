@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import TINY, Boundary, GoalBoundary, NearestBoundary, Plane, Shortest, onto_hyperplane
 from attacks.toolkit.losses import Goal, margin
@@ -143,8 +144,7 @@ class _Walk:
             hit = best.offer(x_k, logits, rows)
             going = ~best.done(rows)
             if not going.all():
-                rows, x, x_k, hit = rows[going], x[going], x_k[going], hit[going]
-                boundary, plane = boundary.at(going), plane.at(going)
+                rows, x, x_k, hit, boundary, plane = take(going, rows, x, x_k, hit, boundary, plane)
             x_k = self._step(x_k, x, hit, plane)
         best.offer(x_k, target.logits(x_k, rows), rows)
         self.last[rows] = x_k

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import Shortest
 from attacks.toolkit.losses import Goal, ce
@@ -88,16 +89,16 @@ def jsma(
     for _ in range(math.floor(gamma * x[0].numel() / 2)):
         logits, gain, loss = _derivatives(target, estimator, x_k, owner, t, outputs)
         going = _record(best, x_k, logits if estimator.true_forward else target.logits(x_k, owner), owner)
-        owner, t, x_k, gain, loss = owner[going], t[going], x_k[going], gain[going], loss[going]
+        owner, t, x_k, gain, loss = take(going, owner, t, x_k, gain, loss)
         free = x_k < target.ball.high if theta > 0 else x_k > target.ball.low
         sign = math.copysign(1.0, theta)
         pair, found = most_salient_pair(sign * gain, sign * loss, free.flatten(1))
-        owner, t, x_k, pair = owner[found], t[found], x_k[found], pair[found]
+        owner, t, x_k, pair = take(found, owner, t, x_k, pair)
         flat = x_k.flatten(1)
         changed = (flat.gather(1, pair) + theta * box).clamp(target.ball.low, target.ball.high)
         x_k = flat.scatter(1, pair, changed).view_as(x_k)
         hopeful = length(x_k - x[owner], "l0") < _limit(best, owner)
-        owner, t, x_k = owner[hopeful], t[hopeful], x_k[hopeful]
+        owner, t, x_k = take(hopeful, owner, t, x_k)
         if not len(owner):
             return best.result(x)
     _record(best, x_k, target.logits(x_k, owner), owner)

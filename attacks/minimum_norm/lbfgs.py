@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from attacks.toolkit.active import Active
 from attacks.toolkit.estimators import EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.hyperplanes import TINY, Shortest
 from attacks.toolkit.losses import Goal, LossLike, get_loss
@@ -100,7 +101,8 @@ def lbfgs(
             _take(state, points, at.loss, at.grad, hit, least)
         finished = _ends(state, steps, searches) & (not target.randomized) | best.done(rows)
         if finished.any():
-            rows, state = rows[~finished], state.at(~finished)
+            rows = rows[~finished]
+            state.keep(~finished)
             if not len(rows):
                 break
         points = _trial(state, target.ball, least)
@@ -108,7 +110,7 @@ def lbfgs(
 
 
 @dataclass
-class _State:
+class _State(Active):
     """Tensors of the examples still at work, ``(M, …)``; what is D long is flattened."""
 
     x: Tensor  # (M, C, H, W)
@@ -138,9 +140,6 @@ class _State:
             stalled=no, steps=memory, changes=memory.clone(),
             curvature=flat.new_zeros(len(flat), history),
         )  # fmt: skip
-
-    def at(self, going: Tensor) -> _State:
-        return _State(*(getattr(self, field.name)[going] for field in fields(self)))
 
 
 def _first_const(goal: Goal, logits: Tensor, grad: Tensor, given: float) -> Tensor:

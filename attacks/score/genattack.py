@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from attacks.toolkit.active import Active, take
 from attacks.toolkit.losses import Goal, log_odds
 from attacks.toolkit.projections import per_example
 from attacks.toolkit.selection import Best, confirm
@@ -88,8 +89,8 @@ def genattack(
             found = rows[done]
             final = confirm(target, best, _pick(members, elite)[done], y[found], found)
             going = ~done.masked_scatter(done, final)
-            rows, members, fitness, elite = rows[going], members[going], fitness[going], elite[going]
-            lowest, highest = lowest[going], highest[going]
+            parts = (rows, members, fitness, elite, lowest, highest)
+            rows, members, fitness, elite, lowest, highest = take(going, *parts)
             mutation.keep(going)
         if not len(rows) or generation == generations - 1:
             break
@@ -147,7 +148,7 @@ def _crossover(target: Target, members: Tensor, log_weight: Tensor) -> Tensor:
     return torch.where(coin < first.view(*first.shape, *[1] * (members.ndim - 2)), pairs[:, 0], pairs[:, 1])
 
 
-class _Mutation:
+class _Mutation(Active):
     """Mutation rate and range of every example, shrinking at plateaus if adaptive."""
 
     def __init__(self, x: Tensor, rate: float, span: float, adaptive: bool, patience: int) -> None:
@@ -175,7 +176,3 @@ class _Mutation:
         lot, size = target.rand(2, *children.shape[1:], like=children)
         steps: Tensor = (lot < per_example(rate, children)) * (per_example(eps * span, children) * (2 * size - 1))
         return steps
-
-    def keep(self, going: Tensor) -> None:
-        """Drop all rows but ``going``, bool ``(M,)``."""
-        self.best, self.waited, self.plateaus = self.best[going], self.waited[going], self.plateaus[going]

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
 from bench.contracts.attack import attack
@@ -92,7 +93,7 @@ def one_pixel(
             fittest = torch.where(fooled, value, -torch.inf)[hit].argmax(1)
             points = _paint(target, _pick(children[hit], fittest), x[found])
             going = ~hit.masked_scatter(hit, confirm(target, best, points, y[found], found))
-            rows, parents, fitness = rows[going], parents[going], fitness[going]
+            rows, parents, fitness = take(going, rows, parents, fitness)
             if not len(rows):
                 return best.x
     points, score = _paint(target, _pick(parents, fitness.argmax(1)), x[rows]), fitness.amax(1)

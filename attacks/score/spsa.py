@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from attacks.toolkit.active import Active, take
 from attacks.toolkit.finite_differences import Directions, FiniteDifference
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest
@@ -98,7 +99,7 @@ def spsa(
             if fooled.any():
                 found = rows[fooled]
                 going = ~fooled.masked_scatter(fooled, confirm(target, best, x_k[fooled], y[found], found))
-                rows, x_k = rows[going], x_k[going]
+                rows, x_k = take(going, rows, x_k)
                 optimiser.keep(going)
             if not len(rows) or step == steps:
                 break
@@ -112,7 +113,7 @@ def spsa(
     return best.x
 
 
-class _Optimiser:
+class _Optimiser(Active):
     """Steps of the length of the unit ball, from gradients that are averaged over time."""
 
     def __init__(self, like: Tensor, update: Update, momentum: float, norm: str) -> None:
@@ -129,7 +130,3 @@ class _Optimiser:
         mean = self.mean / (1 - self.momentum**self.count)
         step = mean / (self.square / (1 - _BETA_2**self.count)).sqrt().clamp_min(1e-12)
         return step if self.norm == "linf" else step / math.sqrt(grad[0].numel())
-
-    def keep(self, going: Tensor) -> None:
-        """Drop all rows but ``going``, bool ``(M,)``."""
-        self.mean, self.square = self.mean[going], self.square[going]

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from attacks.toolkit.active import Active, take
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
 from bench.contracts.attack import attack
@@ -117,7 +118,7 @@ class _Search:
                 final = confirm(self.target, self.best, windows.images[done], self.y[found], found)
                 going = ~done.masked_scatter(done, final)
                 windows.keep(going)
-                rows, score, goal = rows[going], score[going], goal.at(going)
+                rows, score, goal = take(going, rows, score, goal)
                 if not len(rows):
                     return rows
         if self.target.randomized:
@@ -131,12 +132,14 @@ class _Search:
         return goal(logits), self.target.fooled(logits, images, goal.y, rows)
 
 
-class _Windows:
+class _Windows(Active):
     """The points of a run, of which :meth:`propose` changes a window in place and :meth:`settle` undoes it.
 
     Nothing outside the window is touched, and random numbers are drawn for many steps at once, so that a step costs
     little beside the model. All examples have the same size of window, at places of their own.
     """
+
+    shared = ("order", "offsets", "patterns")
 
     def __init__(self, target: Target, x: Tensor, rows: Tensor) -> None:
         self.target, self.rows, self.total, self.given = target, rows, len(x), x.shape[1:]
@@ -147,8 +150,9 @@ class _Windows:
         self.x = x[rows].flatten(2)
         self.points = self._start(x)[rows].flatten(2)
         self.side = self.places = self.step = 0
-        self.order = torch.empty(0, device=x.device)
-        #: For the steps of a block, each ``(steps, M, …)``: where the windows are, and what else is drawn.
+        #: Places yet to be visited, in an order that is shifted by a number of its own for each example.
+        self.order, self.shift = torch.empty(0, device=x.device), torch.zeros_like(rows)
+        #: For the steps of a block, each ``(M, steps, …)``: where the windows are, and what else is drawn.
         self.block: list[Tensor] = []
         #: Where the last proposal wrote, ``(M, C, values)``, what was there before, and what is there now.
         self.undo: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -164,22 +168,18 @@ class _Windows:
         side = self._side(area, width) if self.flat else self._side(math.sqrt(area), min(height, width))
         if side != self.side:
             self._resize(side)
-        if not self.block or self.step == len(self.block[0]):
+        if not self.block or self.step == self.block[0].shape[1]:
             places = self._next_places()
-            self.block = [self._corners(places), *self._draw(len(places))]
+            self.block = [self._corners(places), *self._draw(places.shape[1])]
             self.step = 0
-        self._change(*(drawn[self.step] for drawn in self.block))
+        self._change(*(drawn[:, self.step] for drawn in self.block))
         self.step += 1
 
     def settle(self, kept: Tensor) -> None:
         """Undo the last proposal except in the rows ``kept``, bool ``(M,)``."""
         for window, before, after in self.undo:
             self.points.scatter_(2, window, torch.where(kept[:, None, None], after, before))
-
-    def keep(self, going: Tensor) -> None:
-        """Drop all rows but ``going``, bool ``(M,)``."""
-        self.rows, self.x, self.points = self.rows[going], self.x[going], self.points[going]
-        self.block = [drawn[:, going] for drawn in self.block]
+        self.undo = []
 
     def _start(self, x: Tensor) -> Tensor:
         """Points to start from, for the whole shard ``x``."""
@@ -190,7 +190,7 @@ class _Windows:
         raise NotImplementedError
 
     def _draw(self, steps: int) -> list[Tensor]:
-        """What ``_change`` needs besides places, each ``(steps, M, …)``."""
+        """What ``_change`` needs besides places, each ``(M, steps, …)``."""
         raise NotImplementedError
 
     def _change(self, corner: Tensor, *drawn: Tensor) -> None:
@@ -206,15 +206,16 @@ class _Windows:
         self.order, self.block = self.order[:0], []
 
     def _next_places(self) -> Tensor:
-        """The places of the next steps, ``(steps, M)``: each image visits all of them in random order, then again."""
+        """The places of the next steps, ``(M, steps)``: each image visits all of them in random order, then again."""
         if not len(self.order):
             self.order = self.target.rand(self.places, like=self.x).argsort()
-            self.shift = self._random_places(1)
+            self.shift = self._random_places(1)[:, 0]
         some, self.order = self.order[:_BLOCK], self.order[_BLOCK:]
-        return (some[:, None] + self.shift) % self.places
+        return (some + self.shift[:, None]) % self.places
 
     def _random_places(self, steps: int) -> Tensor:
-        return (self.target.rand(steps, self.total, like=self.x) * self.places).long()[:, self.rows] % self.places
+        drawn = self.target.rand(steps, self.total, like=self.x)
+        return (drawn * self.places).long()[:, self.rows].T % self.places
 
     def _corners(self, places: Tensor) -> Tensor:
         """Index of the first value of the windows at ``places`` within a channel."""
@@ -226,9 +227,9 @@ class _Windows:
         return (corner[:, None, None] + self.offsets).expand(-1, self.shape[0], -1)
 
     def _heads(self, *shape: int) -> Tensor:
-        """Tosses of a coin, bool ``(steps, M, …)`` for ``shape`` without the examples."""
+        """Tosses of a coin, bool ``(M, steps, …)`` for ``shape`` without the examples."""
         steps, *rest = shape
-        return (self.target.rand(steps, self.total, *rest, like=self.x) < 0.5)[:, self.rows]
+        return (self.target.rand(steps, self.total, *rest, like=self.x) < 0.5)[:, self.rows].transpose(0, 1)
 
 
 class _Linf(_Windows):
@@ -239,10 +240,6 @@ class _Linf(_Windows):
         threat = target.ball
         self.lowest = (self.x - threat.eps).clamp_min(threat.low)
         self.highest = (self.x + threat.eps).clamp_max(threat.high)
-
-    def keep(self, going: Tensor) -> None:
-        super().keep(going)
-        self.lowest, self.highest = self.lowest[going], self.highest[going]
 
     def _start(self, x: Tensor) -> Tensor:
         """Vertical stripes."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from attacks.toolkit.active import take
 from attacks.toolkit.estimators import Estimator
 from attacks.toolkit.hyperplanes import Shortest
 from attacks.toolkit.losses import Goal
@@ -88,8 +89,8 @@ def walk(
         loss, grad, hit = at.loss, at.grad, best.offer(x_k, logits, rows)
         going = ~best.done(rows)
         if not going.all():
-            rows, x, x_k, radius, back = rows[going], x[going], x_k[going], radius[going], back[going]
-            loss, grad, hit = loss[going], grad[going], hit[going]
+            parts = (rows, x, x_k, radius, back, loss, grad, hit)
+            rows, x, x_k, radius, back, loss, grad, hit = take(going, *parts)
             if not len(rows):
                 return last
         back = back | (best.distance[rows].isfinite() & ~hit)
