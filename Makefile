@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help demo leaderboard test check bench peers compare schema docs clean
+.PHONY: help demo leaderboard test check bench peers compare schema docs fingerprints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ docs: $(VENV)/.installed ## Write docs/attacks.md and docs/defenses.md again aft
 	for page in attacks defenses; do \
 	  $(BIN)/python -m bench.reference.$$page > docs/$$page.md.part && mv docs/$$page.md.part docs/$$page.md || exit 1; \
 	done
+
+fingerprints: $(VENV)/.installed-test ## Store the fingerprints of attacks and defenses that are new or have another version
+	WRITE_FINGERPRINTS=1 $(BIN)/python -m pytest tests -k fingerprint
 
 clean: ## Remove what was installed and built here (results stay)
 	rm -rf $(VENV) build site *.egg-info
