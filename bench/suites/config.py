@@ -187,6 +187,7 @@ class Suite(_Strict):
     attacks: dict[Name, Entry] = Field(min_length=1, description="the attacks, by the name used in results")
 
     _name: str = PrivateAttr(default="")
+    _file: Path | None = PrivateAttr(default=None)  # that --config named
 
     @property
     def name(self) -> str:
@@ -209,6 +210,7 @@ class Suite(_Strict):
         name, *marks = self._name.split("@")
         moved = Path(self.data.rpartition(":")[2]).name in marks
         options = ["--suite", name, *(["--data", self.data] if moved else [])]
+        options += [] if self._file is None else ["--config", str(self._file)]
         return TrainingSettings(
             data=data.info.name,
             data_version=data.version,
@@ -279,6 +281,12 @@ class Config(_Strict):
                 for attack in variant.published:
                     if attack not in (CLEAN, *suite.attacks):
                         raise ValueError(f"suites.{name}.study: the suite has no attack {attack!r}")
+        return self
+
+    def named(self, file: Path | None) -> Config:
+        """Itself, whose suites now know the file that ``--config`` names: what they say to type then names it too."""
+        for suite in self.suites.values():
+            suite._file = file
         return self
 
     def suite(self, name: str) -> Suite:

@@ -30,6 +30,7 @@ def load_config(path: Path | None = None) -> Config:
     Raises:
         InputError: one line with the file, the path of the field, the value and the rule.
     """
+    named = path
     if path is None:
         path = Path(FILE) if Path(FILE).is_file() else Path(bench.__file__).with_name(FILE)
     try:
@@ -42,7 +43,7 @@ def load_config(path: Path | None = None) -> Config:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     try:
-        return Config.model_validate(value)
+        return Config.model_validate(value).named(named)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error, FIELDS)}") from None
 

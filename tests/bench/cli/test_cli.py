@@ -203,7 +203,8 @@ def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) ->
 
 def test_a_missing_checkpoint_says_how_to_make_it(tmp_path: Path) -> None:
     ended = evaluate(tmp_path, "--checkpoints", tmp_path / "weights", defense="none")
-    making = f"`bench train --defense none --checkpoints {tmp_path / 'weights'} --suite tiny`"
+    where = f"--checkpoints {tmp_path / 'weights'} --suite tiny --config {tmp_path / 'bench.yaml'}"
+    making = f"`bench train --defense none {where}`"
     assert_refused(ended, f"does not exist; make it with {making}")
     assert_nothing_written(tmp_path)
 
