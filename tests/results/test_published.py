@@ -54,6 +54,15 @@ def test_every_published_defense_is_complete(by_name: dict[str, DefenseSummary])
         assert defense.record.timing is not None and defense.record.gallery
 
 
+def test_every_defense_has_a_curve_by_radius(summary: SuiteSummary) -> None:
+    radii = load_config().suite("digits").threat_model.radii
+    assert summary.record.radii == radii
+    for defense in summary.defenses:
+        assert [point.radius for point in defense.curve] == [0, *radii, summary.record.eps]
+        assert defense.curve[-1].robust == defense.worst_case
+        assert defense.curve[0].robust.value >= defense.worst_case.value
+
+
 def test_every_built_in_defense_is_published(by_name: dict[str, DefenseSummary]) -> None:
     assert set(by_name) == set(DEFENSES.built_in())
 
