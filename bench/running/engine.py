@@ -16,10 +16,13 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench.contracts import reporting
 from bench.running.graph import Graph, Job, Outcome
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 #: Seconds between two reports of one job that are passed on.
 _REPORT_EVERY = 0.2
@@ -91,9 +94,9 @@ class _Worker:
     """One process and the job it is working on."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
         self.process.start()
         theirs.close()
         self.job: Job | None = None
@@ -145,10 +148,24 @@ class _Worker:
         self.alive = False
 
 
-def _work(pipe: Connection, parent: int) -> None:
+def _context() -> ForkServerContext | SpawnContext:
+    """How workers are started: where it can be, forked from a server that has imported what all of them need.
+
+    They then start at once and share the memory of these libraries. The server itself never computes: a fork of a
+    process that has used threads or a GPU would not work.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.running.cell"])
+    return context
+
+
+def _work(pipe: Connection, environment: dict[str, str]) -> None:
     """The loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    os.environ.update(environment)  # a server has that of when it was started
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -180,8 +197,9 @@ def _now_and_then(pipe: Connection) -> reporting.Listener:
     return send
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent() -> None:
     """End this process when its parent is gone (killed, so that it could not say goodbye)."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
