@@ -110,7 +110,8 @@ def surrogates(shape: tuple[int, ...], count: int = 2) -> dict[str, Tensor]:
 def radius(norm: str, shape: tuple[int, ...]) -> float:
     """:data:`EPS` for inputs of another size: perturbations of as much use to a random linear model."""
     times = torch.Size(shape).numel() / 64
-    return EPS[norm] * {"linf": times**-0.5, "l2": 1.0, "l1": times**0.5, "l0": 1.0}[norm]
+    factors: dict[str, float] = {"linf": times**-0.5, "l2": 1.0, "l1": times**0.5, "l0": 1.0}
+    return EPS[norm] * factors[norm]
 
 
 def target_of(name: str, norm: str, defense: Defense, n: int, *, eps: float | None = None, **settings: Any) -> Target:
