@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import DataInfo
+from bench.contracts.inputs import KINDS, DataInfo
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -91,6 +91,8 @@ class Defense(nn.Module):
     recipe_version: int | str = 1
     #: Whether the recipe defends against ``run.threat``. False: the weights are those of every threat model.
     trains_in_ball: bool = True
+    #: The kinds of inputs it can be built for.
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     #: Distributions whose own version decides the output as well, such as ``pillow`` where a codec of it is used.
     depends: tuple[str, ...] = ()
     #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.

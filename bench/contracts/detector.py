@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Approximation, Card, Defense, freeze
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import DataInfo
+from bench.contracts.inputs import KINDS, DataInfo
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -38,6 +38,8 @@ class Detector(nn.Module):
     recipe_version: int = 1
     #: Whether the recipe uses ``run.threat``, as ``Defense.trains_in_ball``.
     trains_in_ball: bool = True
+    #: As ``Defense.kinds``.
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     #: As ``Defense.depends``.
     depends: tuple[str, ...] = ()
 

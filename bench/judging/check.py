@@ -92,6 +92,7 @@ class _Rules:
         self.spec, self.defense, self.data, self.suite, self.device = spec, defense, data, suite, device
         some = data.validation.take(32)
         self.x, self.y = some.x.clone().to(device), some.y.to(device)
+        self.box = f"[{data.info.input.low:g}, {data.info.input.high:g}]"
         self.random = False
 
     def evaluation_mode(self) -> None:
@@ -99,12 +100,12 @@ class _Rules:
         ready(self.defense)
 
     def forward(self) -> str:
-        """forward(x) returns finite floating-point logits of shape (N, classes) for images in [0, 1]."""
+        """forward(x) returns finite floating-point logits of shape (N, classes) for inputs in their box."""
         logits = check_contract(self.defense, self.x, self.data.info.num_classes)
         return f"{tuple(self.x.shape)} -> {tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
 
     def batch_of_one(self) -> None:
-        """A batch of one image works."""
+        """A batch of one input works."""
         check_contract(self.defense, self.x[:1], self.data.info.num_classes)
 
     def input_untouched(self) -> None:
@@ -136,7 +137,7 @@ class _Rules:
         return "randomised" if self.random else "deterministic"
 
     def batch_independence(self) -> None:
-        """The logits of an image do not depend on the other images of its batch."""
+        """The logits of an input do not depend on the other inputs of its batch."""
         if not self.random and depends_on_batch(self.defense, self.x):
             raise Warn("they change when the batch is permuted or split")
 
@@ -188,5 +189,5 @@ class _Rules:
                 hits += int((self.defense(x.clone().to(self.device)).argmax(1).cpu() == y).sum())
         share = hits / len(split)
         if share < 2 / self.data.info.num_classes:
-            raise Warn(f"only {100 * share:.1f} %: are the weights loaded, and are inputs expected in [0, 1]?")
+            raise Warn(f"only {100 * share:.1f} %: are the weights loaded, and are inputs expected in {self.box}?")
         return f"{100 * share:.1f} % of {len(split)}"

@@ -79,6 +79,8 @@ def _build(obj: object, spec: DefenseSpec, info: DataInfo) -> Defense:
         raise InputError(f"{name}: expected a Defense, a model or a function, got {type(obj).__name__}")
     positional = (isinstance(obj, type) and issubclass(obj, Defense)) or _takes_info(obj, spec.params)
     params = _check_params(obj, spec.params, name, skip=int(positional))
+    if isinstance(obj, type) and issubclass(obj, Defense):
+        _check_kind(obj, name, info)
     made = obj(info, **params) if positional else obj(**params)
     if not isinstance(made, nn.Module):
         raise InputError(f"{name}: returned {type(made).__name__}, expected a torch.nn.Module")
@@ -87,7 +89,14 @@ def _build(obj: object, spec: DefenseSpec, info: DataInfo) -> Defense:
     return _wrapped(made, info)
 
 
+def _check_kind(cls: type[Defense] | type[Detector], name: str, info: DataInfo) -> None:
+    if info.input.kind not in cls.kinds:
+        kinds = " or ".join(f"{kind}s" for kind in cls.kinds)
+        raise InputError(f"{name}: takes {kinds}; the inputs of {info.name} are {info.input.kind}s")
+
+
 def _with_detector(cls: type[Detector], spec: DefenseSpec, info: DataInfo) -> WithDetector:
+    _check_kind(cls, spec.reference, info)
     # The classifier comes first: its initial weights are then those that it has without a detector.
     defense = build_defense(_behind(spec), info)
     own = {name: value for name, value in spec.params.items() if name != "classifier"}

@@ -35,6 +35,7 @@ class AdvProp(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="AdvProp",
         summary=(

@@ -32,6 +32,7 @@ class EnsembleAT(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Ensemble adversarial training",
         summary=(

@@ -37,6 +37,7 @@ class FeatureDenoising(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Feature denoising",
         summary=(

@@ -39,6 +39,7 @@ class MetricLearning(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Metric learning",
         summary=(

@@ -35,6 +35,7 @@ class AntiAdversary(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Anti-adversary layer",
         summary=(

@@ -35,6 +35,7 @@ class Hedge(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Hedge defense",
         summary=(

@@ -48,6 +48,7 @@ class AdversarialTransformation(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Adversarial transformation",
         summary=(

@@ -29,6 +29,7 @@ class BitDepth(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Bit-depth reduction",

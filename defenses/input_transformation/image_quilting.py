@@ -35,6 +35,7 @@ class ImageQuilting(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Image quilting",

@@ -57,6 +57,7 @@ class JPEG(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     depends = ("pillow",)
     card = Card(

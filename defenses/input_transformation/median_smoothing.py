@@ -30,6 +30,7 @@ class MedianSmoothing(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Median smoothing",

@@ -35,6 +35,7 @@ class Thermometer(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Thermometer encoding",
         summary=(

@@ -34,6 +34,7 @@ class TVMinimization(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Total-variation minimisation",

@@ -34,6 +34,7 @@ class WaveletDenoising(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Wavelet denoising",

@@ -34,6 +34,7 @@ class Distillation(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Defensive distillation",

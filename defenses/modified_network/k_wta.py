@@ -32,6 +32,7 @@ class KWTA(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="k-winners-take-all",

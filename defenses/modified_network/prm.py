@@ -62,6 +62,7 @@ class PRM(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Pixel robustness manipulation",

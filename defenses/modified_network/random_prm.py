@@ -25,6 +25,7 @@ class RandomPRM(PRM):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Random pixel robustness manipulation",
         summary=(

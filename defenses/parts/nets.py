@@ -16,17 +16,21 @@ from bench.contracts.inputs import DataInfo
 
 
 def classifier_for(info: DataInfo, network: str = "auto") -> nn.Module:
-    """The classification network f: logits ``(N, num_classes)`` from ``(N, C, H, W)``.
+    """The classification network f: logits ``(N, num_classes)`` from ``(N, C, H, W)``, or of waveforms ``(N, C, T)``.
 
     Args:
         info: of the data.
         network: ``auto`` is ResNet-18 from 32 pixels on, below that a plain convolutional network, small below 16
-            pixels; both take any H and W near the nominal. Other names are those of ``NETWORKS``, and
-            ``torchvision.<name>`` for any classifier of torchvision, untrained.
+            pixels; both take any H and W near the nominal. Of waveforms it is a :class:`WaveCNN`. Other names are
+            those of ``NETWORKS``, and ``torchvision.<name>`` for any classifier of torchvision, untrained.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: for an unknown name, or that of a network of images where inputs are waveforms.
     """
+    if info.input.kind == "waveform":
+        if network != "auto":
+            raise InputError(f"network {network!r} takes images; the inputs of {info.name} are waveforms")
+        return WaveCNN(info.shape[0], info.num_classes)
     if network.startswith(_TORCHVISION):
         return _from_torchvision(network.removeprefix(_TORCHVISION), info)
     if network != "auto":
@@ -120,6 +124,26 @@ class SmallCNN(_Network):
             nn.Flatten(),
             nn.Linear(16 * width, num_classes),
         )
+
+
+class WaveCNN(nn.Sequential):
+    """Four convolutions in time of stride 4 with batch norm, the mean over time and a linear layer.
+
+    In the manner of the smallest network of Dai et al. 2017 (Very Deep Convolutional Neural Networks for Raw
+    Waveforms), with strides in place of its max-pools and a first filter that suits short waveforms too.
+
+    Args:
+        channels: of the waveforms; num_classes: of the logits.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        layers: list[nn.Module] = []
+        for outputs in (32, 64, 64, 128):
+            layers += [
+                nn.Conv1d(channels, outputs, 9, stride=4, padding=4, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(),
+            ]  # fmt: skip
+            channels = outputs
+        super().__init__(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 class VGG(_Network):

@@ -36,7 +36,9 @@ class Schedule:
 
 
 def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
-    """A schedule that reaches the usual accuracy of the network (``defenses.parts.nets``) on images of this size."""
+    """A schedule that reaches the usual accuracy of the network (``defenses.parts.nets``) on inputs of this size."""
+    if info.input.kind == "waveform":
+        return Schedule(30, 64, 0.05, 5e-4, (20, 26))
     if network == "cnn-a":
         return Schedule(30, 128, 0.05, 5e-4, (22, 27))
     if network == "resnet8":
@@ -51,8 +53,10 @@ def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
 def augmentation_for(info: DataInfo) -> Callable[[Tensor], Tensor] | None:
     """Random crops after zero padding; left-right flips too for colour images, whose classes they keep.
 
-    None below 16 pixels, where a shift by one pixel is a large change.
+    None below 16 pixels, where a shift by one pixel is a large change, and for waveforms.
     """
+    if info.input.kind != "image":
+        return None
     size = min(info.shape[1:])
     return random_crop_and_flip(size // 8, flip=info.shape[0] == 3) if size >= 16 else None
 

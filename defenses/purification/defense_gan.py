@@ -53,6 +53,7 @@ class DefenseGAN(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Defense-GAN",

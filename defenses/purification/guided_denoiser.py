@@ -42,6 +42,7 @@ class GuidedDenoiser(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Guided denoiser",
         summary=(

@@ -41,6 +41,7 @@ class PixelDefend(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="PixelDefend",

@@ -35,6 +35,7 @@ class BaRT(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     depends = ("pillow",)
     card = Card(

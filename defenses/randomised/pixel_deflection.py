@@ -39,6 +39,7 @@ class PixelDeflection(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Pixel deflection",

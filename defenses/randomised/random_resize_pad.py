@@ -29,6 +29,7 @@ class RandomResizePad(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Random resize and pad",

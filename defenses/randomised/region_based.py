@@ -33,6 +33,7 @@ class RegionBased(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Region-based classification",

@@ -62,6 +62,7 @@ class SAP(Defense):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     card = Card(
         title="Stochastic activation pruning",
