@@ -58,7 +58,7 @@ def autoattack(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         version: which cascade.
         steps: of each run of APGD and FAB.
         targets: classes of APGD-T and FAB-T.

@@ -68,7 +68,7 @@ def worst_case(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: of the climbs (1) and (2), the latter from a random point.
         targets: classes of (2), those ranked highest at x.
         restarts: climbs of 20 steps in (3).

@@ -68,7 +68,7 @@ def boundary(
 
     Args:
         target: decision knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: hard cap on the label queries of one example, every draw counted.
         proposals: asked about at a time from the same point, of which the nearest adversarial one is kept.
         sideways_step: length of the first sideways moves, relative to the distance.

@@ -59,7 +59,7 @@ def hopskipjump(
 
     Args:
         target: decision knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: hard cap on the label queries of one example, every draw counted.
         initial_probes: probes of the first estimate, at most half as many as an image has values (small images
             need more steps rather than better ones); the t-th estimate uses √t times as many.

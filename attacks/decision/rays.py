@@ -48,7 +48,7 @@ def rays(
 
     Args:
         target: decision knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: hard cap on the label queries of one example, every draw counted.
         tolerance: of the distance, relative to it; a flip has to gain as much.
         init_tries: noise images tried as a start, and at most as many images of other classes in the shard.

@@ -61,7 +61,7 @@ def apgd(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient steps of each run, K.
         restarts: number of runs, each from a new random start.
         loss: ``ce``, ``dlr``, ``margin`` or another (``attacks.toolkit.losses``).

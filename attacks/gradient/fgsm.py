@@ -43,7 +43,7 @@ def fgsm(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         loss: what to raise (``attacks.toolkit.losses``).
         downhill: lower the loss instead: InvFGSM, which makes an image easier to classify. Not an attack in
             itself; augmentation and transforms that strengthen their input use it.
@@ -85,7 +85,7 @@ def bim(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient steps.
         step_size: α as a fraction of eps.
         loss: what to maximise (``attacks.toolkit.losses``).
@@ -129,7 +129,7 @@ def mi_fgsm(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient steps.
         step_size: α as a fraction of eps.
         momentum: μ.

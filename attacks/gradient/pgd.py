@@ -73,7 +73,7 @@ def pgd(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient steps of each run.
         step_size: first step as a fraction of eps.
         schedule: how the step size falls: ``constant``, ``linear`` or ``cosine`` (both to zero).

@@ -76,7 +76,7 @@ def carlini_wagner(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: of one run; in linf and l0, where runs continue one another, of two.
         searches: values of c (l2; 9 in the paper, of 10,000 steps). In all norms steps · searches is the most gradients
             an example gets.

@@ -58,7 +58,7 @@ def ddn(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations.
         gamma: share by which the radius changes in the first step.
         gamma_final: share by which it changes in the last.

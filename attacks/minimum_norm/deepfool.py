@@ -59,7 +59,7 @@ def deepfool(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations at most.
         overshoot: share by which a step goes beyond the linearised boundary.
         candidates: classes considered, those ranked highest at x after y (at the price of a forward pass where there

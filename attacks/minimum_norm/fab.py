@@ -62,7 +62,7 @@ def fab(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations of each run.
         restarts: number of runs; the first starts at x, others at random around it.
         targets: 0 takes the nearest of the boundaries to several classes; above 0 every restart is run towards each

@@ -75,7 +75,7 @@ def fmn(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations.
         alpha: length of the first step in l2 (l0: of each value), in widths of the box.
         alpha_final: of the last.

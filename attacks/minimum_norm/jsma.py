@@ -66,7 +66,7 @@ def jsma(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         theta: what is added to both values of a pair, as a share of the box, negative to decrease them; not 0.
         gamma: share of the values of an image that may be changed.
         targets: classes to try where none has to be reached.

@@ -66,7 +66,7 @@ def lbfgs(
 
     Args:
         target: gradient knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations of one run, halved steps included.
         searches: values of c.
         history: pairs of steps and gradient changes that are remembered.

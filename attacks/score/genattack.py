@@ -50,7 +50,7 @@ def genattack(
 
     Args:
         target: score knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         generations: the budget: population + (generations - 1)·(population - 1) queries per example, the elite
             being scored again in each generation on a randomised defense, and tried on 9 draws when it fools.
         population: candidates per example.

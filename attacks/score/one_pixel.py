@@ -57,7 +57,7 @@ def one_pixel(
 
     Args:
         target: score knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         generations: the budget: generations · population · draws queries per example. (On a randomised defense
             a candidate that fooled, and the best one at the end, are besides tried on 9 draws.)
         population: candidates per example. At a few thousand queries 50 with more generations do better.

@@ -59,7 +59,7 @@ def spsa(
 
     Args:
         target: score knowledge.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: forward passes per example over all runs: two per direction and one at the point itself in each
             step, and one at the end. What does not suffice for a step is not spent. (On a randomised defense a point
             that fooled, and the last one of each run, are besides tried on 9 draws.)

@@ -58,7 +58,7 @@ def transfer(
 
     Args:
         target: transfer knowledge: the threat model, the class count and the surrogates' weights.
-        x: ``(N, C, H, W)`` in the box; y: int64 ``(N,)``.
+        x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient steps.
         step_size: as a fraction of eps.
         momentum: μ, the decay of the sum of L1-normalised gradients.

@@ -82,6 +82,7 @@ class Evaluation:
         self.warnings: list[str] = []
         attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
+        build_defense(DefenseSpec(request.suite.reference), self.data.info)  # fails now rather than after the attacks
         self.store = Store(request.results, request.suite.name)
         for split in (select_examples(request.suite, self.data), self.data.validation):
             for x, _ in split.batches(_CHECKED):

@@ -240,10 +240,13 @@ def measure_and_store(
     """Measure a defense on a suite's examples and store the record beside its results.
 
     Raises:
-        InputError: as :func:`measure`; when the suite has no linf threat model or the defense cannot be loaded.
+        InputError: as :func:`measure`; when the data are no images, the suite has no linf threat model or the defense
+            cannot be loaded.
     """
     clock = provenance.start(command)
     data = load_data(suite.data, root)
+    if data.info.input.kind != "image":
+        raise InputError(f"input gradients: are a study of images; the inputs of {data.info.name} are waveforms")
     loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
     ready(loaded.defense)
     found = measure(loaded.defense, select_examples(suite, data), suite.threat_for(data.info), seed=suite.seed)
