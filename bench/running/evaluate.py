@@ -17,7 +17,7 @@ from bench.contracts.inputs import check_inputs, check_labels
 from bench.contracts.reporting import Report, listening
 from bench.data.load import load_data
 from bench.judging.probe import probe, ready
-from bench.plugins.resolve import LoadedDefense, load_defense
+from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
 from bench.running.cell import Setting, defense_key, empty_record, select_examples
 from bench.running.describe import suite_record
 from bench.running.engine import Engine
