@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attacks.toolkit.finite_differences import Directions, FiniteDifference
+from attacks.toolkit.imitation import imitate, train_imitator
 from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal, repeat
 from bench.contracts.attack import PrepareContext
@@ -185,14 +186,10 @@ class Reparameterized(_Differentiable):
     width: int = 32
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
-        from attacks.toolkit.imitation import imitate
-
         logits: Tensor = defense.classifier(imitate(target, x, self.width))
         return logits
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
-        from attacks.toolkit.imitation import train_imitator
-
         return train_imitator(context, epochs=self.epochs, width=self.width)
 
 
