@@ -16,6 +16,7 @@ from bench.cli.leaderboard import leaderboard
 from bench.cli.list import list_
 from bench.cli.new import new
 from bench.cli.report import report
+from bench.cli.status import status
 from bench.cli.train import train
 from bench.cli.verify import verify
 from bench.contracts.errors import InputError
@@ -53,5 +54,5 @@ def main() -> None:
     """Attack every defense by the worst of all attacks adapted to it, and publish what is left."""
 
 
-for command in (list_, check, train, evaluate, report, verify, gradients, compact, leaderboard, new):
+for command in (list_, check, train, evaluate, report, status, verify, gradients, compact, leaderboard, new):
     main.add_command(command)

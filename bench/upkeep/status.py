@@ -1,0 +1,196 @@
+"""`bench status`: what is stored, what of it is current, what is stale and why, and what a run would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from bench.contracts.defense import DefenseSpec
+from bench.contracts.errors import InputError
+from bench.data.load import load_data
+from bench.data.splits import Data
+from bench.plugins.registry import DEFENSES
+from bench.plugins.resolve import load_defense
+from bench.running.cell import defense_key
+from bench.running.costs import Costs, Expected
+from bench.running.describe import attack_record, suite_record
+from bench.running.progress import clock
+from bench.storing import provenance
+from bench.storing.current import cell_state
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecord
+from bench.storing.store import Store, read_record
+from bench.suites.config import Suite, resolve_attacks, variants_of
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """One attack against one defense.
+
+    Attributes:
+        settled: stored shards that need not be run again; stale: number of each other one and why.
+        examples: not covered by a settled shard; shards: that a run would make of them.
+        expected: how long these would take one worker.
+    """
+
+    attack: str
+    settled: int
+    stale: dict[int, list[str]]
+    examples: int
+    shards: int
+    expected: Expected
+
+
+@dataclass(frozen=True)
+class DefenseStatus:
+    """One stored defense; ``problem`` says why it could not be compared with what it would be now."""
+
+    name: str
+    cells: list[CellStatus] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # stored cells of attacks that the suite does not have (any more)
+    problem: str = ""
+
+    @property
+    def current(self) -> bool:
+        """Whether nothing of it is left to be run."""
+        return not self.problem and not any(cell.examples for cell in self.cells)
+
+    def reasons(self) -> dict[str, list[str]]:
+        """Why shards are stale, each reason with the attacks that it concerns (and how many of their shards)."""
+        found: dict[str, Counter[str]] = {}
+        for cell in self.cells:
+            for why in cell.stale.values():
+                found.setdefault("; ".join(why), Counter())[cell.attack] += 1
+        return {why: [f"{attack} ({n})" for attack, n in attacks.items()] for why, attacks in found.items()}
+
+
+@dataclass(frozen=True)
+class SuiteStatus:
+    """A suite's stored results; ``problem`` says why they could not be compared with anything."""
+
+    name: str
+    examples: int = 0
+    defenses: list[DefenseStatus] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)  # defenses of the suite of which nothing is stored
+    problem: str = ""
+
+    @property
+    def cells(self) -> list[CellStatus]:
+        return [cell for defense in self.defenses for cell in defense.cells]
+
+    @property
+    def shards(self) -> int:
+        """How many shards a run of the stored defenses would make."""
+        return sum(cell.shards for cell in self.cells)
+
+    @property
+    def seconds(self) -> float | None:
+        """What these would take one worker, as far as earlier runs tell; None where nothing does."""
+        known = [cell.expected.seconds for cell in self.cells if cell.shards and cell.expected.seconds]
+        return sum(known) if known else None
+
+    @property
+    def unknown_shards(self) -> int:
+        """How many of them no earlier run tells the time of."""
+        return sum(cell.shards for cell in self.cells if not cell.expected.seconds)
+
+
+def suite_status(
+    suite: Suite, results: Path, *, device: str = "cpu", root: Path | None = None, checkpoints: Path | None = None
+) -> SuiteStatus:
+    """Compare what is stored of a suite with what would be made now; nothing is written, run or probed.
+
+    Args:
+        suite: from the configuration.
+        results: the results folder; device: on which a run would be; root: where downloaded data sets are kept.
+        checkpoints: folder of the defenses' checkpoints.
+    """
+    try:
+        data = load_data(suite.data, root)
+        record = suite_record(suite, data)
+    except InputError as error:
+        return SuiteStatus(suite.name, problem=str(error))
+    store = Store(results, suite.name)
+    attacks = [attack_record(entry) for entry in resolve_attacks(suite, problems=[])]
+    found = []
+    for path in store.defenses():
+        try:
+            stored = read_record(path, DefenseRecord)
+            spec = DefenseSpec(stored.reference, stored.params, checkpoints)
+            key = defense_key(spec, load_defense(spec, data.info, torch.device("cpu")))
+        except InputError as error:
+            found.append(DefenseStatus(path.parent.name, problem=str(error)))
+            continue
+        now = stored.model_copy(update=key.model_dump())
+        found.append(_defense_status(store, suite, record, now, attacks, device))
+    expected = [spec.name for spec in variants_of(suite)] or DEFENSES.names()
+    absent = [name for name in expected if name not in {defense.name for defense in found}]
+    return SuiteStatus(suite.name, len(record.ids), found, absent)
+
+
+def _defense_status(
+    store: Store, suite: Suite, record: SuiteRecord, defense: DefenseRecord, attacks: list[AttackRecord], device: str
+) -> DefenseStatus:
+    costs, cells = Costs(store), []
+    per_1000 = None if defense.timing is None else defense.timing.seconds_per_1000
+    machine = {"torch": provenance.torch_release(), "device": device}
+    for attack in (None, *attacks):
+        name = CLEAN if attack is None else attack.name
+        state = cell_state(store, record, defense, attack, **machine)
+        pieces = state.missing(len(record.ids), suite.shard_size)
+        missing = sum(piece.stop - piece.start for piece in pieces)
+        expected = costs.shard(defense.name, name, missing, per_1000)
+        cells.append(CellStatus(name, len(state.settled), state.stale, missing, len(pieces), expected))
+    known = {cell.attack for cell in cells}
+    folders = (path for path in store.defense_folder(defense.name).iterdir() if path.is_dir())
+    return DefenseStatus(defense.name, cells, sorted(path.name for path in folders if path.name not in known))
+
+
+def describe(status: SuiteStatus, why: bool = False) -> Iterator[str]:
+    """The status as lines of text.
+
+    Args:
+        why: name each reason for which shards are stale, with the cells that it concerns.
+    """
+    if status.problem:
+        yield f"{status.name}: cannot be compared: {status.problem}"
+        return
+    settled = sum(cell.settled for cell in status.cells)
+    stale = sum(len(cell.stale) for cell in status.cells)
+    current = sum(defense.current for defense in status.defenses)
+    yield (
+        f"{status.name}: {len(status.defenses)} defenses stored on {status.examples} examples, {current} complete and "
+        f"current; {settled} shards current, {stale} stale"
+    )
+    for defense in status.defenses:
+        yield from _describe_defense(defense, why)
+    if status.absent:
+        yield f"  nothing stored of: {', '.join(status.absent)}"
+    yield f"  bench evaluate on these defenses would run {_run(status)}"
+
+
+def _describe_defense(defense: DefenseStatus, why: bool) -> Iterator[str]:
+    if defense.problem:
+        yield f"  {defense.name}: cannot be compared: {defense.problem}"
+    elif not defense.current:
+        stale = sum(len(cell.stale) for cell in defense.cells)
+        missing = [cell.attack for cell in defense.cells if cell.examples and not cell.stale]
+        parts = [f"{stale} shards stale"] * bool(stale) + [f"not run: {', '.join(missing)}"] * bool(missing)
+        yield f"  {defense.name}: {'; '.join(parts)}"
+    for reason, cells in defense.reasons().items() if why else ():
+        yield f"    {reason}: {', '.join(cells)}"
+    if defense.unknown:
+        yield f"  {defense.name}: stored, but not in the suite: {', '.join(defense.unknown)}"
+
+
+def _run(status: SuiteStatus) -> str:
+    if not status.shards:
+        return "nothing"
+    seconds = status.seconds
+    if seconds is None:
+        return f"{status.shards} shards; no earlier run tells how long that takes"
+    rest = f", and {status.unknown_shards} more of unknown length" if status.unknown_shards else ""
+    return f"{status.shards} shards: about {clock(seconds)} of one worker's time{rest}"
