@@ -120,7 +120,7 @@ def suite_status(
         try:
             stored = read_record(path, DefenseRecord)
             spec = DefenseSpec(stored.reference, stored.params, checkpoints)
-            key = defense_key(spec, load_defense(spec, data.info, torch.device("cpu")))
+            key = defense_key(spec, load_defense(spec, data.info, torch.device("cpu"), suite.training(data)))
         except InputError as error:
             found.append(DefenseStatus(path.parent.name, problem=str(error)))
             continue

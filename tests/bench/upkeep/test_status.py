@@ -36,7 +36,7 @@ def test_another_budget_is_named_with_what_it_was_and_a_run_does_what_was_said(b
     found = lines(bench, "--why")
     assert "  stand_ins.Means: 3 shards stale" in found
     (reason,) = [line for line in found if "fraction" in line]
-    assert reason == f"    the attack's parameters: fraction was {STEP['fraction']}, is 0.25: step (3)"
+    assert reason == "    the attack's parameters: fraction was 1.0, is 0.25: step (3)"
     (run,) = [line for line in found if "would run" in line]
     assert run.startswith("  bench evaluate on these defenses would run 3 shards: about 0:0")
     assert len(bench.evaluate("Means").ran) == 3
