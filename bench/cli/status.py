@@ -33,7 +33,7 @@ def status(
     model, the judging, torch's version or the device. Nothing is run or written.
     """
     from bench.storing.store import suites
-    from bench.suites.config import load_config
+    from bench.suites.reading import load_config
     from bench.training.unused import unused_checkpoints
     from bench.upkeep.status import describe, suite_status
 

@@ -117,7 +117,7 @@ class Plan:
             (len(self.galleries), "galler"),
             (len(self.timings), "timing"),
         ]
-        yield f"{len(self.jobs)} jobs: " + ", ".join(_counted(number, what) for number, what in counts)
+        yield f"{len(self.jobs)} jobs: " + ", ".join(counted(number, what) for number, what in counts)
         yield self._expectation(workers)
 
     def _expectation(self, workers: int) -> str:
@@ -134,7 +134,8 @@ class Plan:
         return f"expected time: {clock(left)} with {by} (shards and preparations: {', '.join(parts)})"
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number with its noun: ``1 shard``, ``3 shards``."""
     if what.endswith("r"):
         return f"{number} {what}{'y' if number == 1 else 'ies'}"
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -12,18 +12,19 @@ import torch
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
 from bench.data.load import load_data
-from bench.data.splits import Data
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.running.costs import Costs, Expected
 from bench.running.describe import attack_record, suite_record
+from bench.running.plan import counted
 from bench.running.progress import clock
 from bench.storing import provenance
 from bench.storing.current import cell_state
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecord
 from bench.storing.store import Store, read_record
-from bench.suites.config import Suite, resolve_attacks, variants_of
+from bench.suites.attacks import resolve_attacks
+from bench.suites.config import Suite, variants_of
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ def describe(status: SuiteStatus, why: bool = False) -> Iterator[str]:
     stale = sum(len(cell.stale) for cell in status.cells)
     current = sum(defense.current for defense in status.defenses)
     yield (
-        f"{status.name}: {len(status.defenses)} defenses stored on {status.examples} examples, {current} complete and "
-        f"current; {settled} shards current, {stale} stale"
+        f"{status.name}: {counted(len(status.defenses), 'defense')} stored on {status.examples} examples, {current} "
+        f"complete and current; {counted(settled, 'shard')} current, {stale} stale"
     )
     for defense in status.defenses:
         yield from _describe_defense(defense, why)
@@ -178,7 +179,7 @@ def _describe_defense(defense: DefenseStatus, why: bool) -> Iterator[str]:
     elif not defense.current:
         stale = sum(len(cell.stale) for cell in defense.cells)
         missing = [cell.attack for cell in defense.cells if cell.examples and not cell.stale]
-        parts = [f"{stale} shards stale"] * bool(stale) + [f"not run: {', '.join(missing)}"] * bool(missing)
+        parts = [f"{counted(stale, 'shard')} stale"] * bool(stale) + [f"not run: {', '.join(missing)}"] * bool(missing)
         yield f"  {defense.name}: {'; '.join(parts)}"
     for reason, cells in defense.reasons().items() if why else ():
         yield f"    {reason}: {', '.join(cells)}"
@@ -191,6 +192,6 @@ def _run(status: SuiteStatus) -> str:
         return "nothing"
     seconds = status.seconds
     if seconds is None:
-        return f"{status.shards} shards; no earlier run tells how long that takes"
+        return f"{counted(status.shards, 'shard')}; no earlier run tells how long that takes"
     rest = f", and {status.unknown_shards} more of unknown length" if status.unknown_shards else ""
-    return f"{status.shards} shards: about {clock(seconds)} of one worker's time{rest}"
+    return f"{counted(status.shards, 'shard')}: about {clock(seconds)} of one worker's time{rest}"

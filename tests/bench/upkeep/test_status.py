@@ -26,7 +26,7 @@ def lines(bench: Bench, *more: str) -> list[str]:
 
 def test_after_a_run_nothing_is_left_to_do(bench: Bench) -> None:
     first, *rest = lines(bench)
-    assert first == "tiny: 1 defenses stored on 12 examples, 1 complete and current; 9 shards current, 0 stale"
+    assert first == "tiny: 1 defense stored on 12 examples, 1 complete and current; 9 shards current, 0 stale"
     assert "  bench evaluate on these defenses would run nothing" in rest
     assert bench.evaluate("Means").ran == []
 
