@@ -64,7 +64,7 @@ def _approximating(through: Any, exact_forward: bool = False) -> dict[str, Any]:
 
 BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     (
-        "batch of one image",
+        "batch of one input",
         {"forward": lambda self, x: self.classifier(x) if len(x) > 1 else self.classifier(x).squeeze(0)},
         "fail",
         "expected logits of shape (1, 10), got (10,)",
