@@ -65,7 +65,8 @@ def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.de
     models = []
     for number in numbers:
         prefix = f"{number}."
-        model = build(number, info)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn here, and replaced at once
+            model = build(number, info)
         model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
         models.append(freeze(model).to(device))
     return models

@@ -7,56 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from lab import digits, digits_classifier, length, linear_case
+from lab import digits, digits_classifier, length
+from registered import NEED_DATA, SMALL, norm_of, specs
 from torch import Tensor, nn
 
 import attacks
-from bench.contracts.attack import AttackSpec
 from bench.contracts.errors import InputError, NotApplicable
-from bench.plugins.registry import ATTACKS
-from bench.plugins.resolve import get_attack
 
-#: Budgets that show behaviour, not strength; an attack without an entry runs with its defaults.
-SMALL: dict[str, dict[str, Any]] = {
-    "apgd": {"steps": 10},
-    "autoattack": {"steps": 5, "targets": 2, "queries": 20},
-    "bim": {"steps": 5},
-    "boundary": {"queries": 60},
-    "cw": {"steps": 10, "searches": 2},
-    "ddn": {"steps": 10},
-    "deepfool": {"steps": 5},
-    "fab": {"steps": 5},
-    "fmn": {"steps": 10},
-    "genattack": {"generations": 10},
-    "hopskipjump": {"queries": 100},
-    "lbfgs": {"steps": 5, "searches": 2},
-    "mi-fgsm": {"steps": 5},
-    "noise": {"draws": 5},
-    "one-pixel": {"population": 10, "generations": 5},
-    "pgd": {"steps": 5},
-    "rays": {"queries": 60},
-    "spsa": {"queries": 60, "samples": 8},
-    "square": {"queries": 30},
-    "worst-case": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
-}
 #: A radius at which most of the digits can be fooled.
 EPS = {"linf": 0.3, "l2": 2.0, "l1": 12.0, "l0": 12}
-#: Attacks that train something on data first, and so cannot be called without any.
-NEED_DATA = {"transfer"}
 
-
-@cache
-def specs() -> dict[str, AttackSpec]:
-    return {entry.name: get_attack(entry.name) for entry in ATTACKS.entries()}
-
-
-NAMES = sorted(set(ATTACKS.built_in()) - NEED_DATA)
+NAMES = sorted(set(specs()) - NEED_DATA)
 every = pytest.mark.parametrize("name", NAMES)
-
-
-def norm_of(name: str) -> str:
-    norms = specs()[name].norms
-    return "linf" if "linf" in norms else norms[0]
 
 
 def run(name: str, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> attacks.Result:
@@ -70,10 +32,6 @@ def batch(n: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
     model, (*_, x, y) = digits_classifier(), digits()
     right = (model(x).argmax(1) == y).nonzero().squeeze(1)[:n]
     return model, x[right], y[right]
-
-
-def test_the_small_budgets_are_those_of_registered_attacks() -> None:
-    assert set(SMALL) <= set(NAMES)
 
 
 def test_transfer_needs_data() -> None:
@@ -97,26 +55,6 @@ def test_the_result_is_inside_the_threat_model_and_says_what_it_cost(name) -> No
 
 
 @every
-def test_a_norm_that_an_attack_lacks_is_named(name) -> None:
-    model, x, y = batch()
-    missing = [norm for norm in EPS if norm not in specs()[name].norms]
-    for norm in missing:
-        with pytest.raises(NotApplicable, match=f"{name} has no {norm} version"):
-            run(name, model, x, y, norm=norm)
-
-
-@every
-def test_the_seed_decides_and_global_randomness_is_left_alone(name) -> None:
-    model, x, y = batch()
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = run(name, model, x, y, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    assert torch.equal(first.x_adv, run(name, model, x, y, seed=3).x_adv)
-
-
-@every
 def test_the_model_is_left_as_it_was(name) -> None:
     _, x, y = batch()
     torch.manual_seed(0)
@@ -126,15 +64,6 @@ def test_the_model_is_left_as_it_was(name) -> None:
     assert not model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-
-
-@every
-def test_the_batch_size_changes_nothing(name) -> None:
-    case = linear_case(5, (1, 8, 8), "linf", dtype=torch.float64)
-    whole = run(name, case.defense, case.x, case.y)
-    parts = run(name, case.defense, case.x, case.y, batch_size=2)
-    torch.testing.assert_close(whole.x_adv, parts.x_adv, atol=1e-6, rtol=0)
-    assert whole.x_adv.dtype == torch.float64
 
 
 @every
@@ -169,19 +98,6 @@ def test_outputs_that_are_not_numbers_count_as_misclassified(name) -> None:
     assert torch.equal(result.success, moved)
     if moved.any():
         assert any("NaN" in note for note in result.notes)
-
-
-class Constant(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tensor([[0.0, 1.0, -1.0, -2.0]], dtype=x.dtype).repeat(len(x), 1)
-
-
-@every
-def test_a_constant_model_survives_every_attack(name) -> None:
-    x, y = torch.rand(3, 1, 8, 8), torch.ones(3, dtype=torch.int64)
-    result = run(name, Constant().eval(), x, y)
-    assert not result.success.any()
-    assert torch.isfinite(result.x_adv).all()
 
 
 @every

@@ -78,18 +78,6 @@ def test_more_steps_are_stronger() -> None:
     assert left["bim"] < left["fgsm"] - 0.03 and left["mi-fgsm"] < left["fgsm"] - 0.03
 
 
-@every_attack
-def test_nothing_is_random_and_batches_do_not_matter(name) -> None:
-    case = linear_case(5, (1, 8, 8), "linf", dtype=torch.float64)
-    state = torch.get_rng_state()
-    whole = FAMILY[name](case.target(0.9, "gradient", seed=1), case.x, case.y)
-    assert whole.dtype == torch.float64
-    assert torch.equal(whole, FAMILY[name](case.target(0.9, "gradient", seed=2), case.x, case.y))
-    assert torch.equal(state, torch.get_rng_state())
-    parts = FAMILY[name](case.target(0.9, "gradient", batch_size=2), case.x, case.y)
-    torch.testing.assert_close(whole, parts, atol=1e-9, rtol=0)
-
-
 @every_norm
 @pytest.mark.parametrize("value", [1.0, torch.nan])
 @pytest.mark.parametrize(("name", "passes"), [("fgsm", 1), ("bim", 11), ("mi-fgsm", 11)])

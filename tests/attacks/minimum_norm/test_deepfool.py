@@ -94,17 +94,6 @@ def test_every_pass_is_counted() -> None:
 
 
 @every_norm
-def test_nothing_is_drawn_at_random_and_the_micro_batch_size_changes_nothing(norm) -> None:
-    case = linear_case(5, (1, 8, 8), norm, dtype=torch.float64, rivals=4)
-    state = torch.get_rng_state()
-    whole = deepfool(case.target(1.3, "gradient"), case.x, case.y)
-    split = deepfool(case.target(1.3, "gradient", batch_size=2, seed=1), case.x, case.y)
-    torch.testing.assert_close(whole, split, atol=1e-9, rtol=0)
-    assert whole.dtype == torch.float64
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@every_norm
 @pytest.mark.parametrize("defense", [Constant, Broken])
 def test_defenses_without_gradients_or_numbers_end_in_feasible_points(defense, norm) -> None:
     target = make_target(defense(INFO), 2, "gradient", norm=norm)

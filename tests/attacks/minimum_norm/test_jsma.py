@@ -158,18 +158,6 @@ def _pixels_needed(defense: Defense, x: Tensor, y: Tensor, **settings: Any) -> T
     return torch.where(result.success, length(result.x_adv - x, "l0"), torch.inf)
 
 
-def test_nothing_is_drawn_at_random_and_the_micro_batch_size_changes_nothing() -> None:
-    defense, x, y = curved_case(5)
-    defense, x = defense.double(), x.double()
-    state = torch.get_rng_state()
-    whole, split = (
-        jsma(make_target(defense, 5, "gradient", norm="l0", eps=12, seed=size, batch_size=size), x, y)
-        for size in (512, 2)
-    )
-    assert torch.equal(whole, split) and whole.dtype == torch.float64
-    assert torch.equal(state, torch.get_rng_state())
-
-
 @every_output
 @pytest.mark.parametrize("defense", [Constant, Broken])
 def test_defenses_without_gradients_or_numbers_end_in_feasible_points(defense, outputs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, linear_case, make_target
+from registered import radius, toy
 from torch import Tensor
 from toys import INFO, Constant, NaNWhereBright
 
@@ -59,24 +60,19 @@ def test_a_class_to_reach_is_reached_and_no_other_one_counts(norm) -> None:
     assert (case.defense(x_adv).argmax(1) == towards).all()
 
 
-@every_norm
-def test_the_same_seed_gives_the_same_result_and_another_seed_another_one(norm) -> None:
-    case = linear_case(3, (3, 5, 7), norm)
-    state = torch.get_rng_state()
-    runs = [square(case.target(0.9, "score", seed=seed), case.x, case.y, queries=80) for seed in (1, 1, 2)]
-    assert torch.equal(runs[0], runs[1])
-    assert not torch.equal(runs[0], runs[2])
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@every_norm
-def test_the_micro_batch_size_changes_nothing(norm) -> None:
-    case = linear_case(3, (1, 8, 8), norm, dtype=torch.float64)
-    whole, split = (
-        square(case.target(1.3, "score", batch_size=size), case.x, case.y, queries=120) for size in (512, 2)
-    )
-    assert_feasible(case.target(1.3, "score"), case.x, whole)
-    torch.testing.assert_close(whole, split, atol=1e-9, rtol=0)
+@pytest.mark.parametrize(("norm", "shape", "factor"), [
+    ("linf", (1, 8, 8), 0.7), ("linf", (1, 28, 28), 2.8), ("linf", (3, 32, 32), 2.0),
+    ("l2", (1, 8, 8), 1.6), ("l2", (1, 28, 28), 3.0), ("l2", (3, 32, 32), 2.2),
+])  # fmt: skip
+def test_examples_leave_between_two_draws_of_random_numbers(norm, shape, factor) -> None:
+    defense, x, y = toy(shape, 16)
+    target = make_target(defense, 16, "score", norm=norm, eps=factor * radius(norm, shape))
+    x_adv = square(target, x, y, queries=300, rescale=False, restarts=1)
+    assert_feasible(target, x, x_adv)
+    # Windows have one size in the queries 51 to 200 and 201 to 300, and random numbers serve 64 steps at a time.
+    late = (target.counts.forward > 51) & (target.counts.forward < 265)
+    fooled = defense(x_adv).argmax(1) != y
+    assert fooled[late].all() and late.any() and not fooled.all()
 
 
 @every_norm

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, length, linear_case, make_target
@@ -16,7 +14,6 @@ from attacks.decision.hopskipjump import hopskipjump
 from attacks.decision.rays import rays
 from attacks.toolkit.decision_walk import Nearest, Oracle, find_start, search
 from bench.contracts.defense import Defense
-from bench.contracts.errors import NotApplicable
 
 ATTACKS = {"hopskipjump": hopskipjump, "rays": rays, "boundary": boundary}
 CASES = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.attack.norms]
@@ -69,19 +66,6 @@ def test_nothing_succeeds_below_the_smallest_distance(name, norm) -> None:
     x_adv = ATTACKS[name](target, case.x, case.y, queries=1500)
     assert_feasible(target, case.x, x_adv)
     assert not case.fooled(x_adv).any()
-
-
-@every_case
-def test_seed_batch_size_and_precision(name, norm) -> None:
-    case = linear_case(3, (1, 8, 8), norm, dtype=torch.float64)
-    run = partial(ATTACKS[name], x=case.x, y=case.y, queries=400, stop_inside=False)
-    state = torch.get_rng_state()
-    first = run(case.target(4.0, "decision", seed=1))
-    assert first.dtype == torch.float64
-    assert torch.equal(first, run(case.target(4.0, "decision", seed=1)))
-    assert not torch.equal(first, run(case.target(4.0, "decision", seed=2)))
-    torch.testing.assert_close(first, run(case.target(4.0, "decision", seed=1, batch_size=2)), atol=1e-9, rtol=0)
-    assert torch.equal(state, torch.get_rng_state())
 
 
 @every_case
@@ -144,12 +128,6 @@ def test_a_class_to_reach_is_reached(name, norm) -> None:
     assert torch.equal(model(aimed.x_adv).argmax(1)[aimed.success], towards[aimed.success])
     distance, nearest = (length(r.x_adv - x, norm)[aimed.success].median() for r in (aimed, free))
     assert nearest < distance < 5 * nearest
-
-
-def test_rays_has_no_targeted_form() -> None:
-    x, y = digits()[2][:2], digits()[3][:2]
-    with pytest.raises(NotApplicable, match="no targeted form"):
-        attacks.run("attacks.decision.rays:rays", digits_classifier(), x, y, towards=(y + 1) % 10)
 
 
 @every_attack
