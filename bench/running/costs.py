@@ -55,6 +55,7 @@ class Costs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._shards: dict[tuple[str, str, int, float | None], Expected] = {}
         self._cells: dict[tuple[str, str], _Observed | None] = {}
         self._defenses: dict[str, float | None] | None = None
 
@@ -65,6 +66,12 @@ class Costs:
             examples: how many are attacked.
             per_1000: seconds of inference of 1000 examples, if they are known.
         """
+        asked = defense, attack, examples, per_1000
+        if asked not in self._shards:
+            self._shards[asked] = self._expect(*asked)
+        return self._shards[asked]
+
+    def _expect(self, defense: str, attack: str, examples: int, per_1000: float | None) -> Expected:
         own = self._cell(defense, attack)
         if own is not None:
             return Expected(max(_LEAST, own.per_example * examples), "the same cell")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 Status = Literal["ok", "failed", "timeout", "out-of-memory"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """A picklable unit of work: ``function(*args)`` in a worker.
 

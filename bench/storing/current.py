@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,8 @@ class CellState:
         A piece has the number that its shard would have if all were cut that way, unless a settled shard of another
         size has it: then one beyond these.
         """
+        if not self.settled:
+            return list(_grid(examples, shard_size))
         covered = [False] * examples
         for shard in self.settled.values():
             covered[shard.start : shard.stop] = [True] * (min(shard.stop, examples) - shard.start)
@@ -62,8 +65,17 @@ def shard_count(examples: int, shard_size: int) -> int:
     return -(-examples // shard_size)
 
 
+@functools.lru_cache(maxsize=8)
+def _grid(examples: int, shard_size: int) -> tuple[Piece, ...]:
+    """All examples; remembered, since it is the same for all cells of which nothing is stored."""
+    starts = range(0, examples, shard_size)
+    return tuple(Piece(n, start, min(start + shard_size, examples)) for n, start in enumerate(starts))
+
+
 def _runs(covered: Sequence[bool], start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Maximal ranges without a covered position."""
+    if all(covered[start:stop]):
+        return
     first = None
     for i in range(start, stop):
         if covered[i] and first is not None:

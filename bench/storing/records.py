@@ -160,8 +160,8 @@ class SuiteRecord(Record):
 
     def data_key(self, start: int, stop: int) -> DataKey:
         """The component that stands for the examples at these positions."""
-        examples = _examples_digest(tuple(self.ids[start:stop]), tuple(self.digests[start:stop]))
-        return DataKey(version=self.data_version, split=self.split, examples=examples)
+        examples = tuple(self.ids[start:stop]), tuple(self.digests[start:stop])
+        return _data_key(self.data_version, self.split, *examples)
 
     def cell_key(
         self, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
@@ -191,9 +191,9 @@ class SuiteRecord(Record):
 
 
 @functools.lru_cache(maxsize=4096)
-def _examples_digest(ids: tuple[str, ...], digests: tuple[str, ...]) -> str:
+def _data_key(version: int, split: str, ids: tuple[str, ...], digests: tuple[str, ...]) -> DataKey:
     """Remembered, since every cell of a suite has the same shards."""
-    return digest(ids, digests)
+    return DataKey(version=version, split=split, examples=digest(ids, digests))
 
 
 class ClaimRecord(Record):
