@@ -168,8 +168,9 @@ def describe(status: SuiteStatus, why: bool = False) -> Iterator[str]:
     )
     for defense in status.defenses:
         yield from _describe_defense(defense, why)
-    if status.absent:
-        yield f"  nothing stored of: {', '.join(status.absent)}"
+    if status.absent and status.defenses:
+        rest = f": {', '.join(status.absent)}" if why else ""
+        yield f"  nothing is stored of {counted(len(status.absent), 'other defense')}{rest}"
     yield f"  bench evaluate on these defenses would run {_run(status)}"
 
 

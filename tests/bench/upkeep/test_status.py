@@ -94,3 +94,10 @@ def test_another_version_of_pillow_makes_jpeg_stale_and_nothing_else(
     found = lines(bench, "--why")
     assert f"    a library that the defense depends on: pillow was {installed}, is 99.0: clean (1), noise (1)" in found
     assert "2 shards current, 2 stale" in found[0]
+
+
+def test_defenses_of_which_nothing_is_stored_are_counted_and_named_when_asked(bench: Bench) -> None:
+    (brief,) = [line for line in lines(bench) if "nothing is stored of" in line]
+    (named,) = [line for line in lines(bench, "--why") if "nothing is stored of" in line]
+    assert named.startswith(f"{brief}: ") and " madry," in named
+    assert len(named.removeprefix(f"{brief}: ").split(", ")) == int(brief.split()[4])
