@@ -56,7 +56,7 @@ def test_in_l0_all_channels_of_a_pixel_change_for_the_price_of_one() -> None:
 
 def test_the_largest_are_counted_per_example() -> None:
     score = torch.tensor([[[1.0, 3.0], [2.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]], [[1.0, 2.0], [3.0, 4.0]]])
-    kept = _largest(score, torch.tensor([2.0, 3.0, 1.0]))
+    kept = _largest(score[:, None], torch.tensor([2.0, 3.0, 1.0]))
     assert kept.shape == (3, 1, 2, 2)
     assert kept[0, 0].tolist() == [[False, True], [False, True]]
     assert kept.flatten(1).sum(1).tolist() == [2, 3, 1]
