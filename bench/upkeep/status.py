@@ -15,7 +15,7 @@ from bench.data.load import load_data
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
-from bench.running.costs import Costs, Expected
+from bench.running.costs import UNKNOWN, Costs, Expected
 from bench.running.describe import attack_record, suite_record
 from bench.running.plan import counted
 from bench.running.progress import clock
@@ -115,6 +115,7 @@ def suite_status(
     except InputError as error:
         return SuiteStatus(suite.name, problem=str(error))
     store = Store(results, suite.name)
+    costs = Costs(store)
     attacks = [attack_record(entry) for entry in resolve_attacks(suite, problems=[])]
     found = []
     for path in store.defenses():
@@ -126,16 +127,22 @@ def suite_status(
             found.append(DefenseStatus(path.parent.name, problem=str(error)))
             continue
         now = stored.model_copy(update=key.model_dump())
-        found.append(_defense_status(store, suite, record, now, attacks, device))
+        found.append(_defense_status(store, suite, record, now, attacks, device, costs))
     expected = [spec.name for spec in variants_of(suite)] or DEFENSES.names()
     absent = [name for name in expected if name not in {defense.name for defense in found}]
     return SuiteStatus(suite.name, len(record.ids), found, absent)
 
 
 def _defense_status(
-    store: Store, suite: Suite, record: SuiteRecord, defense: DefenseRecord, attacks: list[AttackRecord], device: str
+    store: Store,
+    suite: Suite,
+    record: SuiteRecord,
+    defense: DefenseRecord,
+    attacks: list[AttackRecord],
+    device: str,
+    costs: Costs,
 ) -> DefenseStatus:
-    costs, cells = Costs(store), []
+    cells = []
     per_1000 = None if defense.timing is None else defense.timing.seconds_per_1000
     machine = {"torch": provenance.torch_release(), "device": device}
     for attack in (None, *attacks):
@@ -143,7 +150,8 @@ def _defense_status(
         state = cell_state(store, record, defense, attack, **machine)
         pieces = state.missing(len(record.ids), suite.shard_size)
         missing = sum(piece.stop - piece.start for piece in pieces)
-        expected = costs.shard(defense.name, name, missing, per_1000)
+        # Stored times are read only where there is something to run.
+        expected = costs.shard(defense.name, name, missing, per_1000) if pieces else UNKNOWN
         cells.append(CellStatus(name, len(state.settled), state.stale, missing, len(pieces), expected))
     known = {cell.attack for cell in cells}
     folders = (path for path in store.defense_folder(defense.name).iterdir() if path.is_dir())
