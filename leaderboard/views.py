@@ -77,6 +77,11 @@ def attacks_of(suite: SuiteSummary) -> list[tuple[Group, list[AttackRecord]]]:
     return [(group, attacks) for group, attacks in members if attacks]
 
 
+def on_fewer(suite: SuiteSummary) -> list[AttackRecord]:
+    """The attacks that the suite runs on its first examples alone."""
+    return [a for a in suite.record.attacks if suite.record.examples_of(a) < len(suite.record.ids)]
+
+
 def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
     """The cells of a defense by the name of the attack."""
     return {cell.record.name: cell for cell in defense.attacks}
@@ -89,8 +94,9 @@ def unfinished(defense: DefenseSummary) -> list[str]:
 
 def weakest_of(defense: DefenseSummary, group: str) -> AttackSummary | None:
     """The cell of a group that left the least accuracy, or None when the group has no result."""
-    measured = [c for c in defense.attacks if c.robust is not None and group_of(c.record).id == group]
-    return min(measured, key=lambda c: c.robust.value if c.robust else math.inf, default=None)
+    measured = [(c.robust, c) for c in defense.attacks if c.robust is not None and group_of(c.record).id == group]
+    # Of those that saw most examples: shares of others do not compare.
+    return min(measured, key=lambda pair: (-pair[0].n, pair[0].value), default=(None, None))[1]
 
 
 def autograd_gap(defense: DefenseSummary) -> float | None:
@@ -101,7 +107,10 @@ def autograd_gap(defense: DefenseSummary) -> float | None:
 
 @dataclass(frozen=True)
 class Bar:
-    """One line of the survival plot; ``together`` is the accuracy under this and all attacks above it."""
+    """One line of the survival plot; ``together`` is the accuracy under this and all attacks above it.
+
+    ``robust`` is of the examples that the attack was run on, ``together`` of all.
+    """
 
     name: str
     group: str

@@ -24,6 +24,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
         params=entry.params,
         eps=entry.eps,
         counted=entry.counted,
+        examples=entry.examples,
         summary=entry.spec.summary,
         paper=entry.spec.paper,
         url=entry.spec.url,
@@ -41,6 +42,7 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
         params=entry.params,
         eps=entry.eps or suite.threat_model.eps,
         counted=(entry.eps or 0.0) <= suite.threat_model.eps,
+        examples=entry.examples,
         summary="Its plugin could not be imported.",
     )
 

@@ -56,6 +56,7 @@ class Cell:
         attack: None for the unattacked input.
         pieces: the shards to run, each with the key of what it would be made of now.
         leftover: numbers of stored shards that no piece replaces and that no longer count.
+        examples: how many of the suite's the attack is run on.
         prepared: where the attack's preparation is kept, if it needs one.
     """
 
@@ -64,6 +65,7 @@ class Cell:
     pieces: list[tuple[Piece, Key]]
     leftover: list[int]
     prepared: Path | None
+    examples: int
 
     @property
     def name(self) -> str:
@@ -98,18 +100,18 @@ class Plan:
 
     def describe(self, workers: int) -> Iterator[str]:
         """The plan in lines of text: every cell, every preparation, how many jobs, and the expected time."""
-        whole = shard_count(self.examples, self.shard_size)
         work, known = Counter[str](), Counter[str]()
         for name, (cell, _, _) in self.shards.items():
             work[cell.title] += self.expected[name].seconds  # type: ignore[assignment]
             known[cell.title] += self.expected[name].seconds > 0
         width = max((len(cell.title) for cell in self.cells), default=0)
         for cell in self.cells:
-            todo = len(cell.pieces)
+            todo, whole = len(cell.pieces), shard_count(cell.examples, self.shard_size)
             line = f"{cell.title:<{width}}  {todo} of {max(whole, todo)} shards to run"
             if known[cell.title]:
                 line += f", {clock(work[cell.title])}"
-            yield line if todo else f"{cell.title:<{width}}  complete"
+            line = line if todo else f"{cell.title:<{width}}  complete"
+            yield line if cell.examples == self.examples else f"{line} (its first {cell.examples} examples)"
         for name, cells in self.preparations.items():
             took = self.expected[name].seconds
             line = f"{name}, shared by {len(cells)} cells" if len(cells) > 1 else name
@@ -189,7 +191,8 @@ def _cell(
     machine = {"torch": provenance.torch_release(), "device": opened.setting.torch_device.type}
     state = cell_state(store, suite, opened.record, record, **machine)
     key = suite.cell_key(opened.record, record, **machine)
-    pieces = state.missing(len(suite.ids), suite.shard_size)
+    examples = suite.examples_of(record)
+    pieces = state.missing(examples, suite.shard_size)
     replaced = {piece.number for piece in pieces}
     prepared = None
     if attack is not None and record is not None and _prepares(attack):
@@ -202,6 +205,7 @@ def _cell(
         [(piece, key(piece.start, piece.stop)) for piece in pieces],
         [number for number in state.stale if number not in replaced],
         prepared,
+        examples,
     )
 
 

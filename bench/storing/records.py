@@ -94,6 +94,7 @@ class AttackRecord(Record):
     eps: float = Field(description="radius it was given, in units of the data")
     version: int | str = Field(description="declared by the attack; of a plugin without one a hash of its own files")
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
+    examples: int | None = Field(default=None, description="run on the suite's first so many examples; None: on all")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
     url: str = Field(default="", description="where to read the paper")
@@ -157,6 +158,11 @@ class SuiteRecord(Record):
     study: StudyRecord | None = None
     towards: Towards | None = Field(default=None, description="how the class to reach is chosen; None: untargeted")
     radii: list[float] = Field(default=[], description="radii of at most eps at which robust accuracy is shown as well")
+
+    def examples_of(self, attack: AttackRecord | None) -> int:
+        """How many of the suite's examples, from the first on, an attack is run on; None: the unattacked input."""
+        whole = len(self.ids)
+        return whole if attack is None or attack.examples is None else min(attack.examples, whole)
 
     def data_key(self, start: int, stop: int) -> DataKey:
         """The component that stands for the examples at these positions."""

@@ -25,6 +25,7 @@ class ResolvedAttack:
         norm: the suite's; eps: the suite's, or the entry's own.
         knowledge: the attack's, or the entry's own, which is less.
         counted: False for a sanity check outside the threat model, with a radius larger than the suite's.
+        examples: of the suite, from the first on, that it is run on; None for all.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ResolvedAttack:
     eps: float
     knowledge: Knowledge
     counted: bool
+    examples: int | None = None
 
 
 def resolve_attacks(
@@ -82,4 +84,4 @@ def _resolve(suite: Suite, name: str) -> ResolvedAttack:
         raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
     params = spec.check(entry.params, where)
     counted = eps <= suite.threat_model.eps
-    return ResolvedAttack(name, spec, params, suite.threat_model.norm, eps, knowledge, counted)
+    return ResolvedAttack(name, spec, params, suite.threat_model.norm, eps, knowledge, counted, entry.examples)

@@ -110,7 +110,7 @@ class Draws(_Strict):
 
 
 class AttackEntry(BaseModel):
-    """An attack of a suite. Fields other than these three are parameters of the attack: its budget."""
+    """An attack of a suite. Fields other than these four are parameters of the attack: its budget."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -123,6 +123,9 @@ class AttackEntry(BaseModel):
     )
     knowledge: Knowledge | None = Field(
         default=None, description="less knowledge than the attack may have: the target then refuses the rest"
+    )
+    examples: int | None = Field(
+        default=None, ge=1, description="run on the suite's first so many examples, for costly attacks; null: on all"
     )
 
     @property
@@ -277,6 +280,10 @@ class Config(_Strict):
             suite._name = name
             if CLEAN in suite.attacks:
                 raise ValueError(f"suites.{name}.attacks: {CLEAN!r} is the name of the unattacked input")
+            for attack, entry in suite.attacks.items():
+                if suite.examples is not None and (entry.examples or 0) > suite.examples:
+                    rule = f"{entry.examples} must be at most the suite's own, {suite.examples}"
+                    raise ValueError(f"suites.{name}.attacks.{attack}.examples: {rule}")
             for variant in suite.study.variants if suite.study else []:
                 for attack in variant.published:
                     if attack not in (CLEAN, *suite.attacks):

@@ -184,7 +184,8 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         lambda defense: defense.worst_case,
         "accuracy",
         ("report", "ranking", "files"),
-        "Share of examples that survive every counted attack: per example, the worst attack decides. Rejection by a "
+        "Share of examples that survive every counted attack: per example, the worst of the attacks that ran on it "
+        "decides. Rejection by a "
         "detector counts as survival of an attacked input. Brackets and bar give the 95 % interval (Wilson) for the "
         "sampling of examples; the tick is the measured value. The number is an upper bound on robustness: an attack "
         "nobody has tried may lower it.",
@@ -197,7 +198,8 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         lambda defense: defense.worst_attack,
         "attack",
         ("report", "ranking", "files"),
-        "The single attack that left the least. The worst case combines all attacks, so it is usually lower still.",
+        "The single attack that left the least, of those that ran on all examples. The worst case combines all "
+        "attacks, so it is usually lower still.",
     ),
     Column(
         "detection_accuracy",

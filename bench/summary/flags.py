@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bench.contracts.threat import format_eps
 from bench.summary.numbers import AttackSummary, Flag
 from bench.summary.results import DefenseResults
@@ -61,8 +63,12 @@ def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]
     eps = results.suite.eps  # with a smaller radius an attack leaves more, whatever its gradients
     plain = [a for a in attacks if a.record.counted and a.record.plain and a.record.eps == eps]
     left = {attack.record.name: attack.robust.value for attack in plain if attack.robust}
-    worst = results.worst(results.names())[0].mean()
-    overrated = {name: value for name, value in left.items() if value > worst + OVERRATED}
+    survival = results.worst(results.names())[0]
+    worst = survival.mean()
+    # An attack that saw fewer examples is compared on these.
+    overrated = {
+        name: value for name, value in left.items() if value > survival[results.reached(name)].mean() + OVERRATED
+    }
     if not overrated:
         return []
     what = ", ".join(f"{name} leaves {100 * value:.1f} %" for name, value in overrated.items())
@@ -74,7 +80,8 @@ def _orderings(results: DefenseResults) -> list[Flag]:
     white = results.names(knowledge=("gradient",))
     if not white:
         return []
-    left = results.worst(white)[0].mean()
+    left = results.worst(white)[0]
+    seen = np.all([results.reached(name) for name in white], axis=0)
     limit = BEATS_RANDOMIZED if results.record.probe.randomized else BEATS
     flags = []
     for id_, title, knowledge in (
@@ -82,11 +89,14 @@ def _orderings(results: DefenseResults) -> list[Flag]:
         ("transfer-wins", "transfer beats white box", ("transfer",)),
     ):
         names = results.names(knowledge=knowledge)
-        gain = left - results.worst(white + names)[0].mean()
-        if names and gain > limit:
+        # Compared on the examples that all of the ones and some of the others saw.
+        shared = seen & np.any([results.reached(name) for name in names], axis=0)
+        gain = (left - results.worst(white + names)[0])[shared].mean() if shared.any() else 0.0
+        if gain > limit:
+            where = "" if shared.all() else f" on the {shared.sum()} examples that both saw"
             text = (
                 f"{', '.join(names)}, without gradients, lower the worst case by {100 * gain:.1f} points below what "
-                "the white-box attacks reach: those are obstructed, and a better one would lower it further."
+                f"the white-box attacks reach{where}: those are obstructed, and a better one would lower it further."
             )
             flags.append(Flag(id_, title, text))
     return flags

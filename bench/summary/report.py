@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.contracts.threat import format_eps
+from bench.storing.records import AttackRecord, SuiteRecord
 from bench.summary.columns import cell_columns_in, columns_in, fields_of
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
@@ -37,14 +38,18 @@ def overview(summary: SuiteSummary) -> list[dict[str, str]]:
 
 def matrix(summary: SuiteSummary) -> list[dict[str, str]]:
     """The accuracy that each attack left of each defense, or why there is none; what there is less of in columns."""
-    attacks = {
-        attack.name: attack.name + ("" if attack.counted else f" (eps {format_eps(attack.eps)}, not counted)")
-        for attack in summary.record.attacks
-    }
+    attacks = {attack.name: _title(summary.record, attack) for attack in summary.record.attacks}
     cells = {d.record.name: {cell.record.name: _left(cell) for cell in d.attacks} for d in summary.defenses}
     if len(cells) > len(attacks):
         return [{"defense": name, **{title: row[a] for a, title in attacks.items()}} for name, row in cells.items()]
     return [{"attack": title, **{name: row[a] for name, row in cells.items()}} for a, title in attacks.items()]
+
+
+def _title(suite: SuiteRecord, attack: AttackRecord) -> str:
+    n = suite.examples_of(attack)
+    remarks = [f"first {n} examples"] if n < len(suite.ids) else []
+    remarks += [] if attack.counted else [f"eps {format_eps(attack.eps)}, not counted"]
+    return f"{attack.name} ({'; '.join(remarks)})" if remarks else attack.name
 
 
 def _left(cell: AttackSummary) -> str:

@@ -18,11 +18,15 @@ SETTLED = ("complete", "not-applicable")
 
 
 class Cell:
-    """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured)."""
+    """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured).
 
-    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord]) -> None:
-        self.shards, self.expected = shards, len(suite.ids)
-        position = {example: i for i, example in enumerate(suite.ids)}
+    Args:
+        expected: how many of the examples, from the first on, the attack is run on; rows of others do not count.
+    """
+
+    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
+        self.shards, self.expected = shards, expected
+        position = {example: i for i, example in enumerate(suite.ids[:expected])}
         self.rows: dict[int, Row] = {}
         columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
         self._values = {name: np.full(len(suite.ids), np.nan) for name in columns}
@@ -30,7 +34,9 @@ class Cell:
         for shard in shards:
             draws = {"select": shard.draws_select, "report": shard.draws_report}
             for row in shard.rows:
-                i = position[row.id]
+                i = position.get(row.id)
+                if i is None:
+                    continue
                 self.rows[i] = row
                 self.distance[i] = getattr(row, suite.norm)
                 for name in columns:
@@ -56,7 +62,9 @@ class Cell:
 
 def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
     """The stored shards of a cell that belong to this suite, this defense and these parameters."""
-    return Cell(suite, list(current_shards(store, suite, defense, attack)))
+    expected = suite.examples_of(attack)
+    shards = [shard for shard in current_shards(store, suite, defense, attack) if shard.start < expected]
+    return Cell(suite, shards, expected)
 
 
 class DefenseResults:
@@ -79,7 +87,8 @@ class DefenseResults:
     def worst(self, names: list[str], kind: str = "robust", radius: float | None = None) -> tuple[Array, list[str]]:
         """Survival of each measured example under the worst of the named attacks and the clean input.
 
-        Among attacks that are equally bad for an example, the one that is worse over all examples is named. On a
+        An attack counts for the examples that it was run on; over all examples it leaves what the clean input does
+        elsewhere. Among attacks that are equally bad for an example, the one that is worse over all is named. On a
         randomised defense the choice errs where attacks are about equally bad; where it thus leaves more than the
         strongest attack alone, the survival is that of the latter.
 
@@ -87,7 +96,7 @@ class DefenseResults:
         """
         report = self._shares(names, f"report_{kind}", radius)
         select = self._shares(names, f"select_{kind}", radius)
-        means = [np.nanmean(row) if not np.isnan(row).all() else np.inf for row in select[:-1]]
+        means = [np.mean(np.where(np.isnan(row), select[-1], row)) for row in select[:-1]]
         order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
         values, chosen = worst_case(select, report, order)
         alone, _ = worst_case(select, report, [order[0], len(names)])

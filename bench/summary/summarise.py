@@ -48,6 +48,12 @@ def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> Attac
     )
 
 
+def _worst_attack(attacks: list[AttackSummary]) -> str:
+    """The counted attack that left the least, of those that saw most examples: shares of others do not compare."""
+    left = {attack.record.name: attack.robust for attack in attacks if attack.robust and attack.record.counted}
+    return min(left, key=lambda name: (-left[name].n, left[name].value), default=CLEAN)
+
+
 def _draws(cell: Cell) -> int:
     return next((shard.draws_report for shard in cell.shards if shard.status == "ok"), 1)
 
@@ -97,7 +103,6 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
     values, chosen = results.worst(names)
     times_worst = Counter(chosen)
     attacks = [_attack_summary(results, name, times_worst[name]) for name in results.attacks]
-    left = {attack.record.name: attack.robust.value for attack in attacks if attack.robust and attack.record.counted}
     complete = results.clean.status == "complete" and all(attack.status in SETTLED for attack in attacks)
     return DefenseSummary(
         record=record.model_copy(update={"provenance": results.provenance()}),
@@ -106,7 +111,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
         complete=complete,
         standard=estimate(results.clean["report_correct"][results.measured]),
         worst_case=estimate(values),
-        worst_attack=min(left, key=lambda name: left[name]) if left else CLEAN,
+        worst_attack=_worst_attack(attacks),
         attacks=attacks,
         detection=_detection(results, names),
         flags=find_flags(results, attacks, complete),

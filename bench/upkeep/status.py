@@ -148,7 +148,7 @@ def _defense_status(
     for attack in (None, *attacks):
         name = CLEAN if attack is None else attack.name
         state = cell_state(store, record, defense, attack, **machine)
-        pieces = state.missing(len(record.ids), suite.shard_size)
+        pieces = state.missing(record.examples_of(attack), suite.shard_size)
         missing = sum(piece.stop - piece.start for piece in pieces)
         # Stored times are read only where there is something to run.
         expected = costs.shard(defense.name, name, missing, per_1000) if pieces else UNKNOWN
