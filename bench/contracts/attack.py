@@ -28,6 +28,12 @@ Knowledge = Literal["transfer", "decision", "score", "gradient"]
 #: From least to most: each level may use what the levels before it may.
 KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
 
+#: What an attack is shown of a defense's detector (Carlini & Wagner 2017). ``oblivious``: nothing, it attacks the
+#: classifier alone; ``transfer``: its points are made on a copy of classifier and detector, trained by the defense's
+#: own recipe with another seed, where it is shown all; ``adaptive``: all that its knowledge allows. The judge rejects
+#: in every tier.
+Tier = Literal["oblivious", "transfer", "adaptive"]
+
 
 @dataclass(frozen=True)
 class PrepareContext:

@@ -83,6 +83,12 @@ class Counts:
     notes: set[str] = field(default_factory=set)
 
 
+def no_counts(n: int) -> Counts:
+    """Nothing spent yet on ``n`` examples."""
+    zeros = torch.zeros(4, n, dtype=torch.int64)
+    return Counts(zeros[0], zeros[1], zeros[2], zeros[3])
+
+
 class Target:
     """A defense as seen by an attack with a given knowledge.
 
@@ -125,8 +131,7 @@ class Target:
         self.prepared = prepared or {}
         self.batch_size = batch_size
         self.towards = towards
-        zeros = torch.zeros(4, n, dtype=torch.int64)
-        self.counts = Counts(zeros[0], zeros[1], zeros[2], zeros[3])
+        self.counts = no_counts(n)
         self._defense = defense
         self._threshold = threshold
         #: The examples of the whole shard that the rows of a subset stand for.

@@ -15,13 +15,14 @@ from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.seeding import generator, seeded
-from bench.contracts.target import Target
+from bench.contracts.target import Target, no_counts
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.judging.towards import classes_to_reach
 from bench.plugins.resolve import LoadedDefense, load_defense
+from bench.running.copies import load_copy, prepare_copy
 from bench.storing import provenance
 from bench.storing.current import Piece
 from bench.storing.digest import digest, state_digest
@@ -114,6 +115,8 @@ def prepare(setting: Setting, attack_name: str, path: Path) -> float:
     """Prepare an attack once, store what it returns, and give back the seconds it took."""
     data = load_data(setting.suite.data, setting.data_root)
     (entry,) = resolve_attacks(setting.suite, [attack_name], problems=[])
+    if entry.tier == "transfer":
+        return prepare_copy(setting.suite, setting.spec, data, setting.torch_device, setting.store, path)
     assert entry.spec.prepare is not None
     of_data = entry.spec.prepare_scope == "data"
     defense = None if of_data else open_context(setting).defense
@@ -192,14 +195,20 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds, refusal = read_prepared(prepared)
     towards = None if entry is None else setting.towards(defense, x, y, ids)
+    attacked, threshold = defense, setting.threshold
+    if entry is not None and entry.tier == "oblivious":
+        threshold = None
+    elif entry is not None and entry.tier == "transfer" and not refusal:
+        attacked, threshold = load_copy(setting.spec, context.data.info, tensors, setting.torch_device)
+        tensors = {}
     target = Target(
-        defense,
+        attacked,
         threat,
         len(x),
         knowledge="decision" if entry is None else entry.knowledge,
         generator=generator(*stream, "attack"),
         randomized=setting.randomized,
-        threshold=setting.threshold,
+        threshold=threshold,
         prepared={name: value.to(setting.device) for name, value in tensors.items()},
         batch_size=suite.batch_size,
         towards=towards,
@@ -237,7 +246,8 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         y,
         ids,
         x_adv.detach().to(x.dtype),
-        target.counts,
+        # What a copy was asked cost the defense nothing.
+        target.counts if attacked is defense else no_counts(len(x)),
         Judging(threat, setting.draws, setting.threshold, target.batch_size, stream, entry is None, towards),
     )
     record = empty_record(

@@ -25,6 +25,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
         eps=entry.eps,
         counted=entry.counted,
         examples=entry.examples,
+        tier=entry.tier,
         summary=entry.spec.summary,
         paper=entry.spec.paper,
         url=entry.spec.url,
@@ -43,6 +44,7 @@ def missing_record(suite: Suite, name: str) -> AttackRecord:
         eps=entry.eps or suite.threat_model.eps,
         counted=(entry.eps or 0.0) <= suite.threat_model.eps,
         examples=entry.examples,
+        tier=entry.tier,
         summary="Its plugin could not be imported.",
     )
 

@@ -159,7 +159,12 @@ def make_plan(
     """
     entries = [(attack, None if attack is None else attack_record(attack)) for attack in (None, *attacks)]
     with _no_collection():
-        cells = [_cell(store, suite, data, one, attack, record) for one in opened for attack, record in entries]
+        cells = [
+            _cell(store, suite, data, one, attack, record)
+            for one in opened
+            for attack, record in entries
+            if record is None or record.applies_to(one.record.probe.has_detector)
+        ]
         plan = Plan(cells, len(suite.ids), suite.shard_size)
         costs = Costs(store)
         waits = _add_preparations(plan, costs)
@@ -195,9 +200,12 @@ def _cell(
     pieces = state.missing(examples, suite.shard_size)
     replaced = {piece.number for piece in pieces}
     prepared = None
-    if attack is not None and record is not None and _prepares(attack):
+    if attack is not None and attack.tier == "transfer":
+        of = opened.setting.defense.model_dump(mode="json")
+        prepared = store.artefact_path(digest("copy", of, suite.seed, suite.false_positive_rate, machine))
+    elif attack is not None and record is not None and _prepares(attack):
         made_for = data_digest(data.train) if _of_data(attack) else opened.setting.defense.model_dump(mode="json")
-        about = record.key.model_dump(mode="json"), attack.norm, suite.seed, machine
+        about = record.key(detector=False).model_dump(mode="json"), attack.norm, suite.seed, machine
         prepared = store.artefact_path(digest("prepared", *about, made_for))
     return Cell(
         opened,
@@ -230,8 +238,9 @@ def _add_preparations(plan: Plan, costs: Costs) -> dict[Path, str]:
             continue
         first, attack = cells[0], cells[0].attack
         assert attack is not None
-        of_data = _of_data(attack)
-        name = f"prepare {first.name}" if of_data else f"prepare {first.name} for {first.opened.name}"
+        of_data = _of_data(attack) and attack.tier != "transfer"
+        what = "a copy" if attack.tier == "transfer" else first.name
+        name = f"prepare {what}" if of_data else f"prepare {what} for {first.opened.name}"
         expected = costs.preparation(first.opened.name, first.name)
         args = (first.opened.setting, first.name, path)
         loads = "" if of_data else first.opened.name

@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 #: The judge, the random streams and the meaning of a row. Raised when the same inputs would give other rows.
 PROTOCOL = 1
 
+#: How attacks that are shown a detector deal with it: raised when they would find other points because of that alone.
+#: Versions of attacks speak of what they do where there is none.
+AWARENESS = 1
+
 
 class Component(BaseModel):
     """Base of the components of a key."""
@@ -59,6 +63,10 @@ class AttackKey(Component):
     knowledge: str
     params: dict[str, Any]
     eps: float
+    tier: str | None = Field(default=None, description="what it was shown of the detector; None: the defense has none")
+    awareness: int | None = Field(
+        default=None, description="version of how attacks deal with a detector; None: this one was shown none"
+    )
 
 
 class JudgingKey(Component):
@@ -108,6 +116,8 @@ _NAMES = {
     "attack.knowledge": "the attack's knowledge",
     "attack.params": "the attack's parameters",
     "attack.eps": "the attack's radius",
+    "attack.tier": "what the attack is shown of the detector",
+    "attack.awareness": "the version of how attacks deal with a detector",
     "judging.draws_select": "the draws on which the worst attack is chosen",
     "judging.draws_report": "the draws on which an attack is scored",
     "judging.threshold": "the detector's threshold",

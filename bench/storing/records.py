@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.contracts.attack import Tier
 from bench.contracts.inputs import Kind
 from bench.contracts.target import Towards
 from bench.storing.digest import digest
-from bench.storing.keys import PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, SuiteKey
+from bench.storing.keys import AWARENESS, PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, SuiteKey
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
 SCHEMA_VERSION = 2
@@ -95,20 +96,30 @@ class AttackRecord(Record):
     version: int | str = Field(description="declared by the attack; of a plugin without one a hash of its own files")
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     examples: int | None = Field(default=None, description="run on the suite's first so many examples; None: on all")
+    tier: Tier = Field(default="adaptive", description="what it is shown of a detector")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
     url: str = Field(default="", description="where to read the paper")
 
     @property
     def plain(self) -> bool:
-        """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter."""
-        estimator = self.params.get("estimator", "exact")
-        return self.knowledge == "gradient" and estimator in ("exact", {"exact": {}})
+        """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter.
 
-    @property
-    def key(self) -> AttackKey:
-        """What tells it from other attacks."""
-        return AttackKey(**{name: getattr(self, name) for name in AttackKey.model_fields})
+        An attack that is not shown the detector is not: what it leaves says nothing about gradients.
+        """
+        estimator = self.params.get("estimator", "exact")
+        return self.knowledge == "gradient" and self.tier == "adaptive" and estimator in ("exact", {"exact": {}})
+
+    def applies_to(self, detector: bool) -> bool:
+        """Whether it is run against a defense with or without a detector: other tiers than adaptive need one."""
+        return detector or self.tier == "adaptive"
+
+    def key(self, detector: bool) -> AttackKey:
+        """What tells it from other attacks on a defense with or without a detector."""
+        own = {name: getattr(self, name) for name in ("name", "function", "version", "knowledge", "params", "eps")}
+        if not detector:
+            return AttackKey(**own)
+        return AttackKey(**own, tier=self.tier, awareness=None if self.tier == "oblivious" else AWARENESS)
 
 
 class VariantRecord(Record):
@@ -184,7 +195,7 @@ class SuiteRecord(Record):
             suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed, towards=self.towards),
             data=self.data_key(0, 0),
             defense=defense.key,
-            attack=None if attack is None else attack.key,
+            attack=None if attack is None else attack.key(defense.probe.has_detector),
             judging=JudgingKey(
                 draws_select=self.draws_select if random else 1,
                 draws_report=self.draws_report if random else 1,

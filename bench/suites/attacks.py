@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge
+from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge, Tier
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.threat import Norm
 from bench.plugins.registry import PluginError
@@ -26,6 +26,7 @@ class ResolvedAttack:
         knowledge: the attack's, or the entry's own, which is less.
         counted: False for a sanity check outside the threat model, with a radius larger than the suite's.
         examples: of the suite, from the first on, that it is run on; None for all.
+        tier: what it is shown of a detector.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ResolvedAttack:
     knowledge: Knowledge
     counted: bool
     examples: int | None = None
+    tier: Tier = "adaptive"
 
 
 def resolve_attacks(
@@ -83,5 +85,8 @@ def _resolve(suite: Suite, name: str) -> ResolvedAttack:
     if KNOWLEDGE.index(knowledge) > KNOWLEDGE.index(spec.knowledge):
         raise InputError(f"{where}.knowledge: {knowledge!r} is more than {spec.name} has ({spec.knowledge})")
     params = spec.check(entry.params, where)
+    if entry.tier == "transfer" and spec.prepare is not None and spec.prepares(**params):
+        raise InputError(f"{where}.tier: transfer needs an attack without a preparation, {spec.name} has one")
     counted = eps <= suite.threat_model.eps
-    return ResolvedAttack(name, spec, params, suite.threat_model.norm, eps, knowledge, counted, entry.examples)
+    norm = suite.threat_model.norm
+    return ResolvedAttack(name, spec, params, norm, eps, knowledge, counted, entry.examples, entry.tier)

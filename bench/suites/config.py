@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.contracts.attack import Knowledge
+from bench.contracts.attack import Knowledge, Tier
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.inputs import DataInfo
@@ -110,7 +110,7 @@ class Draws(_Strict):
 
 
 class AttackEntry(BaseModel):
-    """An attack of a suite. Fields other than these four are parameters of the attack: its budget."""
+    """An attack of a suite. Fields other than these are parameters of the attack: its budget."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -126,6 +126,11 @@ class AttackEntry(BaseModel):
     )
     examples: int | None = Field(
         default=None, ge=1, description="run on the suite's first so many examples, for costly attacks; null: on all"
+    )
+    tier: Tier = Field(
+        default="adaptive",
+        description="what it is shown of a detector: adaptive (all), transfer (that of a copy with another seed, on "
+        "which its points are made) or oblivious (nothing); the latter two do not apply to a defense without one",
     )
 
     @property

@@ -22,10 +22,11 @@ class Cell:
 
     Args:
         expected: how many of the examples, from the first on, the attack is run on; rows of others do not count.
+        applies: False for an attack of a tier that needs a detector, on a defense without one.
     """
 
-    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int) -> None:
-        self.shards, self.expected = shards, expected
+    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int, applies: bool = True) -> None:
+        self.shards, self.expected, self.applies = shards, expected, applies
         position = {example: i for i, example in enumerate(suite.ids[:expected])}
         self.rows: dict[int, Row] = {}
         columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
@@ -53,7 +54,7 @@ class Cell:
     def status(self) -> str:
         if len(self.rows) == self.expected:
             return "complete"
-        if any(shard.status == "not-applicable" for shard in self.shards):
+        if not self.applies or any(shard.status == "not-applicable" for shard in self.shards):
             return "not-applicable"
         if self.rows:
             return "partial"
@@ -63,6 +64,8 @@ class Cell:
 def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
     """The stored shards of a cell that belong to this suite, this defense and these parameters."""
     expected = suite.examples_of(attack)
+    if attack is not None and not attack.applies_to(defense.probe.has_detector):
+        return Cell(suite, [], expected, applies=False)
     shards = [shard for shard in current_shards(store, suite, defense, attack) if shard.start < expected]
     return Cell(suite, shards, expected)
 

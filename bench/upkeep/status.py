@@ -145,7 +145,7 @@ def _defense_status(
     cells = []
     per_1000 = None if defense.timing is None else defense.timing.seconds_per_1000
     machine = {"torch": provenance.torch_release(), "device": device}
-    for attack in (None, *attacks):
+    for attack in (None, *(attack for attack in attacks if attack.applies_to(defense.probe.has_detector))):
         name = CLEAN if attack is None else attack.name
         state = cell_state(store, record, defense, attack, **machine)
         pieces = state.missing(record.examples_of(attack), suite.shard_size)

@@ -34,6 +34,7 @@ from bench.running.cell import run_shard
 from bench.running.graph import Graph, Job, Outcome
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record
+from bench.training.recipe import TrainingRun
 
 HERE = Path(__file__).resolve()
 TINY = DataInfo("tiny", InputSpec((1, 2, 2)), 4)
@@ -138,6 +139,23 @@ class Guarded(Means):
         return x.diff(dim=2).abs().mean((1, 2, 3)) + x.diff(dim=3).abs().mean((1, 2, 3))
 
 
+class Trained(Defense):
+    """A linear model with a recipe and a detector: how unsure it is. (Weights: ``bench train``.)"""
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__(data)
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, data.num_classes))
+
+    def detect(self, x: Tensor) -> Tensor:
+        return -self(x).softmax(1).amax(1)
+
+    def fit(self, run: TrainingRun) -> None:
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(self(x), y)
+
+        run.minimise("classifier", self, loss, epochs=3, batch_size=64, lr=0.2)
+
+
 class Probabilities(Means):
     """:class:`Means` with the softmax left on."""
 
@@ -225,6 +243,15 @@ def _means(context: PrepareContext, **_: object) -> dict[str, Tensor]:
 
 def _refuse(context: PrepareContext, **_: object) -> dict[str, Tensor]:
     raise ArithmeticError("nothing to be learnt from this")
+
+
+@attack("curious", knowledge="gradient", norms=("linf",))
+def curious(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """:func:`one_step` on what it is shown, of which it takes note."""
+    target.labels(x)
+    weights = sum(float(p.detach().abs().sum()) for p in target.defense.parameters())
+    target.counts.notes.add(f"rejects {target.rejects}, weights {weights:.3f}")
+    return _ascend(target, x, y, target.ball.eps)
 
 
 @attack("of-data", knowledge="transfer", norms=("linf",), prepare=_means, prepare_scope="data")

@@ -69,8 +69,8 @@ def test_every_built_in_defense_is_published(by_name: dict[str, DefenseSummary])
 
 def test_the_budgets_are_those_of_the_shipped_suite(summary: SuiteSummary) -> None:
     shipped = resolve_attacks(load_config(ROOT / "bench.yaml").suite("digits"))
-    current = {entry.name: attack_record(entry).key for entry in shipped}
-    assert current == {attack.name: attack.key for attack in summary.record.attacks}
+    current = {entry.name: attack_record(entry).key(detector=True) for entry in shipped}
+    assert current == {attack.name: attack.key(detector=True) for attack in summary.record.attacks}
 
 
 def test_the_radius_separates_undefended_from_adversarially_trained(by_name: dict[str, DefenseSummary]) -> None:
@@ -131,8 +131,8 @@ def test_every_variant_of_a_study_is_published(name: str) -> None:
     assert {defense.record.name for defense in study.defenses} == {spec.name for spec in variants_of(shipped)}
     for defense in study.defenses:
         assert defense.complete and defense.standard.n == 450
-    keys = {entry.name: attack_record(entry).key for entry in resolve_attacks(shipped)}
-    assert keys == {attack.name: attack.key for attack in study.record.attacks}
+    keys = {entry.name: attack_record(entry).key(detector=True) for entry in resolve_attacks(shipped)}
+    assert keys == {attack.name: attack.key(detector=True) for attack in study.record.attacks}
 
 
 def test_stored_inputs_are_judged_the_same_again() -> None:

@@ -41,9 +41,6 @@ CHANGES = {
     "the attack's knowledge: was gradient, is score": {
         "attack": attack_record("pgd", params=PGD.params, knowledge="score")
     },
-    "the detector's threshold: was none, is 0.5": {
-        "defense": defense_record("plain", probe_record(threshold=0.5), libraries=PLAIN.libraries)
-    },
     "torch: was 2.15, is 2.16": {"torch": "2.16"},
     "the device: was cpu, is cuda": {"device": "cuda"},
 }
@@ -52,6 +49,11 @@ CHANGES = {
 @pytest.mark.parametrize("sentence", CHANGES)
 def test_every_component_that_differs_is_named(sentence: str) -> None:
     assert differences(key(), key(**CHANGES[sentence])) == [sentence]
+
+
+def test_the_threshold_of_a_detector_is_named() -> None:
+    low, high = (defense_record("plain", probe_record(threshold=value)) for value in (0.25, 0.5))
+    assert differences(key(defense=low), key(defense=high)) == ["the detector's threshold: was 0.25, is 0.5"]
 
 
 def test_other_examples_are_named_by_their_hash() -> None:

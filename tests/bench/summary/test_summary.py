@@ -214,7 +214,7 @@ OTHERS = {
     "suite": {"suite": {"norm": "linf", "eps": 0.2, "seed": 1}},
     "data": {"data": {"version": 1, "split": "test", "examples": "others"}},
     "defense": {"defense": {**PLAIN.key.model_dump(), "weights": "others"}},
-    "attack": {"attack": {**NOISE.key.model_dump(), "params": {"draws": 2}}},
+    "attack": {"attack": {**NOISE.key(detector=False).model_dump(), "params": {"draws": 2}}},
     "judging": {"judging": {"draws_select": 2, "draws_report": 2, "threshold": None}},
 }
 
@@ -397,7 +397,7 @@ def test_no_shown_number_is_nan(results: Results) -> None:
 
 
 def test_the_record_helper_stores_what_the_harness_stores(results: Results) -> None:
-    assert shard_record(results.suite, PLAIN, "pgd", 0).key.attack == PGD.key
+    assert shard_record(results.suite, PLAIN, "pgd", 0).key.attack == PGD.key(detector=False)
 
 
 def test_the_shown_time_runs_from_the_first_shard_to_the_last(results: Results) -> None:
