@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from bench.cli.scene import Scene, example, in_a_scene, in_another_ball
+from bench.cli.scene import Scene, example, in_a_scene, with_changes
 
 
 @click.command(epilog=example("bench check ours", "bench check path/to/mine.py:Mine --suite digits"))
 @click.argument("defense")
-@in_another_ball
+@with_changes
 @in_a_scene
 def check(scene: Scene, defense: str) -> int:
     """Check the whole contract of DEFENSE in seconds, each rule a plain sentence."""

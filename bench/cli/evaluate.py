@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, in_another_ball
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes
 
 
 @click.command(
@@ -20,7 +20,7 @@ from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, in_anothe
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
 @click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@in_another_ball
+@with_changes
 @in_a_scene
 def evaluate(
     scene: Scene,

@@ -49,8 +49,9 @@ def _suites(config: Path | None) -> tuple[Table, list[str]]:
     rows = []
     for name, suite in load_config(config).suites.items():
         threat = f"{suite.threat_model.norm} {format_eps(suite.threat_model.eps)}"
-        rows.append([name, suite.data, str(suite.examples or "all"), threat, suite.description])
-    return _table(["suite", "data", "examples", "threat model", "what it is"], rows), []
+        origin = f"{suite.origin}, in place of the shipped one" if suite.replaces else suite.origin
+        rows.append([name, suite.data, str(suite.examples or "all"), threat, suite.description, origin])
+    return _table(["suite", "data", "examples", "threat model", "what it is", "from"], rows), []
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:

@@ -80,15 +80,17 @@ _SCENE = (
 )
 
 
-_BALL = (
+_CHANGES = (
     click.option("--norm", type=click.Choice(["linf", "l2", "l1", "l0"]), help="Another norm than the suite's."),
-    click.option("--eps", help='Another radius: a number or "8/255".'),
+    click.option("--eps", help='Another radius than the suite\'s: a number or "8/255".'),
+    click.option("--examples", type=click.IntRange(1), help="Only the first so many of the suite's examples."),
+    click.option("--seed", type=click.IntRange(0), help="Another seed than the suite's; the weights stay the same."),
 )
 
 
-def in_another_ball(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that attack the weights of a suite in another ball to a command :func:`in_a_scene`."""
-    for option in reversed(_BALL):
+def with_changes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that make a suite of its own of another one to a command :func:`in_a_scene`."""
+    for option in reversed(_CHANGES):
         command = option(command)
     return command
 
@@ -108,12 +110,20 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
         device: str,
         norm: str | None = None,
         eps: str | None = None,
+        examples: int | None = None,
+        seed: int | None = None,
         **others: Any,
     ) -> Any:
         from bench.data.load import load_data
+        from bench.suites.config import SHIPPED
         from bench.suites.reading import load_config
 
-        suite = load_config(config).suite(suite_name).with_(data=data_reference, norm=norm, eps=eps)
+        written = load_config(config).suite(suite_name)
+        suite = written.with_(data=data_reference, norm=norm, eps=eps, examples=examples, seed=seed)
+        if written.replaces:
+            click.echo(f"suite {suite_name}: that of {written.origin}, in place of the shipped one", err=True)
+        elif written.origin != SHIPPED and config is None:
+            click.echo(f"suite {suite_name}: of {written.origin}", err=True)
         scene = Scene(suite, pick_device(device), _settings(settings), checkpoints, data_root)
         if download:
             load_data(suite.data, data_root, download=True)

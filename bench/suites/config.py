@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,10 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -32,38 +29,10 @@ from bench.storing.checkpoints import TrainingSettings
 from bench.storing.records import CLEAN
 from bench.storing.store import slug
 from bench.suites.problems import first_problem
+from bench.suites.values import Eps, Name
 
 if TYPE_CHECKING:
     from bench.data.splits import Data
-
-
-def _parse_eps(value: object) -> object:
-    """``"8/255"`` as a number; anything else is left for the validation of numbers."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
-        try:
-            return float(match[1]) / float(match[2])
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-#: A radius: a number, or a fraction such as ``"8/255"``.
-Eps = Annotated[
-    float,
-    BeforeValidator(_parse_eps),
-    Field(gt=0, allow_inf_nan=False),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": r"^\s*[\d.]+\s*/\s*[\d.]+\s*$"},
-            ]
-        }
-    ),
-]
-
-#: Names become folder names in the results.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 
 
 class _Strict(BaseModel):
@@ -138,6 +107,15 @@ class AttackEntry(BaseModel):
         """The parameters of the attack, as written."""
         return dict(self.model_extra or {})
 
+    def on_at_most(self, examples: int | None) -> AttackEntry:
+        """The same entry in a suite of so many examples."""
+        fewer = examples is not None and self.examples is not None and self.examples >= examples
+        return self.model_copy(update={"examples": None}) if fewer else self
+
+
+#: The origin of the suites in this package.
+SHIPPED = "shipped"
+
 
 def _empty_if_none(value: object) -> object:
     return {} if value is None else value
@@ -196,11 +174,30 @@ class Suite(_Strict):
 
     _name: str = PrivateAttr(default="")
     _file: Path | None = PrivateAttr(default=None)  # that --config named
+    _origin: str = PrivateAttr(default=SHIPPED)
+    _replaces: bool = PrivateAttr(default=False)
+    _moved: bool = PrivateAttr(default=False)  # to other data than the file says
+    _training_seed: int | None = PrivateAttr(default=None)  # where --seed gave the run another one
 
     @property
     def name(self) -> str:
         """The name under which the suite stands in the file."""
         return self._name
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is run on other data than the file says."""
+        return self._moved
+
+    @property
+    def origin(self) -> str:
+        """Where it is from: a file, or ``shipped``."""
+        return self._origin
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it takes the place of the shipped suite of its name."""
+        return self._replaces
 
     def threat_for(self, info: DataInfo, eps: float | None = None) -> Lp:
         """The threat model on this data, in the box of its values; ``eps``: with another radius."""
@@ -215,29 +212,38 @@ class Suite(_Strict):
     def training(self, data: Data) -> TrainingSettings:
         """:attr:`weights` on a data set, by which a checkpoint is found; `bench train` on this suite makes it."""
         asked, box = self.weights, data.info.input
-        name, *marks = self._name.split("@")
-        moved = Path(self.data.rpartition(":")[2]).name in marks
-        options = ["--suite", name, *(["--data", self.data] if moved else [])]
+        options = ["--suite", self._name.partition("@")[0], *(["--data", self.data] if self._moved else [])]
         options += [] if self._file is None else ["--config", str(self._file)]
         return TrainingSettings(
             data=data.info.name,
             data_version=data.version,
             threat=Lp(asked.norm, asked.eps, box.low, box.high),
-            seed=self.seed if asked.seed is None else asked.seed,
+            seed=next(seed for seed in (asked.seed, self._training_seed, self.seed) if seed is not None),
             any_seed=asked.seed is None,
             options=shlex.join(options),
         )
 
-    def with_(self, *, data: str | None = None, norm: str | None = None, eps: float | str | None = None) -> Suite:
-        """The same suite on other data or in another ball, under a name of its own; itself when nothing differs.
+    def with_(
+        self,
+        *,
+        data: str | None = None,
+        norm: str | None = None,
+        eps: float | str | None = None,
+        examples: int | None = None,
+        seed: int | None = None,
+    ) -> Suite:
+        """The same suite on other or fewer data, in another ball or with another seed, under a name of its own.
 
-        In another ball the evaluated weights stay those of this suite. In another norm, entries with an ``eps`` of
-        their own are left out, and so are the ``radii``: these numbers mean nothing there.
+        Itself when nothing differs. In another ball, and with another seed, the evaluated weights stay those of this
+        suite. In another norm, entries with an ``eps`` of their own are left out, and so are the ``radii``: these
+        numbers mean nothing there.
 
         Args:
             data: reference of a data set.
             norm: of :data:`bench.contracts.threat.NORMS`.
             eps: a number, or a fraction such as ``"8/255"``; needed with another norm.
+            examples: how many, from the first on.
+            seed: of the run's random numbers.
 
         Raises:
             InputError: for an unknown norm, or a radius that is missing or none.
@@ -255,10 +261,18 @@ class Suite(_Strict):
             update["attacks"] = {name: entry for name, entry in self.attacks.items() if entry.eps is None}
             if not update["attacks"]:
                 raise InputError(f"norm {norm}: every attack of suite {self._name} has an eps of another norm")
+        if examples not in (None, self.examples):
+            update["examples"] = examples
+            kept = update.get("attacks", self.attacks)
+            update["attacks"] = {name: entry.on_at_most(examples) for name, entry in kept.items()}
+            marks.append(f"{examples}-examples")
+        if seed not in (None, self.seed):
+            update["seed"] = seed
+            marks.append(f"seed-{seed}")
         if not update:
             return self
         other = self.model_copy(update=update)
-        other._name = "@".join(marks)
+        other._name, other._moved, other._training_seed = "@".join(marks), "data" in update, self.seed
         return other
 
     def _other_threat(self, norm: str | None, eps: float | str | None) -> ThreatModelConfig:
@@ -295,16 +309,23 @@ class Config(_Strict):
                         raise ValueError(f"suites.{name}.study: the suite has no attack {attack!r}")
         return self
 
-    def named(self, file: Path | None) -> Config:
-        """Itself, whose suites now know the file that ``--config`` names: what they say to type then names it too."""
-        for suite in self.suites.values():
-            suite._file = file
-        return self
+    def joined(self, other: Config, file: Path, named: bool) -> Config:
+        """These suites and those of a file, which win where both have a name.
+
+        Args:
+            named: whether ``--config`` names the file: what its suites say to type then names it too.
+        """
+        for name, suite in other.suites.items():
+            suite._file, suite._origin = file if named else None, str(file)
+            suite._replaces = name in self.suites and suite.model_dump() != self.suites[name].model_dump()
+        return self.model_copy(update={"suites": self.suites | other.suites})
 
     def suite(self, name: str) -> Suite:
         """The suite of that name. Raises :class:`InputError` with a suggestion when there is none."""
         if name not in self.suites:
-            raise InputError(f"suite {name!r} does not exist{did_you_mean(name, self.suites)}")
+            files = list(dict.fromkeys(suite.origin for suite in self.suites.values() if suite.origin != SHIPPED))
+            where = f", neither shipped nor in {files[0]}" if files else ""
+            raise InputError(f"suite {name!r} does not exist{where}{did_you_mean(name, self.suites)}")
         return self.suites[name]
 
 
@@ -320,7 +341,7 @@ def variants_of(suite: Suite, checkpoints: Path | None = None) -> list[DefenseSp
 #: The fields that a typo may have meant, by the field they stand below (see ``problems.first_problem``).
 FIELDS = {
     "": Config.model_fields,
-    "*": Suite.model_fields,
+    "*": [*Suite.model_fields, "extends", "without"],
     "threat_model": ThreatModelConfig.model_fields,
     "trained_for": TrainedFor.model_fields,
     "draws": Draws.model_fields,

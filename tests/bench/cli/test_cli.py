@@ -401,3 +401,35 @@ def test_a_suite_in_another_ball_has_results_of_its_own(tmp_path: Path) -> None:
     rows = {row["what"]: row for row in json.loads(reported.out)["results"]}
     assert rows["step"]["status"] == "not-applicable" and rows["noise"]["status"] == "complete"
     assert rows["noise"]["eps"] == 128 / 255 and "unbounded" not in rows
+
+
+def test_fewer_examples_and_another_seed_have_results_of_their_own(tmp_path: Path) -> None:
+    ended = evaluate(tmp_path, "--examples", "4", "--seed", "9")
+    assert ended.code == 0, ended
+    assert "tiny@4-examples@seed-9: digits, 4 examples" in ended.out and "seed 9" in ended.out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["tiny-4-examples-seed-9"]
+
+
+def test_with_another_seed_the_weights_stay_those_of_the_suite(tmp_path: Path) -> None:
+    suite = load_config(write_config(tmp_path / "bench.yaml", STEP)).suite("tiny")
+    digits = load_data("digits")
+    assert suite.with_(seed=9).seed == 9
+    assert suite.with_(seed=9).training(digits) == suite.training(digits)
+    assert suite.with_(seed=3, examples=12) is suite
+
+
+def test_a_file_in_the_current_folder_is_named_where_its_suites_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "bench.yaml", STEP)
+    where = ["--results", "results", "--device", "cpu", "--defense", plugin("Means")]
+    ended = run_bench("evaluate", "--suite", "tiny", *where)
+    assert ended.code == 0 and ended.err.splitlines()[0] == "suite tiny: of bench.yaml"
+    listed = run_bench("list", "suites").out
+    assert "bench.yaml" in next(line for line in listed.splitlines() if line.startswith("tiny"))
+    assert "shipped" in next(line for line in listed.splitlines() if line.startswith("digits"))
+    text = (tmp_path / "bench.yaml").read_text()
+    (tmp_path / "bench.yaml").write_text(text.replace("tiny:", "demo:"))
+    ended = run_bench("evaluate", "--suite", "demo", *where)
+    assert ended.err.splitlines()[0] == "suite demo: that of bench.yaml, in place of the shipped one"

@@ -100,12 +100,26 @@ def test_the_packaged_copy_is_the_file_in_the_root(tmp_path: Path, monkeypatch: 
     assert load_config().model_dump() == load_config(ROOT / "bench.yaml").model_dump()
 
 
-def test_a_file_in_the_current_folder_comes_before_the_packaged_one(
+def test_a_file_in_the_current_folder_adds_to_the_shipped_suites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shipped = load_config().suites
     read(tmp_path, {"suites": {"mine": SUITE}})
-    assert list(load_config().suites) == ["mine"]
+    config = load_config()
+    assert list(config.suites) == [*shipped, "mine"]
+    assert (config.suite("mine").origin, config.suite("digits").origin) == ("bench.yaml", "shipped")
+    digits = load_data("digits")
+    assert config.suite("mine").training(digits).options == "--suite mine", "the file is found without being named"
+    assert load_config(tmp_path / "bench.yaml").suite("digits").training(digits).options == "--suite digits"
+
+
+def test_a_suite_that_has_the_name_of_a_shipped_one_takes_its_place_and_knows_it(tmp_path: Path) -> None:
+    config = read(tmp_path, {"suites": {"demo": SUITE, "mine": SUITE}})
+    assert config.suite("demo").attacks.keys() == SUITE["attacks"].keys()
+    assert [config.suite(name).replaces for name in ("demo", "mine", "digits")] == [True, False, False]
+    same = read(tmp_path, (ROOT / "bench.yaml").read_text())
+    assert not any(suite.replaces for suite in same.suites.values())
 
 
 def test_the_schema_in_the_root_is_up_to_date_and_named_in_the_file() -> None:
@@ -251,7 +265,9 @@ def test_names_that_cannot_be_folders_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_suite(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: No such file"):
         load_config(tmp_path / "nowhere.yaml")
-    with pytest.raises(InputError, match=r"suite 'dmeo' does not exist \(did you mean 'demo'\?\)"):
+    with pytest.raises(
+        InputError, match=r"suite 'dmeo' does not exist, neither shipped nor in .*bench.yaml \(did you mean 'demo'\?\)"
+    ):
         read(tmp_path, {"suites": {"demo": SUITE}}).suite("dmeo")
 
 
