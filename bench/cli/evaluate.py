@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes, worker_count
 
 
 @click.command(
@@ -51,7 +50,7 @@ def evaluate(
         data_root=scene.data_root,
         command=provenance.command_line(),
     )
-    with LocalEngine(_workers(workers, scene.device)) as engine:
+    with LocalEngine(worker_count(workers, scene.device)) as engine:
         evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
         for warning in evaluation.warnings:
             click.echo(f"skipped: {warning}", err=True)
@@ -65,9 +64,3 @@ def evaluate(
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
-
-
-def _workers(asked: int | None, device: str) -> int:
-    if asked is not None:
-        return asked
-    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ def pick_device(name: str) -> str:
     return name
 
 
+def worker_count(asked: int | None, device: str) -> int:
+    """How many workers: those asked for, else one on a GPU and one per core on a CPU."""
+    if asked is not None:
+        return asked
+    return 1 if device == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 @dataclass(frozen=True)
 class Scene:
     """What every command that runs a defense on a suite's data is told."""
@@ -56,6 +64,8 @@ class Scene:
         from bench.suites.config import variants_of
 
         names, variants = list(references), []
+        if every and names:
+            raise InputError(f"--all: takes every defense, so --defense {names[0]} says nothing; give one or the other")
         if every and self.suite.study is not None:
             variants = variants_of(self.suite, self.checkpoints)
         elif every:
@@ -135,10 +145,13 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
-    params = {}
+    params: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InputError(f"--set {pair!r}: expected name=value")
-        params[name.replace("-", "_")] = value
+        name = name.replace("-", "_")
+        if name in params:
+            raise InputError(f"--set {pair!r}: {name} is given twice ({params[name]} before)")
+        params[name] = value
     return params

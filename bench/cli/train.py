@@ -5,16 +5,30 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from bench.cli.scene import Scene, example, in_a_scene
+from bench.cli.scene import Scene, example, in_a_scene, worker_count
 
 
 @click.command(epilog=example("bench train --defense ours --suite digits"))
 @click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
 @click.option("--all", "every", is_flag=True, help="Every defense with a recipe; of a study all variants.")
+@click.option("--again", is_flag=True, help="Train also what has a checkpoint already.")
+@click.option("--workers", type=click.IntRange(1), help="Trainings at a time [default: all cores, 1 on a GPU].")
 @in_a_scene
-def train(scene: Scene, defenses: tuple[str, ...], every: bool) -> int:
-    """Train defenses on a suite's data. An interrupted training goes on where it stopped."""
-    from bench.training.command import train_all
+def train(scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, workers: int | None) -> int:
+    """Train defenses on a suite's data. An interrupted training goes on where it stopped.
 
+    Each training computes with one thread, so that its weights do not depend on the number of cores.
+    """
+    import torch
+
+    from bench.running.engine import LocalEngine
+    from bench.running.training import train_all
+
+    torch.set_num_threads(1)
     specs = scene.specs(defenses, every)
-    return train_all(specs, scene.suite, scene.device, scene.data_root, Console(stderr=True))
+    with LocalEngine(min(worker_count(workers, scene.device), len(specs))) as engine:
+        console = Console(stderr=True)
+        failures = train_all(specs, scene.suite, scene.device, scene.data_root, engine, console, again)
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    return 1 if failures else 0

@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.errors import InputError, NotApplicable
+from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target, no_counts
 from bench.data.load import load_data
@@ -118,6 +119,7 @@ def prepare(setting: Setting, attack_name: str, path: Path) -> float:
     if entry.tier == "transfer":
         return prepare_copy(setting.suite, setting.spec, data, setting.torch_device, setting.store, path)
     assert entry.spec.prepare is not None
+    report(0.0, "")
     of_data = entry.spec.prepare_scope == "data"
     defense = None if of_data else open_context(setting).defense
     start = time.perf_counter()
@@ -183,6 +185,7 @@ def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
 
 def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepared: Path | None) -> str:
     """Attack one shard, judge it and store it. Returns the status of the stored record."""
+    report(0.0, "")  # it has started, which is all that is known of it until it ends
     context = open_context(setting)
     suite, defense = setting.suite, context.defense
     rows = slice(piece.start, piece.stop)

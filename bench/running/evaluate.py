@@ -201,23 +201,20 @@ class Evaluation:
 
     def _outcomes(self, defenses: Collection[str]) -> Iterator[Outcome]:
         """Run all jobs and show how far they are."""
-        tracker, note = Tracker(self.plan.jobs, self.engine.workers), ""
+        tracker = Tracker(self.plan.jobs, self.engine.workers)
         title = next(iter(defenses)) if len(defenses) == 1 else f"{len(defenses)} defenses"
 
         def heard(report: Report) -> None:
-            nonlocal note
-            note = f"{report.job}: {report.text}" if report.job else report.text
-            tracker.report(report.job, report.fraction)
-            self.display.show(tracker, title, note)
+            tracker.report(report.job, report.fraction, report.text)
+            self.display.show(tracker, title)
 
         with self.display.running(title, tracker.total), listening(heard):
+            self.display.show(tracker, title)
             # Where nothing is left but galleries, starting workers would take longer than making them.
             small = len(self.plan.galleries) == len(self.plan.jobs)
             for outcome in _run_here(self.plan.jobs) if small else self.engine.run(self.plan.jobs):
                 tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
-                if note.startswith(f"{outcome.job.name}: "):
-                    note = ""
-                self.display.show(tracker, title, note)
+                self.display.show(tracker, title)
                 yield outcome
 
     def _record_failure(self, cell: Cell, piece: Piece, key: Key, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -144,11 +145,60 @@ def test_on_a_terminal_there_is_a_live_bar_that_leaves_nothing_behind() -> None:
     assert "1/5 jobs" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
-def test_a_note_says_how_far_a_running_job_is() -> None:
+def test_the_line_names_the_jobs_that_run_and_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tracker = Tracker([*JOBS, job("prepare transfer")], 3)
+    assert "now" not in tracker.line()
+    tracker.report("prepare transfer", 0.1, "epoch 3/30 [sic]")
+    now[0] += 5
+    tracker.report("pgd/0", 0.0)
+    tracker.report("noise/0", 0.0)
+    assert tracker.line().endswith("; now prepare transfer 0:05 (epoch 3/30 [sic]), pgd/0 0:00, +1")
+    tracker.finish("prepare transfer", 5.0, failed=False)
+    assert tracker.line().endswith("; now pgd/0 0:00, noise/0 0:00")
+
+
+def test_the_estimate_moves_while_no_job_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tracker = Tracker([job("pgd/0", 10), job("pgd/1", 10)], 1)
+    tracker.report("pgd/0", 0.0)
+    now[0] += 4
+    assert tracker.seconds_left == pytest.approx(6 + 10)
+    now[0] += 11  # longer than expected: so will the other one
+    assert tracker.seconds_left == pytest.approx(0 + 15)
+    tracker.report("pgd/0", 0.5)  # by its own account it needs 30 seconds
+    assert tracker.seconds_left == pytest.approx(15 + 30)
+    tracker.finish("pgd/0", 30.0, failed=False)
+    assert tracker.seconds_left == pytest.approx(30)
+
+
+def test_a_job_that_starts_over_in_a_new_stage_is_measured_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tracker = Tracker([job("train")], 1)
+    for at, fraction in ((0, 0.0), (90, 0.9), (100, 0.0), (101, 0.1)):
+        now[0] = at
+        tracker.report("train", fraction)
+    assert tracker.seconds_left == pytest.approx(9)
+
+
+def test_a_display_moves_while_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LIVE_EVERY", 0.01)
     out = io.StringIO()
-    display = Display(Console(file=out, width=40))
-    tracker = Tracker(JOBS, 1)
+    display = Display(Console(file=out, width=40), every=0.02)
+    with display.running("ours", 5):
+        display.show(Tracker(JOBS, 1), "ours")
+        deadline = time.monotonic() + 10
+        while out.getvalue().count("\n") < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert out.getvalue().count("ours: 0/5 jobs") >= 3
+
+
+def test_a_quiet_display_says_nothing() -> None:
+    out = io.StringIO()
+    display, tracker = Display(Console(file=out, force_terminal=True), quiet=True), Tracker(JOBS, 1)
     with display.running("ours", tracker.total):
-        display.show(tracker, "ours", "prepare transfer: epoch 3/30 [sic]")
-    assert out.getvalue().startswith("ours: 0/5 jobs")
-    assert out.getvalue().endswith("(prepare transfer: epoch 3/30 [sic])\n")
+        display.show(tracker, "ours")
+    assert out.getvalue() == ""
