@@ -11,14 +11,18 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help demo leaderboard test check bench peers compare schema docs fingerprints clean
+.PHONY: help announce-demo demo leaderboard test check bench peers compare schema docs fingerprints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## Evaluate one defense on a few digits, print the table and build its site
+demo: announce-demo $(VENV)/.installed ## Evaluate one defense on a few digits, print the table and build its site
 	$(BIN)/bench evaluate --defense ours --suite demo --results runs
 	$(BIN)/bench leaderboard --results runs --out site
+
+announce-demo:
+	@echo "The demo: the defense \`ours\` under 12 attacks on 64 grey digits of 8×8 pixels; some minutes on two cores."
+	@test -e $(VENV)/.installed || echo "Before it, the first time: about 6 GB are installed into $(VENV), which takes some minutes."
 
 leaderboard: $(VENV)/.installed ## Build the site from the published results
 	$(BIN)/bench leaderboard --results results --out site

@@ -9,6 +9,9 @@ from rich.console import Console
 
 from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes, worker_count
 
+#: Shards from which on a run is announced.
+_LONG = 10
+
 
 @click.command(
     epilog=example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
@@ -19,6 +22,8 @@ from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_chan
 @click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
 @click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
+@click.option("--quiet", is_flag=True, help="No progress; failures and what was skipped are said all the same.")
 @with_changes
 @in_a_scene
 def evaluate(
@@ -29,6 +34,8 @@ def evaluate(
     workers: int | None,
     dry_run: bool,
     results: Path,
+    as_json: bool,
+    quiet: bool,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
@@ -51,16 +58,21 @@ def evaluate(
         command=provenance.command_line(),
     )
     with LocalEngine(worker_count(workers, scene.device)) as engine:
-        evaluation = Evaluation(request, engine, Display(Console(stderr=True)))
+        evaluation = Evaluation(request, engine, Display(Console(stderr=True), quiet=quiet))
         for warning in evaluation.warnings:
             click.echo(f"skipped: {warning}", err=True)
+        for note in evaluation.notes:
+            click.echo(note, err=True)
         if dry_run:
             for skipped in evaluation.skipped:
                 click.echo(f"skipped: {skipped}", err=True)
             click.echo("\n".join(evaluation.plan.describe(engine.workers)))
             return 0
+        if not quiet and len(evaluation.plan.shards) >= _LONG:
+            expectation = evaluation.plan.expectation(engine.workers)
+            click.echo(f"{len(evaluation.plan.jobs)} jobs, {expectation}; --dry-run lists them", err=True)
         failures = evaluation.run()
-    click.echo(report.render(summarise(results, scene.suite.name), "table"))
+    click.echo(report.render(summarise(results, scene.suite.name), "json" if as_json else "table"))
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0

@@ -24,6 +24,7 @@ from bench.judging.probe import (
 from bench.plugins.resolve import LoadedDefense, load_defense
 from bench.storing.digest import state_digest
 from bench.suites.config import Suite
+from bench.suites.fitting import check_fit
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,10 @@ class Warn(Exception):
     """Raised by a rule that is broken without making an evaluation impossible; the message says how."""
 
 
-def check_defense(
-    spec: DefenseSpec, suite: Suite, device: str = "cpu", root: Path | None = None
-) -> Iterator[Finding]:
+def check_defense(spec: DefenseSpec, suite: Suite, device: str = "cpu", root: Path | None = None) -> Iterator[Finding]:
     """Check one defense on the suite's data, rule by rule; stops where going on makes no sense."""
     data = load_data(suite.data, root)
+    check_fit(suite, data)
     try:
         loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
     except InputError as error:

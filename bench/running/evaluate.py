@@ -32,6 +32,7 @@ from bench.storing.records import ClaimRecord, DefenseRecord
 from bench.storing.store import Store, check_writable
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite
+from bench.suites.fitting import check_fit
 
 T = TypeVar("T")
 #: Inputs whose box is checked at a time.
@@ -82,6 +83,7 @@ class Evaluation:
         self.warnings: list[str] = []
         attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
+        self.notes = check_fit(request.suite, self.data)
         build_defense(DefenseSpec(request.suite.reference), self.data.info)  # fails now rather than after the attacks
         self.store = Store(request.results, request.suite.name)
         for split in (select_examples(request.suite, self.data), self.data.validation):

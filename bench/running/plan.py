@@ -123,9 +123,10 @@ class Plan:
             (len(self.timings), "timing"),
         ]
         yield f"{len(self.jobs)} jobs: " + ", ".join(counted(number, what) for number, what in counts)
-        yield self._expectation(workers)
+        yield self.expectation(workers)
 
-    def _expectation(self, workers: int) -> str:
+    def expectation(self, workers: int) -> str:
+        """How long it will take, and on what that rests, in a line."""
         tracker = Tracker(self.jobs, workers)
         left = tracker.seconds_left
         if not self.expected:

@@ -18,6 +18,7 @@ from bench.running.graph import Job
 from bench.running.progress import Display, Tracker
 from bench.storing.checkpoints import checkpoint_path, load_
 from bench.suites.config import Suite
+from bench.suites.fitting import check_fit
 from bench.training.recipe import Progress, train_defense
 
 
@@ -45,6 +46,7 @@ def train_all(
         InputError: before anything is trained, when a single named defense has no recipe or cannot be built.
     """
     data = load_data(suite.data, root)
+    check_fit(suite, data)
     settings = suite.training(data)
     jobs: list[Job] = []
     for spec in specs:

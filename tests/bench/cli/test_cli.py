@@ -433,3 +433,44 @@ def test_a_file_in_the_current_folder_is_named_where_its_suites_are_used(
     (tmp_path / "bench.yaml").write_text(text.replace("tiny:", "demo:"))
     ended = run_bench("evaluate", "--suite", "demo", *where)
     assert ended.err.splitlines()[0] == "suite demo: that of bench.yaml, in place of the shipped one"
+
+
+@pytest.mark.parametrize(
+    ("fields", "fragments"),
+    [
+        (
+            {"threat_model": {"norm": "linf", "eps": 8}},
+            ["eps: 8 is more than 1, the linf diameter", "did you mean 8/255?"],
+        ),
+        ({"threat_model": {"norm": "l2", "eps": 9}}, ["eps: 9 is more than 8, the l2 diameter of the box [0, 1]"]),
+        ({"attacks": {"pgd": {"eps": 2}}}, ["attacks.pgd.eps: 2 is more than 1"]),
+        ({"examples": 5000}, ["examples: 5000 is more than the ", " test examples of digits"]),
+        ({"examples": None, "attacks": {"pgd": {"examples": 5000}}}, ["attacks.pgd.examples: 5000 is more than the"]),
+    ],
+)
+def test_a_suite_that_does_not_fit_its_data_is_refused(
+    tmp_path: Path, fields: dict[str, Any], fragments: list[str]
+) -> None:
+    config = write_config(tmp_path / "bench.yaml", **{"attacks": STEP, **fields})
+    assert_refused(evaluate(tmp_path, config=config), *fragments)
+    assert_nothing_written(tmp_path)
+
+
+def test_evaluate_prints_json_and_nothing_else_when_asked(tmp_path: Path) -> None:
+    ended = evaluate(tmp_path, "--json", "--quiet")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out)["suite"]["name"] == "tiny"
+
+
+def test_a_piped_list_has_a_line_per_entry_and_is_json_when_asked() -> None:
+    names = {entry["attack"] for entry in json.loads(run_bench("list", "attacks", "--json").out)}
+    lines = run_bench("list", "attacks").out.splitlines()
+    assert "pgd" in names and {line.split()[0] for line in lines[1:]} == names
+    assert len(lines) == len(names) + 1
+
+
+def test_a_long_run_is_announced_with_its_time(tmp_path: Path) -> None:
+    attacks = dict.fromkeys("abcd", STEP["step"])
+    ended = evaluate(tmp_path, config=write_config(tmp_path / "bench.yaml", attacks))
+    assert ended.err.splitlines()[0].startswith("17 jobs, expected time: unknown")
+    assert "--dry-run lists them" in ended.err

@@ -113,7 +113,8 @@ def test_a_defense_whose_gallery_fails_keeps_its_numbers(bench: Bench, monkeypat
     assert record is not None and record.gallery
 
 
-def test_what_a_preparation_reports_is_shown(bench: Bench) -> None:
+def test_what_a_preparation_reports_is_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Display.__init__, "__defaults__", (0.0, False))  # a line for every report
     ended = bench.configure(PREPARED).evaluate()
     assert "half of it" in ended.err
 
