@@ -78,6 +78,7 @@ class Tracker:
         self._start = time.monotonic()
         self._unit = unit
         self._running: dict[str, _Running] = {}
+        self._note = ""
         self._lock = threading.RLock()  # a display reads while jobs report
         self._kinds: dict[str, _Kind] = {}
         self.total, self.done, self.failed = len(jobs), 0, 0
@@ -92,6 +93,8 @@ class Tracker:
 
     def report(self, job: str, fraction: float, text: str = "") -> None:
         """A running job has said how far it is; the first time, that it has started."""
+        if not job:  # of an engine that runs one job at a time, in this process
+            self._note = text
         if job not in self._jobs:
             return
         with self._lock:
@@ -108,6 +111,7 @@ class Tracker:
         kind, expected = self._kinds[self._jobs[job].kind], self._jobs[job].cost
         with self._lock:
             self._running.pop(job, None)
+            self._note = ""
             self.done += 1
             self.failed += failed
             kind.left -= 1
@@ -191,7 +195,7 @@ class Tracker:
         left = self.seconds_left
         eta = "–" if left is None else clock(left)
         failed = f", {self.failed} failed" if self.failed else ""
-        now = f"; now {self.now}" if self._running else ""
+        now = f"; now {self.now or self._note}" if self.now or self._note else ""
         done = f"{self.done}/{self.total} {self._unit}{failed}"
         return f"{done}, {rate:.1f}/min, {clock(elapsed)} elapsed, ETA {eta}{now}"
 

@@ -9,6 +9,7 @@ from small_bench import STEP, Bench
 from stand_ins import SerialEngine, essence, plugin, run_bench, shards
 
 from bench.running import cell
+from bench.running.progress import Display
 
 PREPARED = {"of-data": {"attack": plugin("of_data")}, "of-defense": {"attack": plugin("of_defense")}}
 
