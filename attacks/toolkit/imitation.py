@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.toolkit.layers import convolution, dimensions, resized
+from attacks.toolkit.surrogates import bounded
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
 from bench.contracts.errors import NotApplicable
@@ -32,6 +33,8 @@ _BATCH = 64
 _PEAK_RATE = 4e-3
 #: One training image in this many is held out to measure the imitation.
 _HELD_OUT = 10
+#: Batches between two reports within an epoch.
+_REPORTED = 50
 #: Keys of what the training reports beside the network's weights.
 TRAIN_MSE, TEST_MSE = "train_mse", "test_mse"
 _SIZE = "size"
@@ -98,10 +101,13 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     train, test = positions[~held_out], positions[held_out]
     net = Imitator(example.shape[1], shape[0], shape[1:], width, start is not None).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
+    epochs = bounded(epochs, len(train))
     total = epochs * math.ceil(len(train) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
     for epoch in range(epochs):
-        for rows in torch.randperm(len(train)).split(_BATCH):
+        for number, rows in enumerate(torch.randperm(len(train)).split(_BATCH)):
+            if number and number % _REPORTED == 0:
+                report((epoch + number * _BATCH / len(train)) / epochs, f"epoch {epoch + 1}/{epochs}")
             x = split.at(train[rows]).to(device)
             start, wanted = pairs(x)
             optimizer.zero_grad()

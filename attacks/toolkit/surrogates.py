@@ -22,6 +22,10 @@ _BATCH = 128
 _PEAK_RATE = 4e-3
 #: Steps of the inner maximisation of adversarial training, each of half of eps.
 _INNER_STEPS = 3
+#: Images that a surrogate sees at most, in whole epochs: 4 of CIFAR-10's. A bound on steps, so that rows stay the same.
+_MOST_IMAGES = 200_000
+#: Batches between two reports within an epoch.
+_REPORTED = 50
 
 
 def build(number: int, info: DataInfo) -> nn.Module:
@@ -49,11 +53,12 @@ def train_surrogates(context: PrepareContext, *, count: int, epochs: int, traini
     a standard one sees clean images. Adam with a one-cycle rate.
     """
     weights: dict[str, Tensor] = {}
+    epochs = bounded(epochs, len(context.train))
     for number in range(count):
         model = build(number, context.info).to(context.device)
-        for epoch in _train(model, context, epochs, is_robust(number, training)):
-            done = (number + epoch / epochs) / count
-            report(done, f"surrogate {number + 1}/{count}, epoch {epoch}/{epochs}")
+        for seen in _train(model, context, epochs, is_robust(number, training)):
+            done = (number + seen / epochs) / count
+            report(done, f"surrogate {number + 1}/{count}, epoch {math.ceil(seen)}/{epochs}")
         for name, tensor in model.state_dict().items():
             weights[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
     return weights
@@ -72,14 +77,21 @@ def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.de
     return models
 
 
-def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> Iterator[int]:
-    """Train, epoch by epoch; yields how many are done."""
+def bounded(epochs: int, images: int) -> int:
+    """So many epochs, fewer where a network would see more than ``_MOST_IMAGES`` images, and at least one."""
+    return max(1, min(epochs, _MOST_IMAGES // images))
+
+
+def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> Iterator[float]:
+    """Train; yields now and then how many epochs are done."""
     train = context.train
     batches = math.ceil(len(train) / _BATCH)
     optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=epochs * batches)
     for epoch in range(epochs):
-        for rows in torch.randperm(len(train)).split(_BATCH):
+        for number, rows in enumerate(torch.randperm(len(train)).split(_BATCH)):
+            if number and number % _REPORTED == 0:
+                yield epoch + number / batches
             images, labels = train.at(rows).to(context.device), train.y[rows].to(context.device)
             if robust:
                 images = _worst_nearby(model, images, labels, context.threat)

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from attacks.score.noise import noise
-from attacks.toolkit.surrogates import build, is_robust, load_surrogates, train_surrogates
+from attacks.toolkit.surrogates import bounded, build, is_robust, load_surrogates, train_surrogates
 from attacks.transfer.transfer import blurred, transfer
 from bench.contracts.defense import BareModel
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -50,6 +50,21 @@ def test_training_says_how_far_it_is() -> None:
         train_surrogates(make_context(None, x[:50], y[:50], DIGITS), count=2, epochs=2, training="standard")
     assert [said.fraction for said in heard] == [0.25, 0.5, 0.75, 1.0]
     assert [said.text for said in heard][1:3] == ["surrogate 1/2, epoch 2/2", "surrogate 2/2, epoch 1/2"]
+
+
+def test_training_on_many_images_is_bounded_in_steps_and_reports_within_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (bounded(15, 1000), bounded(15, 45_000), bounded(15, 10**7), bounded(2, 45_000)) == (15, 4, 1, 2)
+    monkeypatch.setattr("attacks.toolkit.surrogates._MOST_IMAGES", 100)
+    monkeypatch.setattr("attacks.toolkit.surrogates._BATCH", 5)
+    monkeypatch.setattr("attacks.toolkit.surrogates._REPORTED", 4)
+    x, y, *_ = digits()
+    heard: list[Report] = []
+    with listening(heard.append):
+        train_surrogates(make_context(None, x[:50], y[:50], DIGITS), count=1, epochs=9, training="standard")
+    assert [said.fraction for said in heard] == [0.2, 0.4, 0.5, 0.7, 0.9, 1.0]
+    assert heard[0].text == "surrogate 1/1, epoch 1/2"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
