@@ -46,6 +46,23 @@ class Detector(nn.Module):
     def __init__(self, data: DataInfo) -> None:
         super().__init__()
         self.data = data
+        # In a tuple, which torch does not look into: the weights of what is guarded are not the detector's own.
+        self._guarded: tuple[Defense, ...] = ()
+
+    def guard(self, defense: Defense) -> None:
+        """Take its place in front of ``defense``, before any weights are loaded or trained.
+
+        A detector that reads the activations of what it guards overrides this to find its layers and to make buffers
+        of their size, and calls it first.
+        """
+        self._guarded = (defense,)
+
+    @property
+    def guarded(self) -> Defense:
+        """The defense that it stands in front of, for a score made of its outputs or activations."""
+        if not self._guarded:
+            raise InputError(f"detector {type(self).__name__}: stands in front of no classifier; call guard first")
+        return self._guarded[0]
 
     def detect(self, x: Tensor) -> Tensor:
         """Scores ``(N,)`` of inputs ``(N, ...)``: larger = more likely adversarial.
@@ -86,7 +103,8 @@ class WithDetector(Defense):
     def __init__(self, detector: Detector, defense: Defense) -> None:
         super().__init__(defense.data)
         if defense.detect is not None:
-            raise InputError(f"classifier {type(defense).__name__}: has a detector of its own already")
+            raise InputError(f"classifier {defense.author.__name__}: has a detector of its own already")
+        detector.guard(defense)
         self.detector = detector
         self.defense = defense
         self.card = detector.card

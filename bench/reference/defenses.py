@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 
-from bench.contracts.defense import Card, Defense
+from bench.contracts.defense import Card, Defense, DefenseSpec
+from bench.contracts.detector import Detector
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
+from bench.plugins.resolve import build_defense
 from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.
@@ -30,7 +32,8 @@ bench evaluate --defense ours --set radius=0.3 --suite digits
 What is left of each under attack is on the site that `make leaderboard` builds. *Stand-ins* are the differentiable
 approximations of the transform that a defense declares for BPDA; an attack that asks for none of them takes the first.
 The identity needs no declaration and is always tried (BPDA-I). The numbers of papers are accuracies in per cent; a
-clean one that is missing was not at hand.
+clean one that is missing was not at hand. A detector stands in front of any classifier (`--set classifier=madry`); its own
+training comes after that of the classifier.
 """
 
 
@@ -42,7 +45,9 @@ def reference() -> str:
         ValueError: for a parameter that its docstring does not explain.
     """
     defenses = {name: resolve(name) for name in DEFENSES.built_in()}
-    shipped = {name: cls for name, cls in defenses.items() if isinstance(cls, type) and issubclass(cls, Defense)}
+    shipped = {
+        name: cls for name, cls in defenses.items() if isinstance(cls, type) and issubclass(cls, (Defense, Detector))
+    }
     order = sorted(shipped, key=lambda name: (shipped[name].card.family, name))
     overview = [
         [f"[{name}](#{name})", inline(card.title), inline(card.family), inline(", ".join(card.tags))]
@@ -57,19 +62,21 @@ def reference() -> str:
     return page(parts)
 
 
-def _section(name: str, cls: type[Defense]) -> str:
+def _section(name: str, cls: type[Defense] | type[Detector]) -> str:
     card = cls.card
     text, arguments = split_docstring(cls)
     rows = []
     for parameter in list(inspect.signature(cls).parameters.values())[1:]:
         default = "null" if parameter.default is None else str(parameter.default)
         rows.append([f"`{parameter.name}`", f"`{default}`", meaning(name, parameter.name, arguments)])
-    defense = cls(_DIGITS)
+    if issubclass(cls, Detector):
+        rows.append(["`classifier`", "`none`", "the defense that it stands in front of."])
+    defense = build_defense(DefenseSpec(name), _DIGITS)
     stand_ins = ", ".join(f"`{each}`" for each in defense.approximations())
     facts = [
         f"**Randomised**: {'yes' if defense.randomized else 'no'}.",
         f"**Stand-ins**: {stand_ins}." if stand_ins else "",
-        f"**Training**: {inline(first_paragraph(cls.fit))}",
+        f"**Training**: {inline(first_paragraph(cls.fit) if cls.fit is not Detector.fit else 'none.')}",
     ]
     parts = [
         f"## {name}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from bench.contracts.defense import Defense
@@ -14,7 +13,6 @@ from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from defenses.adversarial_training.madry import Madry
 from defenses.adversarial_transformation.ours import AdversarialTransformation
-from defenses.detection.feature_squeezing import FeatureSqueezing, median_2x2, reduce_bit_depth
 from defenses.input_transformation.jpeg import JPEG, differentiable_jpeg
 from defenses.none import Undefended
 from defenses.parts.nets import classifier_for, external_for
@@ -24,7 +22,7 @@ from defenses.randomised.random_resize_pad import RandomResizePad, resize_and_pa
 GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
 COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
-ALL = (Undefended, Madry, JPEG, RandomResizePad, AdversarialTransformation, FeatureSqueezing)
+ALL = (Undefended, Madry, JPEG, RandomResizePad, AdversarialTransformation)
 EACH = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 
 
@@ -101,7 +99,6 @@ def test_external_network_is_the_papers_table_4() -> None:
         (Madry, {"steps": 0}),
         (AdversarialTransformation, {"radius": 0.0}),
         (AdversarialTransformation, {"steps": 0}),
-        (FeatureSqueezing, {"bits": 9}),
     ],
 )
 def test_impossible_parameters(cls: type[Defense], params: dict[str, object]) -> None:
@@ -160,33 +157,6 @@ def test_resize_pad_places_what_interpolation_gives() -> None:
     assert torch.allclose(out[..., 0:9, 1:10], resized, atol=1e-6)
     assert out[..., 9, :].abs().max() == 0
     assert out[..., :, 0].abs().max() == 0
-
-
-# -- feature squeezing --------------------------------------------------------------------------------------
-
-
-def test_squeezers() -> None:
-    x = torch.rand(2, 3, 7, 9)
-    squeezed = torch.stack([torch.stack([torch.from_numpy(median_filter(c.numpy(), size=2)) for c in i]) for i in x])
-    assert torch.equal(median_2x2(x), squeezed)
-    levels = reduce_bit_depth(x, 2) * 3
-    assert torch.allclose(levels, levels.round(), atol=1e-5)
-    assert (reduce_bit_depth(x, 2) - x).abs().max() <= 1 / 6 + 1e-6
-
-
-@INFOS
-def test_detector_scores(info: DataInfo) -> None:
-    defense = _make(FeatureSqueezing, info)
-    assert defense.detect is not None
-    x = _images(info, 4)
-    scores = defense.detect(x)
-    assert scores.shape == (4,)
-    assert ((scores >= 0) & (scores <= 2)).all()
-    # A constant image of a level that survives squeezing does not move.
-    assert defense.detect(torch.ones(1, *info.shape)).item() == pytest.approx(0, abs=1e-6)
-    x = x.requires_grad_()
-    (grad,) = torch.autograd.grad(defense.detect(x).sum(), x)
-    assert grad.abs().sum() > 0
 
 
 # -- recipes ------------------------------------------------------------------------------------------------

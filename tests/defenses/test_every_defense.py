@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from attacks.gradient.pgd import pgd
 from bench.contracts.defense import Defense, DefenseSpec, in_training_mode
+from bench.contracts.detector import Detector
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
@@ -20,6 +22,7 @@ from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.data.splits import Split
 from bench.judging.check import check_defense
+from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
 from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import checkpoint_path
@@ -31,15 +34,23 @@ GREY = DataInfo("grey", InputSpec((1, 8, 8)), 10)
 COLOUR = DataInfo("colour", InputSpec((3, 32, 32)), 10)
 NAMES = DEFENSES.built_in()
 EACH = pytest.mark.parametrize("name", NAMES)
+DETECTORS = [name for name in NAMES if issubclass(resolve(name), Detector)]  # type: ignore[arg-type]
+#: What stands behind a detector there.
+SMALL = f"{ROOT}/tests/helpers/small_network.py:Small"
 #: What would take minutes on 32×32 images of a CPU; everything else is tested with its defaults.
-CHEAPER = {"defense-gan": {"steps": 3, "restarts": 1}}
+CHEAPER: dict[str, dict[str, Any]] = {"defense-gan": {"steps": 3, "restarts": 1}, "odds": {"samples": 4}}
 INFOS = pytest.mark.parametrize("info", [GREY, COLOUR], ids=lambda info: info.name)
 
 
 def _make(name: str, info: DataInfo) -> Defense:
     """Untrained; from 32 pixels on with the smallest network, so that a test takes seconds."""
+    params: dict[str, Any] = {}
+    if info is COLOUR:
+        params = {"classifier": SMALL} if name in DETECTORS else {}
+        if "network" in inspect.signature(resolve(name)).parameters:  # type: ignore[arg-type]
+            params["network"] = "resnet8"
+        params |= CHEAPER.get(name, {})
     with seeded("weights"):
-        params = {"network": "resnet8", **CHEAPER.get(name, {})} if info is COLOUR else {}
         return build_defense(DefenseSpec(name, params), info).eval()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.contracts.defense import Card, Defense
+from bench.contracts.detector import Detector
 from bench.contracts.inputs import DataInfo
 from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
@@ -28,7 +29,7 @@ def test_every_defense_and_each_of_its_parameters_is_on_it(name: str) -> None:
     section = lines[lines.index(f"## {name}") + 1 :]
     section = section[: next((i for i, line in enumerate(section) if line.startswith("## ")), None)]
     cls = resolve(name)
-    assert isinstance(cls, type) and issubclass(cls, Defense)
+    assert isinstance(cls, type) and issubclass(cls, (Defense, Detector))
     for parameter in list(inspect.signature(cls).parameters)[1:]:
         assert sum(line.startswith(f"| `{parameter}` | ") for line in section) == 1, parameter
     for claim in (*cls.card.claims, *cls.card.breaks):
