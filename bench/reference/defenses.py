@@ -32,8 +32,8 @@ bench evaluate --defense ours --set radius=0.3 --suite digits
 What is left of each under attack is on the site that `make leaderboard` builds. *Stand-ins* are the differentiable
 approximations of the transform that a defense declares for BPDA; an attack that asks for none of them takes the first.
 The identity needs no declaration and is always tried (BPDA-I). The numbers of papers are accuracies in per cent; a
-clean one that is missing was not at hand. A detector stands in front of any classifier (`--set classifier=madry`); its own
-training comes after that of the classifier.
+clean one that is missing was not at hand. A detector stands in front of any classifier (`--set classifier=madry`), and
+is trained after it.
 """
 
 

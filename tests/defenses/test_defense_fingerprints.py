@@ -108,7 +108,8 @@ def test_other_behaviour_under_the_same_version_is_noticed(
 ) -> None:
     monkeypatch.delenv("WRITE_FINGERPRINTS", raising=False)
     monkeypatch.setattr(path, changed)
-    assert re.search(rf"{name}: behaves differently under the same version [12].*: {field}: .*raise", _complaint(name, {}))
+    expected = rf"{name}: behaves differently under the same version [12].*: {field}: .*raise"
+    assert re.search(expected, _complaint(name, {}))
 
 
 def test_another_version_asks_for_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
