@@ -40,10 +40,12 @@ def evaluate(
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
 
-    from bench.running.engine import LocalEngine
+    from bench.engines.local import LocalEngine
     from bench.running.evaluate import Evaluation, Request
     from bench.running.progress import Display
     from bench.storing import provenance
+    from bench.storing.lock import check_unlocked
+    from bench.storing.store import Store
     from bench.summary import report
     from bench.summary.summarise import summarise
 
@@ -57,6 +59,8 @@ def evaluate(
         data_root=scene.data_root,
         command=provenance.command_line(),
     )
+    if not dry_run:
+        check_unlocked(Store(results, scene.suite.name).folder)  # before the defenses are loaded
     with LocalEngine(worker_count(workers, scene.device)) as engine:
         evaluation = Evaluation(request, engine, Display(Console(stderr=True), quiet=quiet))
         for warning in evaluation.warnings:

@@ -21,7 +21,7 @@ def train(scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, wor
     """
     import torch
 
-    from bench.running.engine import LocalEngine
+    from bench.engines.local import LocalEngine
     from bench.running.training import train_all
 
     torch.set_num_threads(1)

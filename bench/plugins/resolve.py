@@ -12,7 +12,7 @@ from typing import Any
 
 import pydantic
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, DefenseSpec
@@ -167,10 +167,12 @@ def load_defense(
     info: DataInfo,
     device: torch.device | str = "cpu",
     training: TrainingSettings | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> LoadedDefense:
     """Build a defense, load its weights when it is one that is trained, and move it to ``device``.
 
     ``training``: what the weights were trained for (``Suite.training``); without it there must be only one checkpoint.
+    ``weights``: these parameters and buffers, wherever they come from, instead of those of a checkpoint.
 
     Raises:
         InputError: as :func:`build_defense`; also for a missing checkpoint, or one whose SHA-256 differs.
@@ -178,7 +180,9 @@ def load_defense(
     found = find(spec.reference, DEFENSES)
     defense = _build(found.obj, spec, info)
     about = (_version(defense, found.module, spec), _libraries(defense))
-    if not defense.has_recipe:
+    if weights is not None:
+        defense.load_state_dict(weights)
+    if weights is not None or not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, *about)
     path = find_checkpoint(defense, spec, training)
     loaded = load_(defense, path)

@@ -1,13 +1,14 @@
-"""The work of one shard, done in a worker process: load, attack, judge, store."""
+"""The work of one shard, done in a worker process: load, attack, judge, and hand back what is to be stored."""
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -19,17 +20,19 @@ from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target, no_counts
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
+from bench.engines.admission import DiffersHere
+from bench.engines.supply import Supply
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.probe import ready
 from bench.judging.towards import classes_to_reach
-from bench.plugins.resolve import LoadedDefense, load_defense
+from bench.plugins.resolve import LoadedDefense, attack_version, load_defense
 from bench.running.copies import load_copy, prepare_copy
 from bench.storing import provenance
 from bench.storing.current import Piece
 from bench.storing.digest import digest, state_digest
-from bench.storing.keys import DefenseKey, Key
+from bench.storing.keys import DataKey, DefenseKey, Key, differences
 from bench.storing.records import CLEAN, ShardRecord
-from bench.storing.store import Store
+from bench.storing.store import PackedShard, pack_shard, pack_tensors, unpack_tensors
 from bench.suites.attacks import ResolvedAttack, resolve_attacks
 from bench.suites.config import Suite
 
@@ -41,7 +44,6 @@ class Setting:
     suite: Suite
     spec: DefenseSpec
     device: str
-    results: Path
     data_root: Path | None
     defense: DefenseKey
     randomized: bool
@@ -49,8 +51,16 @@ class Setting:
     command: str
 
     @property
-    def store(self) -> Store:
-        return Store(self.results, self.suite.name)
+    def data(self) -> Supply[Data]:
+        """The data set."""
+        return Supply(
+            f"data {self.suite.data} below {self.data_root}", partial(load_data, self.suite.data, self.data_root)
+        )
+
+    @property
+    def weights(self) -> Supply[bytes]:
+        """Parameters and buffers of the defense, as a safetensors file."""
+        return Supply(f"weights {self.defense.weights}", partial(weights_of, self))
 
     @property
     def torch_device(self) -> torch.device:
@@ -102,22 +112,40 @@ def open_context(setting: Setting) -> Context:
     key = digest(setting.suite.model_dump(mode="json"), setting.defense.model_dump(mode="json"), setting.device)
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
-        data = load_data(setting.suite.data, setting.data_root)
-        loaded = load_defense(setting.spec, data.info, torch.device(setting.device), setting.suite.training(data))
-        if defense_key(setting.spec, loaded) != setting.defense:
-            raise InputError(f"{setting.spec.name}: version or weights differ from those probed; bench check says why")
+        data, weights = setting.data.take(), setting.weights.brought()
+        loaded = load_defense(
+            setting.spec,
+            data.info,
+            torch.device(setting.device),
+            setting.suite.training(data),
+            None if weights is None else unpack_tensors(weights)[0],
+        )
+        if (found := defense_key(setting.spec, loaded)) != setting.defense:
+            why = "; ".join(differences(setting.defense, found, "defense"))
+            raise DiffersHere(f"{setting.spec.name}: is not what was probed: {why}")
         attacks = {entry.name: entry for entry in resolve_attacks(setting.suite, problems=[])}
         examples = select_examples(setting.suite, data)
         _contexts[key] = Context(data, examples, ready(loaded.defense), attacks)
     return _contexts[key]
 
 
-def prepare(setting: Setting, attack_name: str, path: Path) -> float:
-    """Prepare an attack once, store what it returns, and give back the seconds it took."""
-    data = load_data(setting.suite.data, setting.data_root)
+def weights_of(setting: Setting) -> bytes:
+    """Parameters and buffers of a setting's defense, as a safetensors file."""
+    data = setting.data.take()
+    loaded = load_defense(setting.spec, data.info, training=setting.suite.training(data))
+    return pack_tensors(loaded.defense.state_dict())
+
+
+def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
+    """Prepare an attack once. Returns what is to be stored: see :func:`read_prepared`.
+
+    Args:
+        unfinished: a folder for what lets it go on where it was interrupted.
+    """
+    data = setting.data.take()
     (entry,) = resolve_attacks(setting.suite, [attack_name], problems=[])
     if entry.tier == "transfer":
-        return prepare_copy(setting.suite, setting.spec, data, setting.torch_device, setting.store, path)
+        return prepare_copy(setting.suite, setting.spec, data, setting.torch_device, unfinished)
     assert entry.spec.prepare is not None
     report(0.0, "")
     of_data = entry.spec.prepare_scope == "data"
@@ -137,21 +165,18 @@ def prepare(setting: Setting, attack_name: str, path: Path) -> float:
         except NotApplicable as reason:  # every shard will say so
             tensors, refusal = {}, str(reason)
     seconds = time.perf_counter() - start
-    setting.store.write_tensors(path, tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})
-    return seconds
+    return pack_tensors(tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})
 
 
-def read_prepared(path: Path | None) -> tuple[dict[str, Tensor], float, str]:
+def read_prepared(prepared: Supply[bytes] | None) -> tuple[dict[str, Tensor], float, str]:
     """The tensors of a preparation, the seconds it took, and why it found the attack not applicable, if it did.
 
     Nothing when the attack needs none.
     """
-    if path is None:
+    if prepared is None:
         return {}, 0.0, ""
-    with safetensors.safe_open(path, framework="pt") as file:
-        about = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, float(about.get("seconds", 0)), about.get("refusal", "")
+    tensors, about = unpack_tensors(prepared.take())
+    return tensors, float(about.get("seconds", 0)), about.get("refusal", "")
 
 
 def empty_record(setting: Setting, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
@@ -183,16 +208,49 @@ def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
     return changed
 
 
-def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepared: Path | None) -> str:
-    """Attack one shard, judge it and store it. Returns the status of the stored record."""
+def run_shard(
+    setting: Setting, attack_name: str, piece: Piece, whole: Key, data: DataKey, prepared: Supply[bytes] | None
+) -> PackedShard:
+    """Attack one shard and judge it. Returns what is to be stored.
+
+    Where memory runs out beyond what the target can help by smaller passes, everything is done again with half the
+    batch: the same random numbers, so the same rows of a deterministic defense.
+
+    Args:
+        whole: the key of the cell; data: the component that stands for this shard's examples.
+    """
     report(0.0, "")  # it has started, which is all that is known of it until it ends
+    batch_size = setting.suite.batch_size
+    while True:
+        try:
+            return _run_shard(
+                setting, attack_name, piece, whole.model_copy(update={"data": data}), prepared, batch_size
+            )
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = min(batch_size, piece.stop - piece.start) // 2 or 1
+            _free_memory()
+
+
+def _free_memory() -> None:
+    gc.collect()  # what the failed pass has left behind
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _run_shard(
+    setting: Setting, attack_name: str, piece: Piece, key: Key, prepared: Supply[bytes] | None, batch_size: int
+) -> PackedShard:
     context = open_context(setting)
     suite, defense = setting.suite, context.defense
     rows = slice(piece.start, piece.stop)
-    x = context.examples.at(rows).to(setting.device)
+    x = context.examples.at(rows).clone().to(setting.device)  # a defense may write into its input, not into the data
     y = context.examples.y[rows].to(setting.device)
     ids = context.examples.ids[rows]
     entry = None if attack_name == CLEAN else context.attacks[attack_name]
+    if entry is not None and key.attack is not None and attack_version(entry.spec) != key.attack.version:
+        raise DiffersHere(f"attack {entry.name}: is not the version that was planned ({key.attack.version})")
     stream = (suite.seed, setting.spec.name, attack_name, piece.number)
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
@@ -213,9 +271,11 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         randomized=setting.randomized,
         threshold=threshold,
         prepared={name: value.to(setting.device) for name, value in tensors.items()},
-        batch_size=suite.batch_size,
+        batch_size=batch_size,
         towards=towards,
     )
+    if batch_size < suite.batch_size:
+        target.counts.notes.add(f"out of memory: batch halved to {batch_size}")
     state = {name: value.clone() for name, value in defense.state_dict().items()}
     start = time.perf_counter()
     x_adv, changed = x, False
@@ -231,8 +291,7 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
                 x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
         except NotApplicable as reason:
             record = empty_record(setting, piece, key, status="not-applicable", error=str(reason))
-            setting.store.write_shard(record, None)
-            return record.status
+            return pack_shard(record, None)
         finally:
             changed = restore_(defense, state)
         if not isinstance(x_adv, Tensor):
@@ -266,5 +325,4 @@ def run_shard(setting: Setting, attack_name: str, piece: Piece, key: Key, prepar
         rows=judged,
         towards=None if towards is None else towards.tolist(),
     )
-    setting.store.write_shard(record, None if entry is None else x_adv)
-    return record.status
+    return pack_shard(record, None if entry is None else x_adv)

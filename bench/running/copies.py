@@ -23,7 +23,7 @@ from bench.contracts.seeding import seeded
 from bench.data.splits import Data
 from bench.judging.probe import detector_threshold, ready
 from bench.plugins.resolve import build_defense, load_defense
-from bench.storing.store import Store
+from bench.storing.store import pack_tensors
 from bench.suites.config import Suite
 from bench.training.recipe import Progress, train_defense
 
@@ -76,16 +76,13 @@ def _told() -> Callable[[Progress], None]:
     return tell
 
 
-def prepare_copy(
-    suite: Suite, spec: DefenseSpec, data: Data, device: torch.device, store: Store, path: Path
-) -> float:
-    """Train a copy, store it, and give back the seconds it took."""
+def prepare_copy(suite: Suite, spec: DefenseSpec, data: Data, device: torch.device, folder: Path) -> bytes:
+    """Train a copy, and return what is to be stored of it. ``folder``: see :func:`train_copy`."""
     start = time.perf_counter()
     tensors, refusal = dict[str, Tensor](), ""
     try:
-        tensors = train_copy(suite, spec, data, device, path.with_suffix(".copy"))
+        tensors = train_copy(suite, spec, data, device, folder)
     except NotApplicable as reason:  # every shard will say so
         refusal = str(reason)
     seconds = time.perf_counter() - start
-    store.write_tensors(path, tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})
-    return seconds
+    return pack_tensors(tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})

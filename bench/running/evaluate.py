@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,20 +17,21 @@ from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
 from bench.contracts.reporting import Report, listening
 from bench.data.load import load_data
+from bench.engines.engine import Engine
+from bench.engines.graph import Job, Outcome
 from bench.judging.probe import probe, ready
 from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
 from bench.running.cell import Setting, defense_key, empty_record, select_examples
 from bench.running.describe import suite_record
-from bench.running.engine import Engine
-from bench.running.graph import Job, Outcome
 from bench.running.plan import Cell, Opened, make_plan
 from bench.running.progress import Display, Tracker
 from bench.running.timing import roughly_per_1000
 from bench.storing import provenance
 from bench.storing.current import Piece
-from bench.storing.keys import Key
+from bench.storing.lock import writing
+from bench.storing.patience import Patience
 from bench.storing.records import ClaimRecord, DefenseRecord
-from bench.storing.store import Store, check_writable
+from bench.storing.store import Store, check_writable, write_atomically
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite
 from bench.suites.fitting import check_fit
@@ -86,6 +88,7 @@ class Evaluation:
         self.notes = check_fit(request.suite, self.data)
         build_defense(DefenseSpec(request.suite.reference), self.data.info)  # fails now rather than after the attacks
         self.store = Store(request.results, request.suite.name)
+        self._write = Patience(request.results)
         for split in (select_examples(request.suite, self.data), self.data.validation):
             for x, _ in split.batches(_CHECKED):
                 check_inputs(x, self.data.info.input, f"inputs of {request.suite.data}")
@@ -159,7 +162,6 @@ class Evaluation:
             suite=suite,
             spec=spec,
             device=self.request.device,
-            results=self.request.results,
             data_root=self.request.data_root,
             defense=key,
             randomized=found.randomized,
@@ -175,33 +177,61 @@ class Evaluation:
     # -- running --------------------------------------------------------------------------------------------
 
     def run(self) -> list[str]:
-        """Run everything that is missing. Returns one line for everything that is not complete afterwards."""
+        """Run everything that is missing. Returns one line for everything that is not complete afterwards.
+
+        Raises:
+            InputError: when another process writes these results, or they cannot be written.
+        """
+        with writing(self.store.folder, self.request.command):
+            return self._run()
+
+    def _run(self) -> list[str]:
         plan, records = self.plan, {}
-        self.store.write_suite(self.suite)
+        self._write(partial(self.store.write_suite, self.suite))
         for cell in plan.cells:
             records[cell.opened.name] = cell.opened.record
             for number in cell.leftover:
-                self.store.remove_shard(cell.opened.name, cell.name, number)
+                self._write(partial(self.store.remove_shard, cell.opened.name, cell.name, number))
         for record in records.values():
-            self.store.write_defense(record)
+            self._write(partial(self.store.write_defense, record))
         failures: dict[str, str] = {}
-        for outcome in self._outcomes(records):
-            name = outcome.job.name
-            if outcome.status != "ok":
+        with contextlib.closing(self._outcomes(records)) as outcomes:
+            for outcome in outcomes:
+                name = outcome.job.name
+                if outcome.status == "ok":
+                    self._keep(outcome, records)
+                    continue
                 reason = f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
                 if name in plan.shards:
-                    self._record_failure(*plan.shards[name], outcome)
-                    failures[plan.shards[name][0].title] = reason
+                    cell, piece = plan.shards[name]
+                    self._record_failure(cell, piece, outcome)
+                    failures[cell.title] = reason
                 elif name not in plan.preparations:  # the shards that wait for one say why it failed
                     failures[name] = reason
-            elif name in plan.galleries or name in plan.timings:
-                made = {"gallery" if name in plan.galleries else "timing": outcome.value}
-                defense = (plan.galleries | plan.timings)[name].name
-                records[defense] = records[defense].model_copy(update=made)
-                self.store.write_defense(records[defense])
         return self.skipped + [f"{name}: {reason}" for name, reason in failures.items()]
 
-    def _outcomes(self, defenses: Collection[str]) -> Iterator[Outcome]:
+    def _keep(self, outcome: Outcome, records: dict[str, DefenseRecord]) -> None:
+        """Store what a job has brought. Nobody but this process writes results."""
+        plan, name = self.plan, outcome.job.name
+        if name in plan.shards:
+            self._write(partial(self.store.write_packed, outcome.value))
+        elif name in plan.preparations:
+            path = plan.preparations[name][0].prepared
+            assert path is not None
+            self._write(partial(write_atomically, path, outcome.value))
+        else:
+            defense = (plan.galleries | plan.timings)[name].name
+            made = {"timing": outcome.value}
+            if name in plan.galleries:
+                entries, images = outcome.value
+                made = {"gallery": entries}
+                if images is not None:
+                    path = self.store.defense_folder(defense) / "gallery.safetensors"
+                    self._write(partial(write_atomically, path, images))
+            records[defense] = records[defense].model_copy(update=made)
+            self._write(partial(self.store.write_defense, records[defense]))
+
+    def _outcomes(self, defenses: Collection[str]) -> Generator[Outcome, None, None]:
         """Run all jobs and show how far they are."""
         tracker = Tracker(self.plan.jobs, self.engine.workers)
         title = next(iter(defenses)) if len(defenses) == 1 else f"{len(defenses)} defenses"
@@ -219,6 +249,7 @@ class Evaluation:
                 self.display.show(tracker, title)
                 yield outcome
 
-    def _record_failure(self, cell: Cell, piece: Piece, key: Key, outcome: Outcome) -> None:
+    def _record_failure(self, cell: Cell, piece: Piece, outcome: Outcome) -> None:
+        key = cell.whole.model_copy(update={"data": self.suite.data_key(piece.start, piece.stop)})
         record = empty_record(cell.opened.setting, piece, key, status=outcome.status, error=outcome.error)
-        self.store.write_shard(record, None)
+        self._write(partial(self.store.write_shard, record, None))

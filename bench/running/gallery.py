@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import seeded
-from bench.running.cell import Context, Setting, open_context
-from bench.storing.current import current_shards
-from bench.storing.records import DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
-from bench.storing.store import Store
+from bench.engines.supply import Supply
+from bench.running.cell import Setting, open_context
+from bench.storing.current import current_headers
+from bench.storing.records import AttackRecord, DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
+from bench.storing.store import Store, pack_tensors, read_record
 
 #: Examples shown per defense.
 SIZE = 8
 
 
-def gallery_of(setting: Setting, suite: SuiteRecord, defense: DefenseRecord) -> list[GalleryEntry]:
-    """Make the gallery of a defense from its stored shards and store its images, in a worker."""
-    entries, images = make_gallery(setting.store, suite, defense, open_context(setting))
-    if images:
-        setting.store.write_tensors(setting.store.defense_folder(defense.name) / "gallery.safetensors", images)
-    return entries
+@dataclass
+class Chosen:
+    """The examples to show of a defense: an entry, the position in the suite and the x_adv ``(…)`` of each."""
+
+    entries: list[GalleryEntry] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    x_adv: list[Tensor] = field(default_factory=list)
+
+
+def gallery_of(setting: Setting, chosen: Supply[Chosen]) -> tuple[list[GalleryEntry], bytes | None]:
+    """The gallery of a defense, made in a worker: its entries, and its images as a safetensors file.
+
+    The images are ``x``, ``x_adv``, ``g_x``, ``g_x_adv``, float32 ``(N, …)`` each. None where there is nothing to show.
+    """
+    shown = chosen.take()
+    if not shown.entries:
+        return [], None
+    return shown.entries, pack_tensors(_pictures(setting, shown))
 
 
 @torch.no_grad()
-def make_gallery(
-    store: Store, suite: SuiteRecord, defense: DefenseRecord, context: Context
-) -> tuple[list[GalleryEntry], dict[str, Tensor]]:
-    """Entries and the inputs ``x``, ``x_adv``, ``g_x``, ``g_x_adv`` (float32, ``(N, …)`` each).
+def _pictures(setting: Setting, shown: Chosen) -> dict[str, Tensor]:
+    context = open_context(setting)
+    images = {"x": context.examples.at(shown.positions).float(), "x_adv": torch.stack(shown.x_adv).float()}
+    device = next((p.device for p in context.defense.parameters()), torch.device("cpu"))
+    with seeded(setting.suite.seed, setting.spec.name, "gallery"):
+        for key in ("x", "x_adv"):
+            images[f"g_{key}"] = context.defense.transform(images[key].to(device, copy=True)).float().cpu()
+    return images
 
-    For each of the first examples that are right when clean: the x_adv of the attack it survives least.
+
+def choose(results: Path, suite: SuiteRecord, defense: DefenseRecord) -> Chosen:
+    """The first examples that are right when clean, each with the x_adv of the attack that it survives least.
+
+    Reads the results folder, and of it no more than the shards in which these examples are.
     """
-    clean = {position: row for position, row, _ in _rows(current_shards(store, suite, defense, None))}
-    found: dict[int, dict[str, tuple[Row, ShardRecord]]] = {}
-    for attack in suite.attacks:
-        if attack.counted:
-            for position, row, shard in _rows(current_shards(store, suite, defense, attack)):
-                if row.reason == "ok" and position - shard.start in shard.stored:
-                    found.setdefault(position, {})[attack.name] = (row, shard)
-    entries: list[GalleryEntry] = []
-    pictures: dict[str, list[Tensor]] = {"x": [], "x_adv": []}
-    for position, before in sorted(clean.items()):
-        if len(entries) == SIZE:
+    store, chosen = Store(results, suite.name), Chosen()
+    clean = _Rows(store, suite, defense, None)
+    attacked = {attack.name: _Rows(store, suite, defense, attack) for attack in suite.attacks if attack.counted}
+    for position in range(len(suite.ids)):
+        if len(chosen.entries) == SIZE:
             break
-        allowed = found.get(position, {})
-        if before.prediction != before.label or not allowed:
+        before = clean.at(position)
+        if before is None or before[0].prediction != before[0].label:
+            continue
+        allowed = {
+            name: found
+            for name, rows in attacked.items()
+            if (found := rows.at(position)) and found[0].reason == "ok" and position - found[1].start in found[1].stored
+        }
+        if not allowed:
             continue
         worst = min(allowed, key=lambda attack: _survival(allowed[attack][0]))
         row, shard = allowed[worst]
@@ -55,32 +78,35 @@ def make_gallery(
             x_adv = store.x_adv(shard)[shard.stored.index(position - shard.start)]
         except InputError:
             continue
-        entries.append(
+        chosen.entries.append(
             GalleryEntry(
-                id=before.id,
+                id=before[0].id,
                 attack=worst,
-                label=before.label,
-                clean_prediction=before.prediction,
+                label=before[0].label,
+                clean_prediction=before[0].prediction,
                 adversarial_prediction=row.prediction,
             )
         )
-        pictures["x"].append(context.examples.at([position])[0])
-        pictures["x_adv"].append(x_adv)
-    if not entries:
-        return [], {}
-    images = {key: torch.stack(values).float() for key, values in pictures.items()}
-    device = next((p.device for p in context.defense.parameters()), torch.device("cpu"))
-    with seeded(suite.seed, defense.name, "gallery"):
-        for key in ("x", "x_adv"):
-            images[f"g_{key}"] = context.defense.transform(images[key].to(device)).float().cpu()
-    return entries, images
+        chosen.positions.append(position)
+        chosen.x_adv.append(x_adv.clone())
+    return chosen
 
 
-def _rows(shards: Iterator[ShardRecord]) -> Iterator[tuple[int, Row, ShardRecord]]:
-    """Every row of some shards with its position in the suite."""
-    for shard in shards:
-        for i, row in enumerate(shard.rows):
-            yield shard.start + i, row, shard
+class _Rows:
+    """The rows of a cell by position in the suite. A shard is read when one of its rows is asked for."""
+
+    def __init__(self, store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> None:
+        self._files = current_headers(store, suite, defense, attack)
+        self._shards: dict[Path, ShardRecord] = {}
+
+    def at(self, position: int) -> tuple[Row, ShardRecord] | None:
+        """The row of an example with its shard; None where there is none."""
+        for path, header in self._files:
+            if header.start <= position < header.stop and header.status == "ok":
+                if path not in self._shards:
+                    self._shards[path] = read_record(path, ShardRecord)
+                return self._shards[path].rows[position - header.start], self._shards[path]
+        return None
 
 
 def _survival(row: Row) -> tuple[float, float]:

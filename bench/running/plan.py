@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from bench.data.splits import Data, data_digest
+from bench.engines.graph import Job
+from bench.engines.supply import Supply
 from bench.running.cell import Setting, prepare, run_shard
 from bench.running.costs import Basis, Costs, Expected
 from bench.running.describe import attack_record
-from bench.running.gallery import gallery_of
-from bench.running.graph import Job
+from bench.running.gallery import choose, gallery_of
 from bench.running.progress import Tracker, clock
 from bench.running.timing import timing_of
 from bench.storing import provenance
@@ -54,7 +57,8 @@ class Cell:
 
     Attributes:
         attack: None for the unattacked input.
-        pieces: the shards to run, each with the key of what it would be made of now.
+        whole: the key of what it would be made of now, but for the examples of each shard.
+        pieces: the shards to run.
         leftover: numbers of stored shards that no piece replaces and that no longer count.
         examples: how many of the suite's the attack is run on.
         prepared: where the attack's preparation is kept, if it needs one.
@@ -62,7 +66,8 @@ class Cell:
 
     opened: Opened
     attack: ResolvedAttack | None
-    pieces: list[tuple[Piece, Key]]
+    whole: Key
+    pieces: Sequence[Piece]
     leftover: list[int]
     prepared: Path | None
     examples: int
@@ -92,7 +97,7 @@ class Plan:
     examples: int
     shard_size: int
     jobs: list[Job] = field(default_factory=list)
-    shards: dict[str, tuple[Cell, Piece, Key]] = field(default_factory=dict)
+    shards: dict[str, tuple[Cell, Piece]] = field(default_factory=dict)
     preparations: dict[str, list[Cell]] = field(default_factory=dict)
     galleries: dict[str, Opened] = field(default_factory=dict)
     timings: dict[str, Opened] = field(default_factory=dict)
@@ -101,7 +106,7 @@ class Plan:
     def describe(self, workers: int) -> Iterator[str]:
         """The plan in lines of text: every cell, every preparation, how many jobs, and the expected time."""
         work, known = Counter[str](), Counter[str]()
-        for name, (cell, _, _) in self.shards.items():
+        for name, (cell, _) in self.shards.items():
             work[cell.title] += self.expected[name].seconds  # type: ignore[assignment]
             known[cell.title] += self.expected[name].seconds > 0
         width = max((len(cell.title) for cell in self.cells), default=0)
@@ -169,8 +174,8 @@ def make_plan(
         plan = Plan(cells, len(suite.ids), suite.shard_size)
         costs = Costs(store)
         waits = _add_preparations(plan, costs)
-        _add_shards(plan, costs, waits)
-        _add_finishing(plan, suite)
+        _add_shards(plan, suite, costs, waits)
+        _add_finishing(plan, store, suite)
     return plan
 
 
@@ -196,7 +201,7 @@ def _cell(
 ) -> Cell:
     machine = {"torch": provenance.torch_release(), "device": opened.setting.torch_device.type}
     state = cell_state(store, suite, opened.record, record, **machine)
-    key = suite.cell_key(opened.record, record, **machine)
+    key = suite.whole_key(opened.record, record, **machine)
     examples = suite.examples_of(record)
     pieces = state.missing(examples, suite.shard_size)
     replaced = {piece.number for piece in pieces}
@@ -211,7 +216,8 @@ def _cell(
     return Cell(
         opened,
         attack,
-        [(piece, key(piece.start, piece.stop)) for piece in pieces],
+        key,
+        pieces,
         [number for number in state.stale if number not in replaced],
         prepared,
         examples,
@@ -243,54 +249,73 @@ def _add_preparations(plan: Plan, costs: Costs) -> dict[Path, str]:
         what = "a copy" if attack.tier == "transfer" else first.name
         name = f"prepare {what}" if of_data else f"prepare {what} for {first.opened.name}"
         expected = costs.preparation(first.opened.name, first.name)
-        args = (first.opened.setting, first.name, path)
-        loads = "" if of_data else first.opened.name
-        plan.jobs.append(Job(name, prepare, args, cost=expected.seconds, kind=name, loads=loads))
+        setting, loads = first.opened.setting, "" if of_data else first.opened.name
+        needs = (setting.data,) if of_data else (setting.data, setting.weights)
+        args = setting, first.name, path.with_suffix(".unfinished")
+        plan.jobs.append(Job(name, prepare, args, cost=expected.seconds, kind=name, loads=loads, supplies=needs))
         plan.preparations[name], plan.expected[name] = cells, expected
         waits[path] = name
     return waits
 
 
-def _add_shards(plan: Plan, costs: Costs, waits: dict[Path, str]) -> None:
+def _add_shards(plan: Plan, suite: SuiteRecord, costs: Costs, waits: dict[Path, str]) -> None:
     """Add the shards, first shards first: where costs are unknown, every attack is soon measured."""
-    work = [(cell, piece, key) for cell in plan.cells for piece, key in cell.pieces]
-    for cell, piece, key in sorted(work, key=lambda item: item[1].start):
+    data_key = functools.cache(suite.data_key)  # every cell has the same shards
+    work = [(cell, piece) for cell in plan.cells for piece in cell.pieces]
+    common = {id(cell): _in_common(cell, waits) for cell in plan.cells if cell.pieces}
+    for cell, piece in sorted(work, key=lambda item: item[1].start):
         setting, name = cell.opened.setting, f"{cell.title}/{piece.number}"
         expected = costs.shard(cell.opened.name, cell.name, piece.stop - piece.start, cell.opened.per_1000)
-        after = () if cell.prepared not in waits else (waits[cell.prepared],)
+        prepared, after, supplies = common[id(cell)]
         plan.jobs.append(
             Job(
                 name,
                 run_shard,
-                (setting, cell.name, piece, key, cell.prepared),
+                (setting, cell.name, piece, cell.whole, data_key(piece.start, piece.stop), prepared),
                 setting.suite.shard_timeout_s,
                 after,
                 expected.seconds,
                 kind=cell.title,
                 loads=cell.opened.name,
+                supplies=supplies,
             )
         )
-        plan.shards[name], plan.expected[name] = (cell, piece, key), expected
+        plan.shards[name], plan.expected[name] = (cell, piece), expected
 
 
-def _add_finishing(plan: Plan, suite: SuiteRecord) -> None:
+def _in_common(
+    cell: Cell, waits: dict[Path, str]
+) -> tuple[Supply[bytes] | None, tuple[str, ...], tuple[Supply[Any], ...]]:
+    """What all shards of a cell share: the preparation, the job that makes it, and all that they take from here."""
+    setting, prepared = cell.opened.setting, None
+    if cell.prepared is not None:
+        prepared = Supply(str(cell.prepared), cell.prepared.read_bytes)
+    supplies: tuple[Supply[Any], ...] = (setting.data, setting.weights)
+    if prepared is not None:
+        supplies = (*supplies, prepared)
+    return prepared, () if cell.prepared not in waits else (waits[cell.prepared],), supplies
+
+
+def _add_finishing(plan: Plan, store: Store, suite: SuiteRecord) -> None:
     shards: dict[str, list[str]] = {cell.opened.name: [] for cell in plan.cells}
-    for name, (cell, _, _) in plan.shards.items():
+    for name, (cell, _) in plan.shards.items():
         shards[cell.opened.name].append(name)
     opened = {cell.opened.name: cell.opened for cell in plan.cells}
     for defense, one in opened.items():
         name = f"gallery of {defense}"
         plan.galleries[name] = one
+        chosen = Supply(f"examples shown of {defense}", partial(choose, store.root, suite, one.record))
         plan.jobs.append(
             Job(
                 name,
                 gallery_of,
-                (one.setting, suite, one.record),
+                (one.setting, chosen),
                 after=tuple(shards[defense]),
                 cost=_GALLERY_SECONDS,
                 kind="gallery",
                 loads=defense,
                 anyway=True,
+                supplies=(one.setting.data, one.setting.weights, chosen),
             )
         )
     for defense, one in opened.items():
@@ -298,4 +323,16 @@ def _add_finishing(plan: Plan, suite: SuiteRecord) -> None:
             name = f"timing of {defense}"
             plan.timings[name] = one
             args = (one.setting, one.record.training.get("seconds"))
-            plan.jobs.append(Job(name, timing_of, args, cost=_TIMING_SECONDS, kind="timing", loads=defense, alone=True))
+            needs = one.setting.data, one.setting.weights
+            plan.jobs.append(
+                Job(
+                    name,
+                    timing_of,
+                    args,
+                    cost=_TIMING_SECONDS,
+                    kind="timing",
+                    loads=defense,
+                    alone=True,
+                    supplies=needs,
+                )
+            )

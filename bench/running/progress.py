@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from bench.running.graph import Job
+from bench.engines.graph import Job
 
 #: Seconds between two updates of a live bar.
 _LIVE_EVERY = 0.5

@@ -24,7 +24,7 @@ def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
     context = open_context(setting)
     # Untrained: how long a network takes does not depend on its weights.
     reference = freeze(build_defense(DefenseSpec(setting.suite.reference), context.data.info)).to(setting.device)
-    x = context.examples.take(_EXAMPLES).x.to(setting.device)
+    x = context.examples.take(_EXAMPLES).x.clone().to(setting.device)
     return measure(context.defense, reference, x, training_seconds=training_seconds)
 
 

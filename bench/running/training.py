@@ -12,9 +12,9 @@ from bench.contracts.errors import InputError
 from bench.contracts.reporting import Report, listening, report
 from bench.contracts.seeding import seeded
 from bench.data.load import load_data
+from bench.engines.engine import Engine
+from bench.engines.graph import Job
 from bench.plugins.resolve import build_defense
-from bench.running.engine import Engine
-from bench.running.graph import Job
 from bench.running.progress import Display, Tracker
 from bench.storing.checkpoints import checkpoint_path, load_
 from bench.suites.config import Suite

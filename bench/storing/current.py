@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.storing.keys import differences
@@ -127,13 +128,27 @@ def current_shards(
     Raises:
         InputError: when a file cannot be read.
     """
+    return (shard for _, shard in _standing(store, suite, defense, attack, rows=True))
+
+
+def current_headers(
+    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None
+) -> list[tuple[Path, ShardRecord]]:
+    """The same shards without their rows, each with its file, in the order of their first examples."""
+    found = _standing(store, suite, defense, attack, rows=False)
+    return sorted(found, key=lambda one: one[1].start)
+
+
+def _standing(
+    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None, *, rows: bool
+) -> Iterator[tuple[Path, ShardRecord]]:
     key = suite.cell_key(defense, attack, torch="", device="")
     found = []
     for path in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
-        shard = read_record(path, ShardRecord)
+        shard = read_record(path, ShardRecord, rows)
         if shard.key.same_numbers(key(shard.start, shard.stop)):
-            found.append(shard)
-    done = {i for shard in found if shard.status in SETTLED for i in range(shard.start, shard.stop)}
-    for shard in found:
+            found.append((path, shard))
+    done = {i for _, shard in found if shard.status in SETTLED for i in range(shard.start, shard.stop)}
+    for path, shard in found:
         if shard.status in SETTLED or not done.issuperset(range(shard.start, shard.stop)):
-            yield shard
+            yield path, shard

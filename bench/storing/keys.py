@@ -126,9 +126,13 @@ _NAMES = {
 }
 
 
-def differences(stored: Key, now: Key) -> list[str]:
-    """A phrase for each component that differs, such as ``the attack's parameters: steps was 40, is 100``."""
-    return [f"{_NAMES[path]}: {_change(old, new)}" for path, old, new in _differing("", stored, now)]
+def differences(stored: Component, now: Component, path: str = "") -> list[str]:
+    """A phrase for each component that differs, such as ``the attack's parameters: steps was 40, is 100``.
+
+    Args:
+        path: what two parts of a key are called in it: ``defense``; "" for whole keys.
+    """
+    return [f"{_NAMES[where]}: {_change(old, new)}" for where, old, new in _differing(path, stored, now)]
 
 
 def _differing(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -9,8 +9,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,33 +25,33 @@ _PACKAGES = ("torch", "torchvision", "numpy", "worst-case-bench")
 
 @dataclass(frozen=True)
 class Clock:
-    """A started measurement: the command line and when it began (ISO 8601, UTC)."""
+    """A started measurement: the command line, when it began (ISO 8601, UTC), and that by a clock that nobody sets."""
 
     command: str
     started: str
+    since: float
 
 
 def start(command: str | None = None) -> Clock:
     """Begin: note the time. ``command`` is this process's own command line unless given."""
-    return Clock(command_line() if command is None else command, _now())
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Clock(command_line() if command is None else command, started, time.monotonic())
 
 
 def finish(clock: Clock, device: torch.device | str = "cpu") -> Provenance:
     """End: everything about how and where the work since :func:`start` was done, on ``device``."""
     commit, dirty = git_state()
+    # Not what the clock says now: somebody may have set it back.
+    ended = datetime.fromisoformat(clock.started) + timedelta(seconds=time.monotonic() - clock.since)
     return Provenance(
         command=clock.command,
         started=clock.started,
-        ended=_now(),
+        ended=ended.isoformat(timespec="seconds"),
         git_commit=commit,
         git_dirty=dirty,
         versions=versions(),
         hardware=hardware(str(device)),
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 # -- the command, without the names of folders on this machine ------------------------------------------------

@@ -180,17 +180,15 @@ class SuiteRecord(Record):
         examples = tuple(self.ids[start:stop]), tuple(self.digests[start:stop])
         return _data_key(self.data_version, self.split, *examples)
 
-    def cell_key(
-        self, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
-    ) -> Callable[[int, int], Key]:
-        """What the shards of a cell would be made of now: ``(start, stop) -> Key``.
+    def whole_key(self, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str) -> Key:
+        """The key of a cell, which lacks only the examples of a shard: see :meth:`data_key`.
 
         Args:
             attack: None for the unattacked input.
             torch: major.minor; device: its type.
         """
         random = defense.probe.randomized
-        whole = Key(
+        return Key(
             protocol=self.protocol,
             suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed, towards=self.towards),
             data=self.data_key(0, 0),
@@ -204,6 +202,12 @@ class SuiteRecord(Record):
             torch=torch,
             device=device,
         )
+
+    def cell_key(
+        self, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
+    ) -> Callable[[int, int], Key]:
+        """What the shards of a cell would be made of now: ``(start, stop) -> Key``. Arguments: :meth:`whole_key`."""
+        whole = self.whole_key(defense, attack, torch=torch, device=device)
         return lambda start, stop: whole.model_copy(update={"data": self.data_key(start, stop)})
 
 

@@ -9,7 +9,8 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +122,42 @@ def to_json(record: Record) -> str:
     return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
+@dataclass(frozen=True)
+class PackedShard:
+    """A shard as its files hold it, packed where it was run and written where the results are.
+
+    ``record`` is the JSON of its record, ``x_adv`` the safetensors file of its adversarial inputs, None without any.
+    """
+
+    defense: str
+    attack: str
+    number: int
+    status: str
+    record: bytes
+    x_adv: bytes | None
+
+
+def pack_shard(record: ShardRecord, x_adv: Tensor | None) -> PackedShard:
+    """Pack a shard: its record then vouches for the adversarial inputs by SHA-256."""
+    data = None
+    if x_adv is not None:
+        data = pack_tensors({"x_adv": x_adv.detach().float()})
+        record = record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
+    return PackedShard(record.defense, record.attack, record.shard, record.status, to_json(record).encode(), data)
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file of tensors on any device, with a few words beside them."""
+    owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}  # no shared memory
+    return safetensors.torch.save(owned, metadata)
+
+
+def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and the words beside them."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return safetensors.torch.load(data), header.get("__metadata__", {})
+
+
 def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
@@ -129,7 +166,7 @@ class Store:
     """The results of one suite below a results folder (layout: ``bench.storing.records``)."""
 
     def __init__(self, root: Path, suite: str) -> None:
-        self.folder = root / slug(suite)
+        self.root, self.folder = root, root / slug(suite)
 
     def defense_folder(self, defense: str) -> Path:
         return self.folder / slug(defense)
@@ -197,9 +234,15 @@ class Store:
         write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
 
     def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
+        """Store a shard and its adversarial inputs."""
+        self.write_packed(pack_shard(record, x_adv))
+
+    def write_packed(self, shard: PackedShard) -> None:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""
-        path = self.shard_path(record.defense, record.attack, record.shard)
-        write_atomically(path, to_json(self._with_images(record, x_adv)).encode())
+        path = self.shard_path(shard.defense, shard.attack, shard.number)
+        if shard.x_adv is not None:
+            write_atomically(path.with_suffix(".safetensors"), shard.x_adv)
+        write_atomically(path, shard.record)
         _compressed(path).unlink(missing_ok=True)
 
     def compact_shard(self, record: ShardRecord, rows: list[int], x_adv: Tensor | None) -> None:
@@ -212,24 +255,15 @@ class Store:
         self._write_compressed(path, record)
         path.unlink(missing_ok=True)
         if rows:
-            record = record.model_copy(update={"x_adv_rows": rows})
-            self._write_compressed(path, self._with_images(record, x_adv))
+            packed = pack_shard(record.model_copy(update={"x_adv_rows": rows}), x_adv)
+            if packed.x_adv is not None:
+                write_atomically(path.with_suffix(".safetensors"), packed.x_adv)
+            write_atomically(_compressed(path), gzip.compress(packed.record, mtime=0))
         else:
             path.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def _write_compressed(self, path: Path, record: ShardRecord) -> None:
         write_atomically(_compressed(path), gzip.compress(to_json(record).encode(), mtime=0))
-
-    def _with_images(self, record: ShardRecord, x_adv: Tensor | None) -> ShardRecord:
-        if x_adv is None:
-            return record
-        data = safetensors.torch.save({"x_adv": x_adv.detach().float().cpu().contiguous()})
-        write_atomically(self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors"), data)
-        return record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
-
-    def write_tensors(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}  # no shared memory
-        write_atomically(path, safetensors.torch.save(owned, metadata))
 
 
 def suites(root: Path) -> list[str]:

@@ -17,8 +17,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data.cache import cached
 from bench.data.splits import Data, Split
-from bench.running.engine import LocalEngine
-from bench.running.graph import Job
+from bench.engines.graph import Job
+from bench.engines.local import LocalEngine
 
 WORKERS = 4
 #: Memory of four workers over that of one, and seconds of a start that finds the decoded data.

@@ -20,9 +20,9 @@ from attacks.gradient.pgd import pgd
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import DefenseSpec
 from bench.data.splits import Data
+from bench.engines.graph import Graph
 from bench.running.cell import Setting
 from bench.running.describe import attack_record as described
-from bench.running.graph import Graph
 from bench.running.plan import Opened, Plan, make_plan
 from bench.running.progress import Tracker
 from bench.storing import provenance

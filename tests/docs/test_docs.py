@@ -23,7 +23,7 @@ from attacks.toolkit.estimators import as_estimator
 from bench.cli.main import main
 from bench.contracts.defense import Defense
 from bench.contracts.target import Target
-from bench.running.graph import Graph, Job, Outcome
+from bench.engines.graph import Graph, Job, Outcome
 from bench.storing.records import Row
 from bench.summary import flags
 from bench.summary.metrics import wilson
@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "bench.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr("bench.running.engine.LocalEngine", InProcess)
+    monkeypatch.setattr("bench.engines.local.LocalEngine", InProcess)
     yield tmp_path
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):

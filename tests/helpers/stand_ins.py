@@ -30,8 +30,8 @@ from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
 from bench.data.load import load_data
+from bench.engines.graph import Graph, Job, Outcome
 from bench.running.cell import run_shard
-from bench.running.graph import Graph, Job, Outcome
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store, read_record
 from bench.training.recipe import TrainingRun
@@ -414,7 +414,7 @@ def run_bench(*arguments: object, workers: int | None = None, engine: SerialEngi
     command = [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch:
         if workers is None:
-            patch.setattr("bench.running.engine.LocalEngine", lambda _: engine)
+            patch.setattr("bench.engines.local.LocalEngine", lambda _: engine)
             patch.setattr("bench.running.timing.measure", lambda *_, **__: timing_record())
         else:
             command.append(f"--workers={workers}")

@@ -10,8 +10,8 @@ from small_bench import FAILING, OUTSIDE, STEP, Bench, cells
 from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
 from bench.data.load import load_data
+from bench.engines.graph import Job, Outcome
 from bench.running.cell import run_shard
-from bench.running.graph import Job, Outcome
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_defense_whose_gallery_fails_keeps_its_numbers(bench: Bench, monkeypat
     def broken(*_: object) -> None:
         raise RuntimeError("no pictures today")
 
-    monkeypatch.setattr("bench.running.gallery.make_gallery", broken)
+    monkeypatch.setattr("bench.running.gallery._pictures", broken)
     ended = bench.configure({"step": STEP}).evaluate()
     assert ended.code == 1
     assert ended.err.splitlines()[-1] == "failed: gallery of stand_ins.Means: failed: RuntimeError: no pictures today"

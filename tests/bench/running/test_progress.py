@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
+from bench.engines.graph import Job
 from bench.running import progress
-from bench.running.graph import Job
 from bench.running.progress import Display, Tracker, clock
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 
 import pytest
@@ -117,3 +117,18 @@ def test_git_is_asked_once_per_process(checkout: Path, monkeypatch: pytest.Monke
     asked = len(calls)
     provenance.finish(provenance.start("b"))
     assert len(calls) == asked == 1
+
+
+def test_a_clock_that_is_set_back_in_between_does_not_end_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jumping(datetime):
+        hour = iter((12, 9))
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Jumping:
+            return cls(2026, 1, 1, next(cls.hour), tzinfo=tz)
+
+    monkeypatch.setattr(provenance, "datetime", Jumping)
+    ticks = iter((100.0, 107.0))
+    monkeypatch.setattr(provenance.time, "monotonic", lambda: next(ticks))
+    record = provenance.finish(provenance.start("bench evaluate"))
+    assert (record.started, record.ended) == ("2026-01-01T12:00:00+00:00", "2026-01-01T12:00:07+00:00")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from bench.engines.supply import Supply
 
 Status = Literal["ok", "failed", "timeout", "out-of-memory"]
 
@@ -24,6 +26,7 @@ class Job:
         loads: what a worker loads first and may keep, such as the name of a defense; "" for nothing.
         anyway: starts when all of ``after`` have ended, however they ended.
         alone: starts when no other job is left, and nothing runs beside it: a measurement of time.
+        supplies: what it takes from the driver's machine.
     """
 
     name: str
@@ -36,6 +39,11 @@ class Job:
     loads: str = ""
     anyway: bool = False
     alone: bool = False
+    supplies: tuple[Supply[Any], ...] = ()
+
+
+#: How often a job may bring its worker down before that is how it ended, and how often it may be lost with a machine.
+FATAL, LOST = 2, 5
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Graph:
 
     Args:
         jobs: every name in an ``after`` must be among them.
-        workers: how many jobs run at a time.
+        workers: how many jobs run at a time; may be set again while they run.
 
     Raises:
         ValueError: when two jobs have one name, a job waits for one that does not exist, or some wait in a circle.
@@ -73,7 +81,7 @@ class Graph:
             twice = Counter(job.name for job in jobs).most_common(1)[0][0]
             raise ValueError(f"job {twice!r}: there are two of that name")
         self._order = {name: position for position, name in enumerate(self._jobs)}
-        self._workers = max(1, workers)
+        self.workers = workers
         self._behind: dict[str, list[str]] = defaultdict(list)
         self._waits: dict[str, int] = {}
         for job in jobs:
@@ -92,6 +100,7 @@ class Graph:
             if not job.alone:
                 self._work[job.loads] += self._cost(job)
         self._running: dict[str, Job] = {}
+        self._deaths: Counter[tuple[str, bool]] = Counter()
         self._last = ""
         self._ended: set[str] = set()
         for name, waits in self._waits.items():
@@ -140,6 +149,27 @@ class Graph:
                     self._put(name)
         return outcomes
 
+    def lost(self, outcome: Outcome, with_machine: bool = False) -> list[Outcome]:
+        """Note that a job's worker died, as ``outcome`` says.
+
+        The job is run again, since its worker may have been the victim of another process. One that was on its worker
+        when it died for the second time is taken to be the cause: that is its outcome, as in :meth:`end`. A machine
+        that is lost with all its workers is hardly a job's fault, and held against it only when it happens often.
+        """
+        job = outcome.job
+        self._deaths[job.name, with_machine] += 1
+        if (times := self._deaths[job.name, with_machine]) >= (LOST if with_machine else FATAL):
+            return self.end(replace(outcome, error=f"{outcome.error}, {times} times"))
+        self.give_back(job)
+        return []
+
+    def give_back(self, job: Job) -> None:
+        """A job that was taken has not been run: it is to be taken again."""
+        del self._running[job.name]
+        if not job.alone:
+            self._work[job.loads] += self._cost(job)
+        self._put(job.name)
+
     # -- which is next ------------------------------------------------------------------------------------------
 
     def _next(self, loaded: str) -> Job | None:
@@ -147,7 +177,7 @@ class Graph:
         if not first:
             return None
         longest = min(first)
-        if -longest[0] > sum(self._work.values()) / self._workers:
+        if -longest[0] > sum(self._work.values()) / max(1, self.workers):
             return self._jobs[longest[2]]
         kept = [heap[0] for what in {loaded, ""} if (heap := self._ready.get(what))]
         if kept:

@@ -1,9 +1,4 @@
-"""Engines run jobs somewhere and report how each ended. Same jobs, same rows, whichever engine runs them.
-
-The interface is :class:`Engine`: anything with ``run(jobs) -> iterator of outcomes`` will do (local processes
-here; a cluster scheduler can be added without touching the harness). Which job is next is not its business: it asks
-:class:`bench.running.graph.Graph`.
-"""
+"""Worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +6,17 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.contracts import reporting
-from bench.running.graph import Graph, Job, Outcome
+from bench.engines.gpus import GpuSlots, peak_memory
+from bench.engines.graph import Graph, Job, Outcome, Status
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -28,40 +25,31 @@ if TYPE_CHECKING:
 _REPORT_EVERY = 0.2
 
 
-class Engine(Protocol):
-    """Runs jobs and yields one outcome for each, as they come.
-
-    A job starts after those that it waits for; where one of these failed, its outcome is that it failed too.
-    """
-
-    workers: int
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]: ...
-
-
 class LocalEngine:
     """Worker processes on this machine.
 
     Every worker computes with one CPU thread whatever their number, so that rows do not depend on it. A worker
-    that dies, hangs past its timeout or runs out of memory costs its job, not the run. What a job reports about
-    itself is reported again in this process. Use it as a context manager: workers are kept from one ``run`` to the
-    next, and ended at the end.
+    that hangs past its timeout or runs out of memory costs its job, not the run; the job of one that dies is run
+    again, and recorded as failed when that happens twice. What a job reports about itself is reported again in this
+    process. Use it as a context manager: workers are kept from one ``run`` to the next, and ended at the end.
 
     Args:
         workers: number of processes.
+        gpus: where jobs run on GPUs: which worker gets which.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, gpus: GpuSlots | None = None) -> None:
+        self.workers = workers if gpus is None else min(workers, gpus.most)
+        self._gpus = gpus
         self._crew: list[_Worker] = []
 
     def __enter__(self) -> LocalEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._crew:
+        for worker in list(self._crew):
             worker.stop()
-        self._crew.clear()
+            self._dismiss(worker)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         graph = Graph(jobs, self.workers)
@@ -72,17 +60,41 @@ class LocalEngine:
             for worker in busy:
                 outcome = worker.poll()
                 if outcome is not None:
-                    if not worker.alive:
-                        self._crew.remove(worker)
-                    yield from graph.end(outcome)
+                    yield from self._ended(graph, worker, outcome)
 
     def _start_what_can(self, graph: Graph) -> None:
         for worker in self._crew:
             if worker.job is None and (job := graph.take(worker.loaded)) is not None:
                 worker.start(job)
-        while len(self._crew) < self.workers and (job := graph.take("")) is not None:
-            self._crew.append(_Worker())
+        while len(self._crew) < self.workers and (place := self._place()) is not None:
+            if (job := graph.take("")) is None:
+                self._leave(place)
+                break
+            self._crew.append(_Worker(place))
             self._crew[-1].start(job)
+
+    def _ended(self, graph: Graph, worker: _Worker, outcome: Outcome) -> list[Outcome]:
+        crowded = False
+        if self._gpus is not None:
+            self._gpus.seen(worker.peak)
+            crowded = outcome.status == "out-of-memory" and self._gpus.too_many(worker.place)
+            if crowded and worker.alive:
+                worker.stop()  # gives its memory back
+        if not worker.alive:
+            self._dismiss(worker)
+        return graph.lost(outcome) if worker.died or crowded else graph.end(outcome)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self._crew.remove(worker)
+        self._leave(worker.place)
+
+    def _place(self) -> str | None:
+        """Where a new worker goes: a GPU, "" where there are none; None while there is no room."""
+        return "" if self._gpus is None else self._gpus.place()
+
+    def _leave(self, place: str) -> None:
+        if self._gpus is not None:
+            self._gpus.leave(place)
 
 
 def _next_deadline(busy: list[_Worker]) -> float | None:
@@ -91,18 +103,21 @@ def _next_deadline(busy: list[_Worker]) -> float | None:
 
 
 class _Worker:
-    """One process and the job it is working on."""
+    """One process and the job it is working on; ``place``: its GPU, "" for none."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str = "") -> None:
         context = _context()
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
+        environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": place} if place else {})}
+        self.process = context.Process(target=_work, args=(theirs, environment), daemon=True)
         self.process.start()
         theirs.close()
         self.job: Job | None = None
         self.loaded = ""
         self.deadline: float | None = None
-        self.alive = True
+        self.place = place
+        self.alive, self.died = True, False
+        self.peak = 0
         self._since = 0.0
 
     def start(self, job: Job) -> None:
@@ -122,7 +137,7 @@ class _Worker:
                 if isinstance(message, reporting.Report):
                     reporting.pass_on(message.of(self.job.name))
                     return None
-                status, value, error = message
+                status, value, error, self.peak = message
             except (EOFError, ConnectionResetError):  # reset: it died before it had read its job
                 self.process.join()
                 code = self.process.exitcode
@@ -131,7 +146,7 @@ class _Worker:
                 if code == -signal.SIGKILL:
                     error = "worker process was killed (signal 9), most likely out of memory"
                     status = "out-of-memory"
-                self.alive = False
+                self.alive, self.died = False, True
         elif self.deadline is not None and time.monotonic() >= self.deadline:
             self.stop()
             status, value, error = "timeout", None, f"stopped after {self.job.timeout:g} s"
@@ -174,27 +189,32 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             function, args = pipe.recv()
         except EOFError:
             return
-        reporting.listen(_now_and_then(pipe))
-        try:
-            answer = ("ok", function(*args), "")
-        except (MemoryError, torch.OutOfMemoryError):
-            answer = ("out-of-memory", None, traceback.format_exc())
-        except Exception:
-            answer = ("failed", None, traceback.format_exc())
-        pipe.send(answer)
+        reporting.listen(now_and_then(pipe.send))
+        pipe.send((*attempt(function, args), peak_memory()))
 
 
-def _now_and_then(pipe: Connection) -> reporting.Listener:
-    """A listener that sends a job's reports through the pipe, but for those that follow another at once."""
+def attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Status, Any, str]:
+    """Run a job in this process: how it ended, its value, and the reason it has none."""
+    try:
+        return "ok", function(*args), ""
+    except Exception as error:
+        torch = sys.modules.get("torch")
+        if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+            return "out-of-memory", None, traceback.format_exc()
+        return "failed", None, traceback.format_exc()
+
+
+def now_and_then(send: reporting.Listener) -> reporting.Listener:
+    """A listener that passes on a job's reports, but for those that follow another at once."""
     last = -_REPORT_EVERY
 
-    def send(report: reporting.Report) -> None:
+    def listener(report: reporting.Report) -> None:
         nonlocal last
         if time.monotonic() - last >= _REPORT_EVERY:
             last = time.monotonic()
-            pipe.send(report)
+            send(report)
 
-    return send
+    return listener
 
 
 def _die_with_parent() -> None:

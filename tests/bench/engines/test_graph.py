@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench.running.graph import Graph, Job, Outcome, Status
+from bench.engines.graph import Graph, Job, Outcome, Status
 
 
 def job(name: str, cost: float = 1.0, after: Sequence[str] = (), loads: str = "", **fields: bool) -> Job:
