@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attacks.toolkit.active import Active
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
+from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import per_example, steepest
 from attacks.toolkit.selection import Best, classes_to_reach, strength
@@ -141,9 +142,16 @@ class _Ascent:
                 best.update(point, score, index)
         elif len(climb.index):
             logits = target.logits(climb.point, climb.index)  # no gradient of the last point is needed
-            climb.see(Evaluation(climb.goal(logits), climb.grad, logits))
-            climb.release(target, best)
-            best.update(climb.best, climb.goal.margin(climb.best_logits), climb.index)
+            if target.rejects:
+                scores = target.scores(climb.point, climb.index)
+                joint = merit(target, climb.goal, logits, climb.point, climb.index, scores)
+                climb.see(Evaluation(joint, climb.grad, logits, scores))
+                climb.release(target, best)
+                best.update(climb.best, climb.best_loss, climb.index)
+            else:
+                climb.see(Evaluation(climb.goal(logits), climb.grad, logits))
+                climb.release(target, best)
+                best.update(climb.best, climb.goal.margin(climb.best_logits), climb.index)
         return index[best.score[index] < torch.inf]
 
     def climb(self, target: Target, climb: _Climb, best: Best | None = None) -> None:
@@ -175,6 +183,8 @@ class _Climb(Active):
         self.loss = x.new_full((len(x),), torch.inf)
         self.best_loss = -self.loss
         self.logits = self.best_logits = x.new_empty(0)
+        #: The detector's at the present point; None where there is none.
+        self.scores: Tensor | None = None
         #: Steps of the present window in which the loss rose.
         self.rises = torch.zeros_like(index)
 
@@ -190,11 +200,11 @@ class _Climb(Active):
         self.best_logits = torch.where(better[:, None], at.logits, self.best_logits)
         self.best_loss = torch.maximum(loss, self.best_loss)
         self.rises += loss > self.loss
-        self.loss, self.grad, self.logits = loss, at.grad, at.logits
+        self.loss, self.grad, self.logits, self.scores = loss, at.grad, at.logits, at.scores
 
     def release(self, target: Target, best: Best) -> None:
         """Hand the present points that fool the defense to ``best``; their examples leave."""
-        fooled = target.fooled(self.logits, self.point, self.goal.y, self.index)
+        fooled = target.fooled(self.logits, self.point, self.goal.y, self.index, self.scores)
         if fooled.any():
             where = self.index[fooled]
             best.x[where], best.score[where] = self.point[fooled], torch.inf

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attacks.toolkit.active import take
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
+from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.masks import MaskLike, as_mask, fitted
 from attacks.toolkit.projections import l1_unit, movable, steepest, top_signs
@@ -142,7 +143,7 @@ class Ascent:
             at = self.estimator.evaluate(target, x_k, goal, index)
             grad = at.grad
             if stop_early:
-                fooled = self._record(best, target, at.logits, x_k, goal, index, rows)
+                fooled = self._record(best, target, at.logits, x_k, goal, index, rows, at.scores)
                 if fooled.any():
                     if fooled.all():
                         return best, x_k
@@ -150,7 +151,7 @@ class Ascent:
                     parts = (rows, index, x, x_k, velocity, grad, goal)
                     rows, index, x, x_k, velocity, grad, goal = take(~fooled, *parts)
             else:
-                best.update(x_k, goal.margin(at.logits), rows)
+                best.update(x_k, merit(target, goal, at.logits, x_k, index, at.scores), rows)
             if self.mask is not None:
                 grad = grad * self.mask
             if self.momentum:
@@ -180,9 +181,12 @@ class Ascent:
 
     @staticmethod
     def _record(
-        best: Best, target: Target, logits: Tensor, x_k: Tensor, goal: Goal, index: Tensor, rows: Tensor
-    ) -> Tensor:
+        best: Best, target: Target, logits: Tensor, x_k: Tensor, goal: Goal, index: Tensor, rows: Tensor,
+        scores: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Offer the points to ``best``; returns which of them fool the defense."""
-        fooled = target.fooled(logits, x_k, goal.y, index)
-        best.update(x_k, torch.where(fooled, torch.inf, goal.margin(logits)), rows)
+        if target.rejects and scores is None:
+            scores = target.scores(x_k, index)
+        fooled = target.fooled(logits, x_k, goal.y, index, scores)
+        best.update(x_k, torch.where(fooled, torch.inf, merit(target, goal, logits, x_k, index, scores)), rows)
         return fooled

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.toolkit.active import Active, take
+from attacks.toolkit.joint import look
 from attacks.toolkit.losses import Goal, log_odds
 from attacks.toolkit.projections import per_example
 from attacks.toolkit.selection import Best, confirm
@@ -124,9 +125,9 @@ def _score(target: Target, members: Tensor, y: Tensor, goal: Goal, index: Tensor
     size = members.shape[:2]
     points, repeated = members.flatten(0, 1), index.repeat_interleave(size[1])
     logits = target.logits(points, repeated, draws=draws)
-    fooled = target.fooled(logits, points, y[repeated], repeated)
+    value, fooled = look(target, goal.at(repeated), logits, points, repeated)
     # Not a number or infinite: an output that says nothing, hence neither better nor worse than even.
-    fitness = torch.nan_to_num(goal.at(repeated)(logits), nan=0.0, posinf=0.0, neginf=0.0)
+    fitness = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
     return fitness.view(size), fooled.view(size)
 
 

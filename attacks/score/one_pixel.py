@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from attacks.toolkit.active import take
+from attacks.toolkit.joint import look
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
 from bench.contracts.attack import attack
@@ -169,10 +170,10 @@ def _score(target: Target, members: Tensor, x: Tensor, goal: Goal, rows: Tensor,
         repeated = index.repeat_interleave(size)
         points = _paint(target, some.flatten(0, 1), x[repeated])
         logits = target.logits(points, repeated, draws=draws)
-        here = goal.at(repeated)
-        values.append(here(logits))
-        hits.append(target.fooled(logits, points, here.y, repeated))
-    value = torch.cat(values)
+        value, hit = look(target, goal.at(repeated), logits, points, repeated)
+        values.append(value)
+        hits.append(hit)
+    fitness = torch.cat(values)
     # An output that is not a number is worth less than any other; among those that fool it still is one.
-    value = torch.where(value.isfinite(), value, torch.finfo(value.dtype).min)
-    return value.view(-1, size), torch.cat(hits).view(-1, size)
+    fitness = torch.where(fitness.isfinite(), fitness, torch.finfo(fitness.dtype).min)
+    return fitness.view(-1, size), torch.cat(hits).view(-1, size)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.toolkit.active import Active, take
 from attacks.toolkit.finite_differences import Directions, FiniteDifference
+from attacks.toolkit.joint import look
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
@@ -93,9 +94,9 @@ def spsa(
         for step in range(steps + 1):
             logits = target.logits(x_k, rows)
             here = goal.at(rows)
-            fooled = target.fooled(logits, x_k, here.y, rows)
+            value, fooled = look(target, here, logits, x_k, rows)
             if not target.randomized:
-                best.update(x_k, here(logits), rows)
+                best.update(x_k, value, rows)
             if fooled.any():
                 found = rows[fooled]
                 going = ~fooled.masked_scatter(fooled, confirm(target, best, x_k[fooled], y[found], found))

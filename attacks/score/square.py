@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from attacks.toolkit.active import Active, take
+from attacks.toolkit.joint import look
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.selection import CONFIRM, Best, confirm, strength
 from bench.contracts.attack import attack
@@ -129,7 +130,7 @@ class _Search:
     def _look(self, images: Tensor, rows: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Loss and success at ``images`` of the examples ``rows``."""
         logits = self.target.logits(images, rows, draws=self.draws)
-        return goal(logits), self.target.fooled(logits, images, goal.y, rows)
+        return look(self.target, goal, logits, images, rows)
 
 
 class _Windows(Active):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.selection import Best, strength
 from bench.contracts.target import Target
@@ -44,8 +45,9 @@ class Standing:
         self.index = torch.arange(len(x), device=x.device)
         #: Logits of x, ``(N, K)``.
         self.logits = target.logits(x, draws=draws if target.randomized else 1)
-        fooled = target.fooled(self.logits, x, y)
-        score = self.goal.margin(self.logits)
+        scores = target.scores(x, draws=draws if target.randomized else 1) if target.rejects else None
+        fooled = target.fooled(self.logits, x, y, scores=scores)
+        score = merit(target, self.goal, self.logits, x, None, scores)
         self.keep(x, score if target.randomized else torch.where(fooled, torch.inf, score), self.index)
 
     def run(self, stage: Stage) -> int:
@@ -63,8 +65,10 @@ class Standing:
             self.keep(points, strength(self.target, points, self.y[index], index, self.draws), index)
             return
         logits = self.target.logits(points, index)
-        fooled = self.target.fooled(logits, points, self.y[index], index)
-        self.keep(points, torch.where(fooled, torch.inf, self.goal.at(index).margin(logits)), index)
+        scores = self.target.scores(points, index) if self.target.rejects else None
+        fooled = self.target.fooled(logits, points, self.y[index], index, scores)
+        score = merit(self.target, self.goal.at(index), logits, points, index, scores)
+        self.keep(points, torch.where(fooled, torch.inf, score), index)
 
     def keep(self, points: Tensor, score: Tensor, index: Tensor) -> None:
         """Offer ``points`` with their ``score`` (∞ once fooled) for the examples ``index``."""

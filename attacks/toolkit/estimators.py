@@ -17,8 +17,10 @@ import pydantic
 import torch
 from torch import Tensor
 
-from attacks.toolkit.finite_differences import Directions, FiniteDifference
+from attacks.toolkit.directions import Directions
+from attacks.toolkit.finite_differences import FiniteDifference
 from attacks.toolkit.imitation import imitate, train_imitator
+from attacks.toolkit.joint import with_detector
 from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal, repeat
 from bench.contracts.attack import PrepareContext
@@ -64,7 +66,8 @@ class _Differentiable:
         raise NotImplementedError
 
     def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
-        return target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
+        at = target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
+        return with_detector(target, x, goal, index, at)
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
         return target.jacobian(x, lambda defense, rows: self.logits(target, defense, rows), index, classes=classes)
@@ -231,6 +234,7 @@ class EOT:
             each.loss.view(m, n).mean(0),
             each.grad.view(m, *x.shape).mean(0),
             each.logits.view(m, n, -1).mean(0),
+            None if each.scores is None else each.scores.view(m, n).mean(0),
         )
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
@@ -250,7 +254,8 @@ class EOT:
             logits = inner.logits(target, defense, repeat(x, m))
             return logits.view(m, len(x), -1).mean(0)
 
-        return target.evaluate(x, through, goal, index, cost=m)
+        at = target.evaluate(x, through, goal, index, cost=m)
+        return with_detector(target, x, goal, index, at, draws=m)
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         return self.of.prepare(context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, margin, repeat
 from bench.contracts.target import Target
 
@@ -18,8 +19,10 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     rows = repeat(x, draws)
     logits = target.logits(rows, index.repeat(draws))
     goal = Goal.of(target, margin, y).at(index) if target.towards is not None else Goal(margin, y)
-    fooled = target.fooled(logits, rows, y.repeat(draws), index.repeat(draws)).to(x.dtype)
-    mean_margin = torch.nan_to_num(goal.repeat(draws)(logits), nan=0.0).view(draws, len(x)).mean(0)
+    scores = target.scores(rows, index.repeat(draws)) if target.rejects else None
+    fooled = target.fooled(logits, rows, y.repeat(draws), index.repeat(draws), scores).to(x.dtype)
+    values = merit(target, goal.repeat(draws), logits, rows, index.repeat(draws), scores)
+    mean_margin = torch.nan_to_num(values, nan=0.0).view(draws, len(x)).mean(0)
     return fooled.view(draws, len(x)).mean(0) + 1e-3 * torch.tanh(mean_margin)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense, check_logits
+from bench.contracts.detection import Detection
 from bench.contracts.errors import InputError, KnowledgeError
 from bench.contracts.threat import Lp, ThreatModel, as_lp
 
@@ -57,11 +58,16 @@ def select(logits: Tensor, classes: Tensor | None) -> Tensor:
 
 @dataclass
 class Evaluation:
-    """One gradient evaluation: ``loss (M,)``, ``grad`` shaped like x, and ``logits (M, K)``."""
+    """One gradient evaluation: ``loss (M,)``, ``grad`` shaped like x, and ``logits (M, K)``.
+
+    ``scores (M,)`` are the detector's, where it was taken into account: loss and gradient are then those of the joint
+    objective (``bench.contracts.detection``).
+    """
 
     loss: Tensor
     grad: Tensor
     logits: Tensor
+    scores: Tensor | None = None
 
 
 @dataclass
@@ -133,7 +139,8 @@ class Target:
         self.towards = towards
         self.counts = no_counts(n)
         self._defense = defense
-        self._threshold = threshold
+        #: The detector's threshold and what has to be achieved with it; None where there is no detector.
+        self.detection = None if threshold is None else Detection(threshold)
         #: The examples of the whole shard that the rows of a subset stand for.
         self._examples: Tensor | None = None
 
@@ -165,7 +172,7 @@ class Target:
     @property
     def rejects(self) -> bool:
         """Whether the defense has a detector that rejects inputs."""
-        return self._threshold is not None
+        return self.detection is not None
 
     def rand(self, *shape: int, like: Tensor) -> Tensor:
         """Uniform [0, 1) draws from the attack's generator, on the device and in the dtype of ``like``."""
@@ -212,18 +219,42 @@ class Target:
         return total / draws
 
     @torch.no_grad()
-    def fooled(self, logits: Tensor, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
+    def scores(self, x: Tensor, index: Tensor | None = None, *, draws: int = 1) -> Tensor:
+        """The detector's scores ``(M,)``, the mean of ``draws`` passes; above ``detection.threshold`` x is rejected.
+
+        A pass of the detector counts as one of the defense.
+
+        Raises:
+            InputError: where there is no detector (``rejects`` is False).
+        """
+        self._require("score")
+        if self.detection is None:
+            raise InputError("target: has no detector whose scores could be asked for")
+        self._count("forward", index, cost=draws)
+        return torch.stack([self._scores(x) for _ in range(draws)]).mean(0)
+
+    @torch.no_grad()
+    def fooled(
+        self, logits: Tensor, x: Tensor, y: Tensor, index: Tensor | None = None, scores: Tensor | None = None
+    ) -> Tensor:
         """Bool ``(M,)``: ``logits`` (of ``x``) miss ``y`` and the detector, if any, accepts ``x``.
 
         In a targeted attack: they point to the class to reach.
 
         An optimiser uses it to stop early; whether an attack succeeded is the judge's decision alone.
+
+        Args:
+            scores: of ``x``, where they are known already; else the detector is asked where the logits are wrong.
         """
         self._require("score")
         wrong = self._hit(predictions(logits), y, index)
-        if self._threshold is not None and wrong.any():
+        if self.detection is None:
+            return wrong
+        if scores is not None:
+            return wrong & self.detection.accepts(scores)
+        if wrong.any():
             self._count("forward", index, wrong)
-            wrong[wrong.clone()] = ~(self._scores(x[wrong]) > self._threshold)  # a NaN score rejects nothing
+            wrong[wrong.clone()] = self.detection.accepts(self._scores(x[wrong]))
         return wrong
 
     # -- gradient -------------------------------------------------------------------------------------------
@@ -255,6 +286,35 @@ class Target:
         result = self._evaluate_in_batches(x, through, objective, cost)
         result.grad = self._repaired(result.grad, index)
         return result
+
+    def score_gradient(self, x: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The detector's scores ``(M,)`` and their gradients, shaped like x, by plain automatic differentiation.
+
+        Costs a forward and a backward pass. What is not finite is treated as in :meth:`evaluate`; where no gradient
+        arrives, or it is zero, the rows of the gradient are zero, which is not counted: a detector that is content may
+        be flat.
+
+        Raises:
+            InputError: where there is no detector.
+        """
+        self._require("gradient")
+        if self.detection is None:
+            raise InputError("target: has no detector whose score could be differentiated")
+        self._count("forward", index)
+        self._count("backward", index)
+        while True:
+            try:
+                parts = [self._score_rows(part) for part in x.split(self.batch_size)]
+            except torch.OutOfMemoryError:
+                self._halve(len(x))
+                continue
+            break
+        scores, grads = (torch.cat(values) for values in zip(*parts, strict=True))
+        bad = ~torch.isfinite(grads.flatten(1)).all(1)
+        if bad.any():
+            grads = torch.nan_to_num(grads, nan=0.0, posinf=0.0, neginf=0.0)
+            self._count("nonfinite_gradient", index, bad)
+        return scores, grads
 
     def jacobian(
         self,
@@ -329,9 +389,9 @@ class Target:
 
     def _one_draw(self, x: Tensor, index: Tensor | None) -> Tensor:
         labels = predictions(self._forward(x, index))
-        if self._threshold is not None:
+        if self.detection is not None:
             # Deployed, a detector answers in the same query; its passes are part of it.
-            labels[self._scores(x) > self._threshold] = REJECTED
+            labels[~self.detection.accepts(self._scores(x))] = REJECTED
         return labels
 
     def _hit(self, labels: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
@@ -402,7 +462,15 @@ class Target:
             grads.append(torch.zeros_like(x) if grad is None else grad)
         return Jacobian(logits.detach(), torch.stack(grads, 1))
 
-    def _gradient(self, value: Tensor, x: Tensor, retain: bool = False) -> Tensor | None:
+    def _score_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._defense.detect is not None
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            scores = self._defense.detect(x)
+            grad = self._gradient(scores.sum(), x, of=" from the detector's score")
+        return scores.detach(), torch.zeros_like(x) if grad is None else grad
+
+    def _gradient(self, value: Tensor, x: Tensor, retain: bool = False, of: str = "") -> Tensor | None:
         """The gradient of ``value`` in ``x``; None, with a note, where none arrives."""
         grad = None
         if value.requires_grad:
@@ -411,9 +479,9 @@ class Target:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                self.counts.notes.add(f"backward raised: {str(error).splitlines()[0]}")
+                self.counts.notes.add(f"backward{of} raised: {str(error).splitlines()[0]}")
         if grad is None:
-            self.counts.notes.add("no gradient reaches the input")
+            self.counts.notes.add("no gradient reaches the input" + of)
         return grad
 
     def _evaluate_rows(self, x: Tensor, through: Through, objective: Objective) -> Evaluation:

@@ -1,0 +1,106 @@
+"""How attacks take a detector into account: their losses, gradients and choices are those of the joint objective.
+
+Where the target rejects nothing, each of these does what would be done without it, at the same price. The objective
+is in ``bench.contracts.detection``: positive only where the classifier is fooled and the detector accepts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.toolkit.directions import directions_of, slopes
+from attacks.toolkit.losses import Goal
+from bench.contracts.target import Evaluation, Target
+
+#: Directions along which a score is differenced where it has no gradient, and their root mean square in shares of the
+#: box. After so many attempts in a row that found it flat it is left alone.
+_SAMPLES, _SIGMA, _BLIND = 64, 0.03, 3
+#: By how much the score of a randomised defense has to change more along the directions than it does from draw to draw
+#: at one point, in mean squares, and how many draws tell the latter.
+_ABOVE_LUCK, _REPEATS = 1.3, 8
+#: Share of the detector's half below which its gradient is not worth a search.
+_WORTH = 0.01
+
+
+def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Evaluation, draws: int = 1) -> Evaluation:
+    """``at``, the evaluation of the classifier at ``x``, with the detector's half: loss and gradient of both.
+
+    A score without a gradient, or with one of zero where it decides, is differenced along random directions.
+
+    Args:
+        goal: of the rows ``x (M, …)`` of examples ``index (M,)``; its loss gives the direction of the classifier's
+            half, its margin says how far that is from success.
+        draws: of the score, averaged.
+    """
+    if target.detection is None:
+        return at
+    rows, owners = x.repeat(draws, *[1] * (x.ndim - 1)), index.repeat(draws)
+    scores, grads = target.score_gradient(rows, owners)
+    scores, grads = scores.view(draws, -1).mean(0), grads.view(draws, *x.shape).mean(0)
+    margins = goal.margin(at.logits)
+    share = target.detection.share(margins, scores)
+    flat = (grads.flatten(1).abs().sum(1) == 0) & (1 - share > _WORTH)
+    if flat.any() and target.detection.blind < _BLIND:
+        slope = _differenced(target, x[flat], index[flat])
+        if slope is None:
+            target.detection.blind += 1
+        else:
+            target.detection.blind = 0
+            grads = grads.clone()
+            grads[flat] = slope
+    return Evaluation(
+        target.detection.joint(margins, scores).to(at.loss),
+        target.detection.blended(at.grad, -grads, margins, scores),
+        at.logits,
+        scores,
+    )
+
+
+def _differenced(target: Target, x: Tensor, index: Tensor) -> Tensor | None:
+    """The gradient of the score from differences, for the rows ``x`` of the examples ``index``.
+
+    None where the score does not depend on the input, or no more than on luck.
+    """
+    box = target.info.input
+    directions = directions_of(target, x[0].numel(), _SAMPLES, "orthogonal").to(x)
+    seen: list[Tensor] = []
+
+    def scores(rows: Tensor, repeats: int) -> Tensor:
+        seen.append(target.scores(rows, index.repeat(repeats)).to(x))
+        return seen[-1][:, None]
+
+    slope = slopes(x, directions, _SIGMA * (box.high - box.low), scores, 1)[:, 0]
+    change = torch.cat([values.view(2, -1).diff(dim=0).flatten() for values in seen]).square().mean()
+    luck = x.new_zeros(())
+    if target.randomized:
+        again = x.repeat(_REPEATS, *[1] * (x.ndim - 1)), index.repeat(_REPEATS)
+        luck = 2 * target.scores(*again).to(x).view(_REPEATS, -1).var(0).mean()
+    return slope if change > _ABOVE_LUCK * luck else None
+
+
+def merit(
+    target: Target, goal: Goal, logits: Tensor, x: Tensor, index: Tensor | None, scores: Tensor | None = None
+) -> Tensor:
+    """How near points are to success, ``(M,)``, positive on success: the margin, or the joint objective.
+
+    Args:
+        logits: of ``x``; scores: likewise, where they are known already (else the detector is asked).
+    """
+    margins = goal.margin(logits)
+    if target.detection is None:
+        return margins
+    scores = target.scores(x, index) if scores is None else scores
+    return target.detection.joint(margins, scores).to(margins)
+
+
+def look(target: Target, goal: Goal, logits: Tensor, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss ``(M,)`` and success, bool ``(M,)``, of points ``x`` with these ``logits``.
+
+    The loss is the goal's, or with a detector the joint objective.
+    """
+    if target.detection is None:
+        return goal(logits), target.fooled(logits, x, goal.y, index)
+    scores = target.scores(x, index)
+    value = merit(target, goal, logits, x, index, scores)
+    return value, target.fooled(logits, x, goal.y, index, scores)
