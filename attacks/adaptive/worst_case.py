@@ -14,7 +14,8 @@ from attacks.score.square import square
 from attacks.toolkit.composition import Stage, Standing, cascade
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, margin
-from attacks.toolkit.selection import ranked_classes
+from attacks.toolkit.selection import ENOUGH, ranked_classes, strength
+from attacks.toolkit.spaces import spaces
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
 
@@ -66,6 +67,10 @@ def worst_case(
     On a randomised defense, or by an estimator that looks at a stand-in, (1), (2) and (5) run as attacks of their
     own, and the point that fools most often on fresh draws is kept.
 
+    Where the target has a detector, all of it is about the joint objective, in the space that the detector dislikes
+    least: all points of the ball, or those on whole grey levels. What is still standing then gets (1), and one climb
+    towards the nearest class, in the other of the two as well.
+
     Args:
         target: gradient knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
@@ -84,6 +89,36 @@ def worst_case(
     of = as_estimator(estimator)
     if target.ball.norm not in _SQUARE_NORMS:
         queries = 0
+    first, *others = spaces(target, x)
+    found = first.snap(_in_one_space(first, x, y, steps, targets, restarts, halvings, rounds, queries, of, rescore))
+    for other in others:
+        found = _in_another_space(target, other, x, y, found, of, rescore)
+    return found
+
+
+def _in_another_space(
+    target: Target, other: Target, x: Tensor, y: Tensor, found: Tensor, of: Estimator, rescore: int
+) -> Tensor:
+    """``found (N, …)``, where a few climbs in the space of ``other`` do not make it worse for the defense."""
+    draws, everyone = rescore if target.randomized else 1, torch.arange(len(x), device=x.device)
+    before = strength(target, found, y, everyone, draws)
+    rows = everyone[before < ENOUGH]
+    if not len(rows):
+        return found
+    part = other.subset(rows)
+    climb = partial(pgd, steps=_FAR[0], step_size=_FAR[1], schedule="linear", estimator=of, rescore=rescore)
+    stages = [Stage(climb), Stage(partial(climb, targets=1))]
+    points = part.snap(cascade(part, x[rows], y[rows], stages, rescore))
+    better = strength(target, points, y[rows], rows, draws) > before[rows]
+    found[rows[better]] = points[better]
+    return found
+
+
+def _in_one_space(
+    target: Target, x: Tensor, y: Tensor, steps: int, targets: int, restarts: int, halvings: int, rounds: int,
+    queries: int, of: Estimator, rescore: int,
+) -> Tensor:  # fmt: skip
+    """The whole search, among the points of one space."""
     if target.randomized or not of.true_forward:
         climb = partial(pgd, steps=_FAR[0], step_size=_FAR[1], schedule="linear", estimator=of, rescore=rescore)
         stages = [Stage(climb), Stage(partial(climb, targets=targets, restarts=max(1, restarts)))]

@@ -23,12 +23,15 @@ class InputSpec:
         shape: without the batch, channels first: ``(C, H, W)`` of an image, ``(C, T)`` of a waveform.
         low, high: the box that every value lies in. Radii of threat models are in the same units.
         kind: how an input is shown: ``image`` or ``waveform``.
+        levels: how many evenly spaced values, from low to high, the data's files can hold: 256 in 8-bit images; None
+            where that is not known, or values are continuous.
     """
 
     shape: tuple[int, ...]
     low: float = 0.0
     high: float = 1.0
     kind: Kind = "image"
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         if not self.shape or any(size < 1 for size in self.shape):
@@ -37,6 +40,8 @@ class InputSpec:
             raise InputError(f"input box: low {self.low} must be below high {self.high}, both finite")
         if self.kind not in KINDS:
             raise InputError(f"input kind: {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.levels is not None and self.levels < 2:
+            raise InputError(f"input levels: {self.levels} must be at least 2, or None")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.detection import Detection
-from bench.contracts.errors import InputError, KnowledgeError
+from bench.contracts.errors import InputError, KnowledgeError, NotApplicable
+from bench.contracts.levels import Levels
 from bench.contracts.threat import Lp, ThreatModel, as_lp
 
 #: A differentiable path from images to logits: ``(defense, x) -> logits``.
@@ -139,6 +140,8 @@ class Target:
         self.towards = towards
         self.counts = no_counts(n)
         self._defense = defense
+        #: The whole grey levels that every point is moved to before the defense sees it; None: points stay.
+        self._levels: Levels | None = None
         #: The detector's threshold and what has to be achieved with it; None where there is no detector.
         self.detection = None if threshold is None else Detection(threshold)
         #: The examples of the whole shard that the rows of a subset stand for.
@@ -165,7 +168,36 @@ class Target:
         part.knowledge = knowledge or self.knowledge
         part.towards = None if self.towards is None else self.towards[index]
         part._examples = index.cpu() if self._examples is None else self._examples[index.cpu()]
+        part._levels = None if self._levels is None else self._levels.at(index)
         return part
+
+    def without_detector(self) -> Target:
+        """The same target as if it rejected nothing. Passes are counted where they were before."""
+        part = copy.copy(self)
+        part.detection = None
+        return part
+
+    def on_levels(self, x: Tensor) -> Target:
+        """The same target in the space of whole grey levels: every point is moved to levels before it is looked at.
+
+        Gradients are those at the level, as if moving there were the identity. :meth:`snap` moves the points that an
+        attack returns.
+
+        Args:
+            x: the examples, ``(n, …)``, around which the levels have to lie in the ball.
+
+        Raises:
+            NotApplicable: where the data's grey levels are not known.
+        """
+        if self.info.input.levels is None:
+            raise NotApplicable(f"the grey levels of {self.info.name} are not known")
+        part = copy.copy(self)
+        part._levels = Levels(self.info.input, self.threat, x)
+        return part
+
+    def snap(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """``x`` on the whole levels of :meth:`on_levels`; as it is on any other target."""
+        return x if self._levels is None else self._levels.snapped(x, index)
 
     # -- what every knowledge allows ------------------------------------------------------------------------
 
@@ -213,6 +245,7 @@ class Target:
     def logits(self, x: Tensor, index: Tensor | None = None, *, draws: int = 1) -> Tensor:
         """Logits ``(M, K)``, the mean of ``draws`` passes."""
         self._require("score")
+        x = self.snap(x, index)
         total = self._forward(x, index)
         for _ in range(draws - 1):
             total = total + self._forward(x, index)
@@ -231,6 +264,7 @@ class Target:
         if self.detection is None:
             raise InputError("target: has no detector whose scores could be asked for")
         self._count("forward", index, cost=draws)
+        x = self.snap(x, index)
         return torch.stack([self._scores(x) for _ in range(draws)]).mean(0)
 
     @torch.no_grad()
@@ -254,7 +288,7 @@ class Target:
             return wrong & self.detection.accepts(scores)
         if wrong.any():
             self._count("forward", index, wrong)
-            wrong[wrong.clone()] = self.detection.accepts(self._scores(x[wrong]))
+            wrong[wrong.clone()] = self.detection.accepts(self._scores(self.snap(x, index)[wrong]))
         return wrong
 
     # -- gradient -------------------------------------------------------------------------------------------
@@ -283,7 +317,7 @@ class Target:
         self._require("gradient")
         self._count("forward", index, cost=cost)
         self._count("backward", index, cost=cost)
-        result = self._evaluate_in_batches(x, through, objective, cost)
+        result = self._evaluate_in_batches(self.snap(x, index), through, objective, cost)
         result.grad = self._repaired(result.grad, index)
         return result
 
@@ -302,6 +336,7 @@ class Target:
             raise InputError("target: has no detector whose score could be differentiated")
         self._count("forward", index)
         self._count("backward", index)
+        x = self.snap(x, index)
         while True:
             try:
                 parts = [self._score_rows(part) for part in x.split(self.batch_size)]
@@ -342,6 +377,7 @@ class Target:
         number = self.num_classes if classes is None else classes.shape[1]
         self._count("forward", index, cost=cost)
         self._count("backward", index, cost=cost * number)
+        x = self.snap(x, index)
         while True:
             rows = max(1, self.batch_size // cost)
             try:
@@ -388,6 +424,7 @@ class Target:
         counter.index_add_(0, index, torch.full_like(index, cost))
 
     def _one_draw(self, x: Tensor, index: Tensor | None) -> Tensor:
+        x = self.snap(x, index)
         labels = predictions(self._forward(x, index))
         if self.detection is not None:
             # Deployed, a detector answers in the same query; its passes are part of it.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data.downloads import default_root
@@ -122,7 +123,9 @@ def _open(path: Path) -> Data | None:
     except (OSError, safetensors.SafetensorError):
         return None
     shape = tuple(train.inputs.shape[1:])
-    spec = InputSpec(shape, about["low"], about["high"], about["kind"])
+    # Held as bytes: the 256 grey levels of image files. (Data sets with other levels are not kept here.)
+    levels = 256 if train.inputs.dtype == torch.uint8 else None
+    spec = InputSpec(shape, about["low"], about["high"], about["kind"], levels)
     info = DataInfo(about["name"], spec, len(about["class_names"]))
     return Data(info, about["class_names"], train, validation, test, about["version"])
 

@@ -26,6 +26,6 @@ def load(root: Path, download: bool) -> Data:
     def part(rows: list[int]) -> Split:
         return Split(x[rows], y[rows], [ids[i] for i in rows])
 
-    info = DataInfo("digits", InputSpec((1, 8, 8)), 10)
+    info = DataInfo("digits", InputSpec((1, 8, 8), levels=17), 10)
     names = [str(i) for i in range(10)]
     return Data(info, names, part(order[790:]), part(order[450:790]), part(order[:450]), VERSION)

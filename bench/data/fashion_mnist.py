@@ -59,5 +59,5 @@ def _read(root: Path, download: bool) -> Data:
 
     names = ["T-shirt/top", "trouser", "pullover", "dress", "coat"]
     names += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
-    info = DataInfo("fashion-mnist", InputSpec((1, 28, 28)), 10)
+    info = DataInfo("fashion-mnist", InputSpec((1, 28, 28), levels=256), 10)
     return with_validation(info, names, part("train"), part("t10k"), VERSION)

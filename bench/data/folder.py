@@ -125,7 +125,7 @@ def _read(root: Path, listing: _Listing) -> Data:
     if all_grey:
         splits = [Split(s.inputs[:, :1].contiguous(), s.y, s.ids) for s in splits]
     shape = (1 if all_grey else 3, size[1], size[0])
-    info = DataInfo(root.name, InputSpec(shape), len(listing.classes))
+    info = DataInfo(root.name, InputSpec(shape, levels=256), len(listing.classes))
     return Data(info, listing.classes, splits[0], splits[1], splits[2], VERSION)
 
 

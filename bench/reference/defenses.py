@@ -14,7 +14,7 @@ from bench.plugins.resolve import build_defense
 from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.
-_DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
+_DIGITS = DataInfo("digits", InputSpec((1, 8, 8), levels=17), 10)
 
 _INTRODUCTION = """\
 # Defenses

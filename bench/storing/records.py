@@ -154,6 +154,7 @@ class SuiteRecord(Record):
     low: float = Field(default=0.0, description="the box of the inputs' values: from low")
     high: float = Field(default=1.0, description="to high")
     kind: Kind = Field(default="image", description="how an input is shown: image or waveform")
+    levels: int | None = Field(default=None, description="grey levels of the data's files; None: not known")
     class_names: list[str]
     ids: list[str] = Field(description="ids of the evaluated examples, in order")
     digests: list[str] = Field(description="hash of each example's input and label, in order")

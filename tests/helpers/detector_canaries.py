@@ -108,9 +108,9 @@ CANARIES: dict[str, type[_Guarded]] = {
 
 @cache
 def guarded(name: str) -> tuple[Defense, float]:
-    """A canary and its threshold: the score that 5 % of 200 clean digits exceed."""
+    """A canary and its threshold: the score that 5 % of 700 clean digits exceed."""
     defense = freeze(CANARIES[name]())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        scores = defense.detect(digits()[2][-200:])
-    return defense, float(scores.sort(descending=True).values[10])
+        scores = defense.detect(digits()[2][-700:])
+    return defense, float(scores.sort(descending=True).values[35])

@@ -19,7 +19,7 @@ from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 from bench.data.splits import Split
 
-DIGITS = DataInfo("digits", InputSpec((1, 8, 8)), 10)
+DIGITS = DataInfo("digits", InputSpec((1, 8, 8), levels=17), 10)
 
 
 def make_target(

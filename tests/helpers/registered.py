@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fab": {"steps": 5},
     "fmn": {"steps": 10},
     "genattack": {"generations": 10},
+    "grid-pgd": {"steps": 5},
     "hopskipjump": {"queries": 100},
     "lbfgs": {"steps": 5, "searches": 2},
     "mi-fgsm": {"steps": 5},
@@ -45,6 +46,9 @@ SMALL: dict[str, dict[str, Any]] = {
 NEED_DATA = {"transfer"}
 #: Radii at which some of the examples of :func:`toy` can be fooled and others cannot, on 64 values.
 EPS = {"linf": 0.03, "l2": 0.2, "l1": 0.5, "l0": 3.0}
+
+#: Grey levels of :func:`toy`'s inputs.
+LEVELS = 256
 
 
 @cache
@@ -89,7 +93,7 @@ class Toy(nn.Module):
 def toy(shape: tuple[int, ...], n: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Defense, Tensor, Tensor]:
     """A network, inputs of which a fifth of the values lie on an edge of the box, and the classes it gives them."""
     model = Toy(torch.Size(shape).numel()).to(dtype).eval().requires_grad_(False)
-    defense = BareModel(model, DataInfo("toy", InputSpec(shape), 4)).eval()
+    defense = BareModel(model, DataInfo("toy", InputSpec(shape, levels=LEVELS), 4)).eval()
     x = (0.5 + 0.55 * formula(n, *shape, seed=3.0)).clamp(0, 1).to(dtype)
     return defense, x, defense(x).argmax(1)
 

@@ -47,6 +47,8 @@ ASKS: dict[str, tuple[str, Callable[[Target], Any]]] = {
     "fooled": ("score", lambda t: t.fooled(torch.zeros(3, 4), images(), Y)),
     "defense": ("gradient", lambda t: t.defense),
     "evaluate": ("gradient", lambda t: t.evaluate(images(), through, goal())),
+    "scores": ("score", lambda t: t.scores(images())),
+    "score_gradient": ("gradient", lambda t: t.score_gradient(images())),
     "jacobian": ("gradient", lambda t: t.jacobian(images(), through)),
 }
 
@@ -55,7 +57,7 @@ ASKS: dict[str, tuple[str, Callable[[Target], Any]]] = {
 @pytest.mark.parametrize("method", ASKS)
 def test_a_target_shows_what_the_knowledge_allows_and_no_more(method: str, knowledge: str) -> None:
     needs, ask = ASKS[method]
-    target = make(knowledge=knowledge)
+    target = make(ScriptedDetector().eval(), knowledge=knowledge, threshold=0.5)
     if KNOWLEDGE.index(needs) <= KNOWLEDGE.index(knowledge):
         ask(target)
     else:
@@ -65,7 +67,7 @@ def test_a_target_shows_what_the_knowledge_allows_and_no_more(method: str, knowl
 
 
 def test_every_method_that_looks_at_the_defense_is_in_the_list_above() -> None:
-    free = {"ball", "rand", "randn", "rejects", "subset"}
+    free = {"ball", "rand", "randn", "rejects", "subset", "without_detector", "on_levels", "snap"}
     assert {name for name in vars(Target) if not name.startswith("_")} - free == set(ASKS)
 
 

@@ -27,7 +27,7 @@ def _data(value: int = 7) -> Data:
         pixels[0, 0, 0, 0] = value
         return Split(pixels, torch.arange(n) % 2, [f"{name}/{i}" for i in range(n)])
 
-    info = DataInfo("small", InputSpec((3, 2, 2)), 2)
+    info = DataInfo("small", InputSpec((3, 2, 2), levels=256), 2)
     return Data(info, ["a", "b"], split("train", 3), split("validation", 1), split("test", 2), 5)
 
 
