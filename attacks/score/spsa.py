@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from attacks.toolkit.active import Active, take
-from attacks.toolkit.finite_differences import Directions, FiniteDifference
+from attacks.toolkit.directions import Directions
+from attacks.toolkit.finite_differences import FiniteDifference
 from attacks.toolkit.joint import look
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest

@@ -17,7 +17,7 @@ _ROWS = 4096
 
 
 def directions_of(target: Target, dim: int, samples: int, kind: Directions) -> Tensor:
-    """Directions ``(samples, dim)`` of root mean square 1 from the attack's generator; of orthogonal ones at most dim."""
+    """Directions ``(samples, dim)`` of root mean square 1 from the attack's generator; orthogonal: at most dim."""
     count = min(samples, dim) if kind == "orthogonal" else samples
     gaussian = torch.randn(dim, count, generator=target.generator, dtype=torch.float64)
     if kind == "orthogonal":

@@ -44,13 +44,15 @@ class Levels:
         smaller than their distance) a value stays.
         """
         assert self.spec.levels is not None
-        centre, last = self.centres if index is None else self.centres[index.to(self.centres.device)], self.spec.levels - 1
+        last = self.spec.levels - 1
+        centre = self.centres if index is None else self.centres[index.to(self.centres.device)]
         low, width = self.spec.low, self.spec.high - self.spec.low
         here, middle = (last * (values - low) / width for values in (x, centre))
         if isinstance(self.threat, Lp) and self.threat.norm == "linf":
             reach = last * self.threat.eps / width
-            lowest = (middle - reach - _ROUNDING).ceil().clamp_min(0)
-            highest = (middle + reach + _ROUNDING).floor().clamp_max(last)
+            slack = 0.5 * last * self.threat.tolerance / width  # less than the judge allows
+            lowest = (middle - reach - slack).ceil().clamp_min(0)
+            highest = (middle + reach + slack).floor().clamp_max(last)
             whole = torch.minimum(torch.maximum(here.round(), lowest), highest)
             whole = torch.where(lowest > highest, here, whole)
         else:

@@ -48,4 +48,5 @@ def _read(root: Path, download: bool) -> Data:
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     train = sorted(n for n in files if not n.endswith("test_batch"))
     test = [n for n in files if n.endswith("test_batch")]
-    return with_validation(DataInfo("cifar10", InputSpec((3, 32, 32), levels=256), 10), names, part(train), part(test), VERSION)
+    info = DataInfo("cifar10", InputSpec((3, 32, 32), levels=256), 10)
+    return with_validation(info, names, part(train), part(test), VERSION)

@@ -43,8 +43,7 @@ class NearestNeighbours(_Guarded):
     def __init__(self) -> None:
         super().__init__()
         x, y, *_ = digits()
-        self.register_buffer("known", self.features(x))
-        self.register_buffer("labels", y)
+        self.known, self.labels = nn.Buffer(self.features(x)), nn.Buffer(y)
 
     def features(self, x: Tensor) -> Tensor:
         assert isinstance(self.classifier, nn.Sequential)
@@ -68,7 +67,8 @@ class Disagreement(_Guarded):
         self.other = digits_classifier(24)
 
     def detect(self, x: Tensor) -> Tensor:
-        return (self(x).softmax(1) - self.other(x).softmax(1)).abs().sum(1)
+        difference: Tensor = self(x).softmax(1) - self.other(x).softmax(1)
+        return difference.abs().sum(1)
 
 
 class GridDistance(_Guarded):
@@ -112,5 +112,6 @@ def guarded(name: str) -> tuple[Defense, float]:
     defense = freeze(CANARIES[name]())
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        assert defense.detect is not None
         scores = defense.detect(digits()[2][-700:])
     return defense, float(scores.sort(descending=True).values[35])

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mi-fgsm": {"steps": 5},
     "noise": {"draws": 5},
     "one-pixel": {"population": 10, "generations": 5},
+    "orthogonal-pgd": {"steps": 5},
     "pgd": {"steps": 5},
     "rays": {"queries": 60},
     "spsa": {"queries": 60, "samples": 8},
@@ -42,6 +43,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "transfer": {"steps": 5, "surrogates": 2},
     "worst-case": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
 }
+#: Attacks on a detector: :func:`target_of` gives the defense one.
+NEED_DETECTOR = {"orthogonal-pgd"}
 #: Attacks that train something on data first.
 NEED_DATA = {"transfer"}
 #: Radii at which some of the examples of :func:`toy` can be fooled and others cannot, on 64 values.
@@ -118,11 +121,21 @@ def radius(norm: str, shape: tuple[int, ...]) -> float:
     return EPS[norm] * factors[norm]
 
 
+def _shadow(x: Tensor) -> Tensor:
+    """A detector's score, the same for all networks: the sum of the values, weighed by formula."""
+    values = x.flatten(1)
+    score: Tensor = values @ formula(values.shape[1], seed=4.0).to(values) / values.shape[1] ** 0.5
+    return score
+
+
 def target_of(name: str, norm: str, defense: Defense, n: int, *, eps: float | None = None, **settings: Any) -> Target:
     """A target for one of :data:`CASES`, with surrogates where it needs them."""
     shape = defense.data.shape
     if name in NEED_DATA:
         settings["prepared"] = surrogates(shape)
+    if name in NEED_DETECTOR:
+        defense.detect = _shadow
+        settings.setdefault("threshold", 0.2)
     knowledge = settings.pop("knowledge", specs()[name].knowledge)
     return make_target(defense, n, knowledge, norm=norm, eps=radius(norm, shape) if eps is None else eps, **settings)
 
