@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from bench.storing.store import Store
 from bench.studies.input_gradients import record as input_gradients
 from bench.summary.columns import MISSING, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
-from bench.summary.summarise import summarise
+from bench.summary.summarise import summarise_all
 from leaderboard import formatting, tables, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
@@ -43,13 +43,11 @@ def build(results: Path, out: Path) -> Path:
     Raises:
         InputError: when there are no results, or ``out`` is not a place to write a site to (see :func:`render`).
     """
-    suites = sorted(path.parent.name for path in results.glob("*/suite.json"))
-    if not suites:
-        raise InputError(f"{results}: holds no results (no <suite>/suite.json; run `bench evaluate` first)")
-    return render([summarise(results, suite) for suite in suites], results, out)
+    summaries, unreadable = summarise_all(results)
+    return render(summaries, results, out, unreadable)
 
 
-def render(summaries: list[SuiteSummary], results: Path, out: Path) -> Path:
+def render(summaries: list[SuiteSummary], results: Path, out: Path, unreadable: Sequence[str] = ()) -> Path:
     """Render summaries as a site in the folder ``out``; returns its ``index.html``.
 
     The site is written beside ``out`` and renamed, so an interrupted build leaves what was there before. A site
@@ -59,6 +57,7 @@ def render(summaries: list[SuiteSummary], results: Path, out: Path) -> Path:
         summaries: one per suite; suites without any defense are left out.
         results: the results folder, read for the gallery images alone.
         out: the folder of the site.
+        unreadable: a line for each suite whose record could not be read.
 
     Raises:
         InputError: when no suite has a defense; when ``out`` holds something other than a site, or cannot be
@@ -76,6 +75,9 @@ def render(summaries: list[SuiteSummary], results: Path, out: Path) -> Path:
             _SuitePages.of(suite, formatting.file_name(suite.record.name, taken), i == 0)
             for i, suite in enumerate(shown)
         ]
+        # A suite of which nothing can be shown has no page to say why.
+        elsewhere = [text for suite in summaries if not suite.defenses for text in suite.unreadable]
+        environment.globals.update(unreadable=[*unreadable, *elsewhere])
         for one in pages:
             _write_suite(environment, one, pages, results, folder)
     return out / "index.html"

@@ -11,7 +11,6 @@ from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecor
 from bench.studies.input_gradients.record import MaskedPGD
 from bench.summary.metrics import wilson
 from bench.summary.numbers import AttackSummary, CurvePoint, DefenseSummary, Estimate, Flag, SuiteSummary
-from bench.summary.results import SETTLED
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
 
 
 def unfinished(defense: DefenseSummary) -> list[str]:
-    """What is missing of a defense's evaluation: ``pgd: failed``."""
-    return [f"{cell.record.name}: {cell.status}" for cell in defense.attacks if cell.status not in SETTLED]
+    """What is missing of a defense's evaluation: ``pgd (failed: RuntimeError: …)``."""
+    return [cell.lacks for cell in defense.attacks if cell.lacks]
 
 
 def weakest_of(defense: DefenseSummary, group: str) -> AttackSummary | None:
@@ -184,7 +183,12 @@ def flags_of(suite: SuiteSummary) -> list[RaisedFlag]:
 
 def tied_ranks(suite: SuiteSummary) -> set[int]:
     """Ranks that more than one defense holds."""
-    return {rank for rank, times in Counter(defense.rank for defense in suite.defenses).items() if times > 1}
+    return {rank for rank, times in Counter(defense.rank for defense in suite.defenses).items() if rank and times > 1}
+
+
+def incomplete(suite: SuiteSummary) -> list[DefenseSummary]:
+    """The defenses whose result is incomplete."""
+    return [defense for defense in suite.defenses if not defense.complete]
 
 
 @dataclass(frozen=True)

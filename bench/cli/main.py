@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 some cells failed (named), 2 wrong input, 130 interrupted."""
+"""The command line.
+
+Exit codes: 0 done; 1 some of it could not be done, which is named: cells that failed, stored files that cannot be read,
+rows that are not confirmed; 2 wrong input; 130 interrupted.
+"""
 
 from __future__ import annotations
 

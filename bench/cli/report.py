@@ -7,20 +7,24 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example
-from bench.contracts.errors import InputError
 
 
 @click.command(epilog=example("bench report --suite digits --results results --format markdown"))
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table")
-@click.option("--suite", "suite_names", multiple=True, help="Only this suite [default: all with results].")
+@click.option("--suite", "suite_names", multiple=True, help="Only this suite (repeat) [default: all with results].")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-def report(form: str, suite_names: tuple[str, ...], results: Path) -> None:
-    """Print stored results."""
-    from bench.storing.store import suites
-    from bench.summary import report as reports
-    from bench.summary.summarise import summarise
+def report(form: str, suite_names: tuple[str, ...], results: Path) -> int:
+    """Print stored results.
 
-    names = suite_names or suites(results)
-    if not names:
-        raise InputError(f"no results in {results}; run: bench evaluate --defense ours")
-    click.echo("\n\n".join(reports.render(summarise(results, name), form) for name in names))
+    The exit code is 1 where a stored file cannot be read: it is named, and the rest is printed.
+    """
+    from bench.summary import report as reports
+    from bench.summary.summarise import summarise_all
+
+    summaries, unreadable = summarise_all(results, suite_names)
+    click.echo(reports.render_all(summaries, form))
+    below = form in ("table", "markdown")  # there, what is left out of a suite is said below its tables
+    left_out = [] if below else [text for summary in summaries for text in reports.remarks(summary)]
+    for text in unreadable + left_out:
+        click.echo(f"warning: {text}", err=True)
+    return 1 if unreadable or any(summary.unreadable for summary in summaries) else 0

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example, pick_device
-from bench.contracts.errors import InputError
 
 
 @click.command(epilog=example("bench status --suite digits --results results --why"))
@@ -32,23 +31,19 @@ def status(
     A result is stale when something that it was made of has changed: the attack, the defense, the examples, the threat
     model, the judging, torch's version or the device. Nothing is run or written.
     """
-    from bench.storing.store import suites
+    from bench.storing.store import stored_suites
     from bench.suites.reading import load_config
     from bench.training.unused import unused_checkpoints
     from bench.upkeep.status import describe, suite_status
 
     shipped = load_config(config)
-    names = suite_names or tuple(suites(results))
-    if not names:
-        raise InputError(f"no results in {results}; run: bench evaluate --defense ours")
+    names = suite_names or stored_suites(results)
     machine = pick_device(device)
     for name in names:
         if not suite_names and name not in shipped.suites:
             click.echo(f"{name}: stored, but not in the configuration")
             continue
-        found = suite_status(
-            shipped.suite(name), results, device=machine, root=data_root, checkpoints=checkpoints
-        )
+        found = suite_status(shipped.suite(name), results, device=machine, root=data_root, checkpoints=checkpoints)
         for line in describe(found, why):
             click.echo(line)
     unused = unused_checkpoints(shipped.suites.values(), checkpoints)

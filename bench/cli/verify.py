@@ -12,6 +12,7 @@ from bench.cli.scene import PATH, RESULTS, example, pick_device
 @click.command(epilog=example("bench verify --suite digits --results results --defense ours"))
 @click.option("--suite", "suite_name", default="demo", show_default=True, help="The suite whose results are checked.")
 @click.option("--defense", "defenses", multiple=True, help="Only this defense (repeat) [default: all stored].")
+@click.option("--attack", "attacks", multiple=True, help='Only this attack, or "clean" (repeat) [default: all].')
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--data", "data_reference", help="Where the images are here, if the recorded folder is not.")
@@ -20,6 +21,7 @@ from bench.cli.scene import PATH, RESULTS, example, pick_device
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
     results: Path,
     device: str,
     data_reference: str | None,
@@ -35,7 +37,7 @@ def verify(
     torch.set_num_threads(1)
     where = Places(data_reference, data_root, checkpoints)
     confirmed = True
-    for verdict in judge_again(results, suite_name, defenses, pick_device(device), where):
+    for verdict in judge_again(results, suite_name, defenses, pick_device(device), where, attacks):
         remark = "; ".join(text for text in (verdict.problem, verdict.note) if text)
         line = f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ"
         click.echo(f"{line} ({remark})" if remark else line)

@@ -110,6 +110,8 @@ def cell_state(
             state.stale[number] = [str(error)]
             continue
         why = differences(shard.key, key(shard.start, shard.stop))
+        if not why and (cut := store.cut_off(shard)):
+            why = [cut]
         if not why and shard.status in SETTLED:
             state.settled[number] = shard
         else:
@@ -119,16 +121,23 @@ def cell_state(
 
 
 def current_shards(
-    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None
+    store: Store,
+    suite: SuiteRecord,
+    defense: DefenseRecord,
+    attack: AttackRecord | None,
+    unreadable: list[str] | None = None,
 ) -> Iterator[ShardRecord]:
     """The stored shards of a cell whose numbers stand, whichever machine they were made on.
 
     A shard that failed is passed over where its examples have been run since.
 
+    Args:
+        unreadable: gets a line for each file that cannot be read, which is then passed over.
+
     Raises:
-        InputError: when a file cannot be read.
+        InputError: when a file cannot be read and nobody is told.
     """
-    return (shard for _, shard in _standing(store, suite, defense, attack, rows=True))
+    return (shard for _, shard in _standing(store, suite, defense, attack, rows=True, unreadable=unreadable))
 
 
 def current_headers(
@@ -140,12 +149,24 @@ def current_headers(
 
 
 def _standing(
-    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None, *, rows: bool
+    store: Store,
+    suite: SuiteRecord,
+    defense: DefenseRecord,
+    attack: AttackRecord | None,
+    *,
+    rows: bool,
+    unreadable: list[str] | None = None,
 ) -> Iterator[tuple[Path, ShardRecord]]:
     key = suite.cell_key(defense, attack, torch="", device="")
     found = []
     for path in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
-        shard = read_record(path, ShardRecord, rows)
+        try:
+            shard = read_record(path, ShardRecord, rows)
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+            continue
         if shard.key.same_numbers(key(shard.start, shard.stop)):
             found.append((path, shard))
     done = {i for _, shard in found if shard.status in SETTLED for i in range(shard.start, shard.stop)}

@@ -9,16 +9,17 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from bench.contracts.errors import InputError, NewerSchemaError
+from bench.contracts.errors import InputError, NewerSchemaError, did_you_mean
 from bench.storing.records import (
     SCHEMA_VERSION,
     DefenseRecord,
@@ -65,15 +66,12 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
 
 
-#: Where the rows of a shard begin in its file: all before is its header.
-_ROWS = b',\n "columns": '
-
-
 def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
     """Read one JSON record, compressed if its name ends in ``.gz``.
 
     Args:
-        rows: False to leave the rows of a shard unread, which then has none.
+        rows: False to leave the values in the rows of a shard unread, which then has none: most of the time a shard
+            takes goes into checking these.
 
     Raises:
         NewerSchemaError: when the file is of a newer schema.
@@ -82,8 +80,6 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-        if not rows and (end := data.find(_ROWS)) >= 0:
-            data = data[:end] + b', "columns": [], "rows": []}'
         raw = json.loads(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
@@ -101,7 +97,7 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
         columns = raw.pop("columns", [])
         if any(len(row) != len(columns) for row in raw["rows"]):
             raise InputError(f"{path}: rows: a row has not the {len(columns)} values that columns names")
-        raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]]
+        raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]] if rows else []
     try:
         return kind(**raw)
     except pydantic.ValidationError as error:
@@ -225,6 +221,22 @@ class Store:
             raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
         return safetensors.torch.load(data)["x_adv"]
 
+    def cut_off(self, record: ShardRecord) -> str:
+        """Why the adversarial inputs that a shard vouches for cannot all be there; empty where nothing says so.
+
+        The file's size is looked at, not its content: that is left to :meth:`x_adv`.
+        """
+        if not record.x_adv_sha256:
+            return ""
+        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        try:
+            with safetensors.safe_open(path, framework="np"):
+                return ""
+        except FileNotFoundError:
+            return f"{path}: is missing"
+        except (OSError, safetensors.SafetensorError):
+            return f"{path}: is cut off or no such file"
+
     # -- writing --------------------------------------------------------------------------------------------
 
     def write_suite(self, record: SuiteRecord) -> None:
@@ -269,3 +281,30 @@ class Store:
 def suites(root: Path) -> list[str]:
     """Folder names below ``root`` that hold a suite's results."""
     return sorted(path.parent.name for path in root.glob("*/suite.json"))
+
+
+def stored_suites(root: Path, names: Sequence[str] = ()) -> list[str]:
+    """The suites asked for, or all of which there are results below ``root``.
+
+    Raises:
+        InputError: when there are no results at all, or none of a suite asked for.
+    """
+    known = suites(root)
+    for name in names:
+        if slug(name) not in known:
+            hint = did_you_mean(name, known) if known else f"; run: bench evaluate --suite {name}"
+            raise InputError(f"no results of suite {name!r} in {root}{hint}")
+    if not known:
+        raise InputError(f"no results in {root}; run: bench evaluate --defense ours")
+    return list(dict.fromkeys(names)) or known
+
+
+def open_suite(root: Path, name: str) -> tuple[Store, SuiteRecord]:
+    """What is stored of a suite below ``root``.
+
+    Raises:
+        InputError: when nothing is stored of it, or its record cannot be read.
+    """
+    stored_suites(root, [name])
+    store = Store(root, name)
+    return store, read_record(store.folder / "suite.json", SuiteRecord)

@@ -20,9 +20,10 @@ Kind = Literal[
     "rank", "defense", "accuracy", "share", "ratio", "seconds", "count", "attack", "flags", "names", "truth", "text"
 ]
 
-#: ``report``: the terminal, its CSV and JSON included; ``ranking``: the site's first table; ``page``: the tables of
-#: attacks on the pages of defenses and attacks; ``defense``: that of a defense alone; ``files``: the site's downloads.
-Place = Literal["report", "ranking", "page", "defense", "files"]
+#: ``report``: the terminal, its CSV and JSON included; ``rows``: these two alone; ``ranking``: the site's first table;
+#: ``page``: the tables of attacks on the pages of defenses and attacks; ``defense``: that of a defense alone;
+#: ``files``: the site's downloads.
+Place = Literal["report", "rows", "ranking", "page", "defense", "files"]
 
 Value = Estimate | float | str | Sequence[Flag] | Sequence[str] | Mapping[str, Any] | None
 
@@ -154,11 +155,10 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         lambda defense: defense.rank,
         "rank",
         ("report", "ranking", "files"),
-        "Order by measured worst-case robust accuracy, then standard accuracy; complete results come before incomplete "
-        "ones, which an attack that has not run cannot have lowered. Defenses equal in both share a rank, marked “=”. "
+        "Order by measured worst-case robust accuracy, then standard accuracy. Incomplete results come last, without a "
+        "rank: an attack that has not run cannot have lowered them. Defenses equal in both share a rank, marked “=”. "
         "Where two intervals overlap widely, other examples could reverse the order.",
         ascending=True,
-        shown=lambda defense: defense.complete,  # a number that can only fall has no rank on the terminal
     ),
     Column(
         "defense",
@@ -250,7 +250,7 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         detail=lambda defense: ", ".join(defense.record.tags),
     ),
     Column("tags", "Tags", lambda defense: defense.record.tags, "names"),
-    Column("complete", "Complete", lambda defense: defense.complete, "truth"),
+    Column("complete", "Complete", lambda defense: defense.complete, "truth", ("rows", "files")),
     Column("git_commits", "Commits", lambda defense: defense.commits, "names"),
     Column("ended", "Ended", lambda defense: defense.record.provenance.ended),
 )
@@ -310,9 +310,9 @@ CELL_COLUMNS: tuple[Column[AttackSummary], ...] = (
 )
 
 
-def columns_in(place: Place) -> list[Column[DefenseSummary]]:
-    """The columns of defenses that are shown in a place, in order."""
-    return [column for column in COLUMNS if place in column.places]
+def columns_in(*places: Place) -> list[Column[DefenseSummary]]:
+    """The columns of defenses that are shown in any of the places, in order."""
+    return [column for column in COLUMNS if set(places) & set(column.places)]
 
 
 def cell_columns_in(*places: Place) -> list[Column[AttackSummary]]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from bench.storing.records import AttackRecord, DefenseRecord, SuiteRecord
 from bench.summary.metrics import Array, wilson
 
+#: Statuses in which a cell has nothing left to run.
+SETTLED = ("complete", "not-applicable")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -56,6 +59,13 @@ class AttackSummary:
     notes: list[str]
     detection_rate: float | None  # share of misclassified adversarial inputs that are rejected
 
+    @property
+    def lacks(self) -> str:
+        """What it lacks, with the reason where there is one: ``square (failed: RuntimeError: …)``; else nothing."""
+        if self.status in SETTLED:
+            return ""
+        return f"{self.record.name} ({': '.join([self.status, *self.errors[:1]])})"
+
 
 @dataclass(frozen=True)
 class DetectionSummary:
@@ -84,7 +94,7 @@ class DefenseSummary:
 
     record: DefenseRecord
     slug: str  # folder and file name
-    rank: int
+    rank: int | None  # None of an incomplete result: it can only fall
     complete: bool
     standard: Estimate  # no attack, no detector
     worst_case: Estimate  # per example over all counted attacks (rejection counts as survival)
@@ -104,7 +114,8 @@ class SuiteSummary:
 
     record: SuiteRecord
     defenses: list[DefenseSummary]
-    warnings: list[str]  # files that could not be read, defenses without clean results
+    warnings: list[str]  # defenses without clean results
+    unreadable: list[str] = field(default_factory=list)  # files that could not be read, each with the reason
 
     @property
     def worker_seconds(self) -> float:

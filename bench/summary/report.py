@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -64,7 +65,7 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
     ``worst_case_robust_accuracy``; or ``at_radius``, the worst case in a ball of another ``eps``. What a defense has
     one of, such as its rank, stands in each of its rows.
     """
-    shown = columns_in("report")
+    shown = columns_in("report", "rows")
     accuracies = [column for column in shown if column.kind == "accuracy"]
     others = [column for column in shown if column.kind not in ("accuracy", "defense")]
 
@@ -101,16 +102,40 @@ def long_rows(summary: SuiteSummary) -> list[dict[str, Any]]:
 
 def render(summary: SuiteSummary, form: str) -> str:
     """The summary in one of :data:`FORMATS`."""
+    return render_all([summary], form)
+
+
+def render_all(summaries: Sequence[SuiteSummary], form: str) -> str:
+    """Several suites in one of :data:`FORMATS`: CSV and JSON are one document, whose rows name their suites."""
+    rows = [row for summary in summaries for row in long_rows(summary)]
     if form == "json":
-        return json.dumps({"suite": summary.record.model_dump(mode="json"), "results": long_rows(summary)}, indent=1)
+        suites = [summary.record.model_dump(mode="json") for summary in summaries]
+        warned = [text for summary in summaries for text in remarks(summary)]
+        return json.dumps({"suites": suites, "results": rows, "warnings": warned}, indent=1)
     if form == "csv":
-        rows = [{name: _joined(value) for name, value in row.items()} for row in long_rows(summary)]
-        return pd.DataFrame(rows).to_csv(index=False).rstrip("\n")
+        joined = [{name: _joined(value) for name, value in row.items()} for row in rows]
+        return pd.DataFrame(joined).to_csv(index=False).rstrip("\n")
     style = "github" if form == "markdown" else "simple"
+    return "\n\n".join(_page(summary, style) for summary in summaries)
+
+
+def remarks(summary: SuiteSummary) -> list[str]:
+    """What is left out of the summary, and why."""
+    return summary.unreadable + summary.warnings
+
+
+def _page(summary: SuiteSummary, style: str) -> str:
+    """What is incomplete comes before the numbers that it may have raised."""
     parts = [headline(summary)]
+    parts += [_incomplete(defense) for defense in summary.defenses if not defense.complete]
     for rows in (overview(summary), matrix(summary)):
         parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
-    return "\n\n".join(parts + [f"warning: {text}" for text in summary.warnings])
+    return "\n\n".join(parts + [f"warning: {text}" for text in remarks(summary)])
+
+
+def _incomplete(defense: DefenseSummary) -> str:
+    lacking = "; ".join(attack.lacks for attack in defense.attacks if attack.lacks) or "clean inputs"
+    return f"incomplete: {defense.record.name}, whose worst case can only fall, so it has no rank: {lacking}"
 
 
 def _joined(value: Any) -> Any:

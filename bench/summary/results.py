@@ -13,9 +13,6 @@ from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance
 from bench.storing.store import Store
 from bench.summary.metrics import Array, worst_case
 
-#: Statuses in which a cell has nothing left to run.
-SETTLED = ("complete", "not-applicable")
-
 
 class Cell:
     """The shards of one attack against one defense, as arrays over the suite's examples (NaN: not measured).
@@ -61,23 +58,23 @@ class Cell:
         return "failed" if self.shards else "missing"
 
 
-def read_cell(store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> Cell:
-    """The stored shards of a cell that belong to this suite, this defense and these parameters."""
-    expected = suite.examples_of(attack)
-    if attack is not None and not attack.applies_to(defense.probe.has_detector):
-        return Cell(suite, [], expected, applies=False)
-    shards = [shard for shard in current_shards(store, suite, defense, attack) if shard.start < expected]
-    return Cell(suite, shards, expected)
-
-
 class DefenseResults:
     """All cells of one defense, and the arrays every number is computed from."""
 
     def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
         self.suite, self.record = suite, record
-        self.clean = read_cell(store, suite, record, None)
+        self.unreadable: list[str] = []  # a line for each shard's file whose examples are missing for that reason
+
+        def read(attack: AttackRecord | None) -> Cell:
+            expected = suite.examples_of(attack)
+            if attack is not None and not attack.applies_to(record.probe.has_detector):
+                return Cell(suite, [], expected, applies=False)
+            shards = current_shards(store, suite, record, attack, self.unreadable)
+            return Cell(suite, [shard for shard in shards if shard.start < expected], expected)
+
+        self.clean = read(None)
         self.attacks = {attack.name: attack for attack in suite.attacks}
-        self.cells = {name: read_cell(store, suite, record, attack) for name, attack in self.attacks.items()}
+        self.cells = {name: read(attack) for name, attack in self.attacks.items()}
         self.measured = ~np.isnan(self.clean["report_robust"])
 
     def under(self, name: str, kind: str = "robust") -> Array:

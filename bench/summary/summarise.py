@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.contracts.errors import InputError
-from bench.storing.records import CLEAN, DefenseRecord, SuiteRecord
-from bench.storing.store import Store, read_record, slug
+from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
+from bench.storing.store import open_suite, read_record, slug, stored_suites
 from bench.summary.flags import find_flags
 from bench.summary.metrics import wilson
 from bench.summary.numbers import (
+    SETTLED,
     AttackSummary,
     CurvePoint,
     DefenseSummary,
@@ -20,7 +22,7 @@ from bench.summary.numbers import (
     SuiteSummary,
     estimate,
 )
-from bench.summary.results import SETTLED, Cell, DefenseResults
+from bench.summary.results import Cell, DefenseResults
 
 
 def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> AttackSummary:
@@ -42,7 +44,7 @@ def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> Attac
         worst_for=worst_for,
         zero_gradient_share=sum(row.zero_gradient for row in rows) / backward if backward else 0.0,
         violations=dict(Counter(row.reason.partition(":")[0] for row in rows if row.reason != "ok")),
-        errors=[s.error.strip().splitlines()[-1] for s in cell.shards if s.status != "ok" and s.error.strip()],
+        errors=[reason for shard in cell.shards if (reason := _reason(shard))],
         notes=sorted({note for shard in cell.shards for note in shard.notes}),
         detection_rate=sum(row.report_caught for row in wrong) / missed if has_detector and missed else None,
     )
@@ -52,6 +54,13 @@ def _worst_attack(attacks: list[AttackSummary]) -> str:
     """The counted attack that left the least, of those that saw most examples: shares of others do not compare."""
     left = {attack.record.name: attack.robust for attack in attacks if attack.robust and attack.record.counted}
     return min(left, key=lambda name: (-left[name].n, left[name].value), default=CLEAN)
+
+
+def _reason(shard: ShardRecord) -> str:
+    """Why a shard has no rows, in a line: the last one of its traceback, and whether time or memory ran out."""
+    lines = shard.error.strip().splitlines()
+    kind = [shard.status] if shard.status in ("timeout", "out-of-memory") else []
+    return "" if shard.status == "ok" else ": ".join(kind + lines[-1:])
 
 
 def _draws(cell: Cell) -> int:
@@ -94,11 +103,9 @@ def _curve(results: DefenseResults, names: list[str]) -> list[CurvePoint]:
     return [CurvePoint(radius, estimate(values)) for radius, values in at.items()]
 
 
-def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -> DefenseSummary | None:
-    """Everything shown about one defense; None when it has no clean results. Its rank is still 0."""
-    results = DefenseResults(store, suite, record)
-    if not results.measured.any():
-        return None
+def summarise_defense(results: DefenseResults) -> DefenseSummary:
+    """Everything shown about one defense but its rank. Some of its clean inputs have been judged."""
+    record = results.record
     names = results.names()
     values, chosen = results.worst(names)
     times_worst = Counter(chosen)
@@ -107,7 +114,7 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
     return DefenseSummary(
         record=record.model_copy(update={"provenance": results.provenance()}),
         slug=slug(record.name),
-        rank=0,
+        rank=None,
         complete=complete,
         standard=estimate(results.clean["report_correct"][results.measured]),
         worst_case=estimate(values),
@@ -122,38 +129,59 @@ def summarise_defense(store: Store, suite: SuiteRecord, record: DefenseRecord) -
     )
 
 
+def summarise_all(results: Path, names: Sequence[str] = ()) -> tuple[list[SuiteSummary], list[str]]:
+    """The summaries of these suites, or of all that are stored, and a line for each whose record cannot be read.
+
+    Raises:
+        InputError: when there are no results, or none of a suite asked for; when no suite can be read.
+    """
+    summaries: list[SuiteSummary] = []
+    unreadable: list[str] = []
+    for name in stored_suites(results, names):
+        try:
+            summaries.append(summarise(results, name))
+        except InputError as error:
+            unreadable.append(str(error))
+    if not summaries:
+        raise InputError(unreadable[0])
+    return summaries, unreadable
+
+
 def summarise(results: Path, suite: str) -> SuiteSummary:
     """Read everything stored for a suite and compute its summary.
 
     Complete results come first, by worst-case robust accuracy, then standard accuracy; equal values of both
-    share a rank. Incomplete results follow: an attack that has not run cannot have lowered them.
+    share a rank. Incomplete results follow without one: an attack that has not run cannot have lowered them.
+
+    A file that cannot be read is named in the summary, and what is left is shown: a defense without that shard's
+    examples (it is then incomplete), a suite without that defense.
 
     Raises:
         InputError: when the suite has no results or its record cannot be read.
     """
-    store = Store(results, suite)
-    record = store.suite()
-    if record is None:
-        raise InputError(f"no results of suite {suite!r} in {results}; run: bench evaluate --suite {suite}")
+    store, record = open_suite(results, suite)
     found: list[DefenseSummary] = []
     warnings: list[str] = []
+    unreadable: list[str] = []
     for path in store.defenses():
         try:
-            summary = summarise_defense(store, record, read_record(path, DefenseRecord))
+            stored = DefenseResults(store, record, read_record(path, DefenseRecord))
         except InputError as error:
-            warnings.append(str(error))
+            unreadable.append(str(error))
             continue
-        if summary is None:
+        unreadable += stored.unreadable
+        if stored.measured.any():
+            found.append(summarise_defense(stored))
+        elif not stored.unreadable:
             warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
-        else:
-            found.append(summary)
     found.sort(key=lambda s: (not s.complete, -s.worst_case.value, -s.standard.value, s.record.name))
     ranked: list[DefenseSummary] = []
     for position, item in enumerate(found, 1):
         before = ranked[-1] if ranked else None
         tied = before is not None and _standing(before) == _standing(item)
-        ranked.append(replace(item, rank=before.rank if tied and before else position))
-    return SuiteSummary(record, ranked, warnings)
+        rank = before.rank if tied and before else position
+        ranked.append(replace(item, rank=rank if item.complete else None))
+    return SuiteSummary(record, ranked, warnings, unreadable)
 
 
 def _standing(summary: DefenseSummary) -> tuple[bool, float, float]:

@@ -8,24 +8,29 @@ judges that again. All rows stay, compressed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.current import current_shards
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
-from bench.storing.store import Store, read_record
-from bench.summary.results import SETTLED, DefenseResults
+from bench.storing.store import Store, open_suite, read_record
+from bench.summary.numbers import SETTLED
+from bench.summary.results import DefenseResults
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What a defense's results took before and after, in bytes; ``note`` says why nothing was done."""
+    """What a defense's results took before and after, in bytes.
+
+    ``note`` says why nothing was done, ``unreadable`` names files that could not be read.
+    """
 
     defense: str
     before: int
     after: int
     note: str = ""
+    unreadable: list[str] = field(default_factory=list)
 
 
 def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
@@ -36,19 +41,21 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
     Raises:
         InputError: when the suite has no results, or stored inputs are not those of their record.
     """
-    store = Store(results, suite_name)
-    suite = store.suite()
-    if suite is None:
-        raise InputError(f"no results of suite {suite_name!r} in {results}")
+    store, suite = open_suite(results, suite_name)
     for path in (store.folder / ".prepared").glob("*.safetensors"):
         path.unlink()
     for path in store.defenses():
-        record = read_record(path, DefenseRecord)
-        found = DefenseResults(store, suite, record)
         before = _size(path.parent)
+        try:
+            record = read_record(path, DefenseRecord)
+        except InputError as error:
+            yield Compacted(path.parent.name, before, before, "left alone", [str(error)])
+            continue
+        found = DefenseResults(store, suite, record)
         unfinished = [n for n, cell in found.cells.items() if cell.status not in SETTLED]
         if unfinished or found.clean.status != "complete":
-            yield Compacted(record.name, before, before, f"not complete: {', '.join(unfinished) or CLEAN}")
+            why = f"not complete: {', '.join(unfinished) or CLEAN}"
+            yield Compacted(record.name, before, before, why, found.unreadable)
             continue
         _, chosen = found.worst(found.names())
         worst = dict(zip(suite.ids, chosen, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.contracts.defense import Defense, DefenseSpec
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
@@ -22,7 +22,7 @@ from bench.running.cell import defense_key
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.keys import differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store, open_suite, read_record
 
 #: The columns of a row that the judge decides.
 JUDGED = ("prediction", "select_robust", "report_robust", "report_correct", "report_rejected", "reason")
@@ -71,24 +71,35 @@ def verify(
     names: tuple[str, ...],
     device: str,
     places: Places,
+    attacks: tuple[str, ...] = (),
 ) -> Iterator[Verdict]:
     """Judge every stored shard of a suite again, on the same random streams.
 
     Args:
         names: only these defenses; all stored ones when empty.
         places: where data and weights are on this machine.
+        attacks: only these of the suite, ``clean`` among them; all when empty.
 
     Raises:
-        InputError: when the suite has no results, or its examples are not those of the data set found here.
+        InputError: when the suite or a defense asked for has no results, the suite has no such attack, or its examples
+            are not those of the data set found here.
     """
-    store = Store(results, suite_name)
-    suite = store.suite()
-    if suite is None:
-        raise InputError(f"no results of suite {suite_name!r} in {results}")
+    store, suite = open_suite(results, suite_name)
+    known = [*(attack.name for attack in suite.attacks), CLEAN]
+    for name in attacks:
+        if name not in known:
+            raise InputError(f"no attack {name!r} in suite {suite_name!r}{did_you_mean(name, known)}")
+    found = list(_stored_defenses(store))
+    for name in names:
+        if name not in [defense for defense, _ in found]:
+            stored = did_you_mean(name, (defense for defense, _ in found))
+            raise InputError(f"no results of defense {name!r} in suite {suite_name!r}{stored}")
     data = load_data(places.data or suite.data, places.root)
-    for path in store.defenses():
-        record = read_record(path, DefenseRecord)
-        if names and record.name not in names:
+    for name, record in found:
+        if names and name not in names:
+            continue
+        if isinstance(record, str):
+            yield Verdict(name, "–", 0, 0, record)
             continue
         try:
             spec = DefenseSpec(record.reference, record.params, places.checkpoints)
@@ -101,9 +112,22 @@ def verify(
         same = defense_key(spec, loaded) == record.key
         note = "" if same else "version or weights of the defense have changed since"
         for attack in (None, *suite.attacks):
+            if attacks and (CLEAN if attack is None else attack.name) not in attacks:
+                continue
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
                 yield replace(verdict, note=note)
+
+
+def _stored_defenses(store: Store) -> Iterator[tuple[str, DefenseRecord | str]]:
+    """Every stored defense by its name; of one that cannot be read, its folder and the reason."""
+    for path in store.defenses():
+        try:
+            record = read_record(path, DefenseRecord)
+        except InputError as error:
+            yield path.parent.name, str(error)
+        else:
+            yield record.name, record
 
 
 def _cell(
@@ -121,7 +145,10 @@ def _cell(
     key = suite.cell_key(record, attack, torch="", device="")
     rows = different = 0
     for number in store.shards(record.name, name):
-        shard = store.shard(record.name, name, number)
+        try:
+            shard = store.shard(record.name, name, number)
+        except InputError as error:
+            return Verdict(record.name, name, rows, different, f"shard {number}: {error}")
         if shard is None or shard.status != "ok":
             continue
         if not shard.key.same_numbers(key(shard.start, shard.stop)):

@@ -152,11 +152,12 @@ def defense(
         **card,  # type: ignore[arg-type]
     )
     measured = [c for c in cells if c.robust and c.record.counted]
+    complete = all(c.status in ("complete", "not-applicable") for c in cells)
     return DefenseSummary(
         record=record,
         slug=slug(name),
-        rank=rank,
-        complete=all(c.status in ("complete", "not-applicable") for c in cells),
+        rank=rank if complete else None,
+        complete=complete,
         standard=estimate(standard),
         worst_case=estimate(worst),
         worst_attack=min(measured, key=lambda c: c.robust.value).record.name,  # type: ignore[union-attr]

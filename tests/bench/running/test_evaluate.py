@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,40 @@ def test_a_damaged_shard_is_made_again(bench: Bench) -> None:
 
 
 # -- attacks that misbehave -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["plain", "compacted"])
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("json", lambda data: data[:-9]),
+        ("json", lambda data: data[: len(data) // 2]),
+        ("json", lambda data: data[: len(data) // 2] + b"\0" + data[len(data) // 2 + 1 :]),
+        ("json", lambda data: b""),
+        ("safetensors", lambda data: data[:-4]),
+        ("safetensors", lambda data: data[:5]),
+        ("safetensors", None),
+    ],
+)
+def test_a_shard_whose_files_are_cut_off_is_run_again_and_no_other(
+    bench: Bench, compacted: bool, part: str, damage: Callable[[bytes], bytes] | None
+) -> None:
+    bench.configure({"step": STEP})
+    assert bench.evaluate().code == 0
+    before = bench.summary
+    if compacted:
+        assert run_bench("compact", "--results", str(bench.results)).code == 0
+    files = sorted((bench.results / "tiny" / "stand_ins.Means" / "step").glob(f"*.{part}*"))
+    last = files[-1]
+    number = int(last.name.partition(".")[0])
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(last.read_bytes()))
+    again = bench.evaluate()
+    assert (again.code, again.ran) == (0, [f"step/{number}"])
+    assert [d.worst_case for d in bench.summary.defenses] == [d.worst_case for d in before.defenses]
+    assert not bench.summary.unreadable and bench.evaluate().ran == []
 
 
 def test_an_attack_that_breaks_the_defense_breaks_no_result(bench: Bench) -> None:

@@ -9,11 +9,14 @@ import pytest
 from html_page import Page
 from synthetic_site import digits_suite
 
+from bench.storing.records import CLEAN
+from bench.suites.reading import load_config
 from bench.summary import columns
 from bench.summary.columns import CELL_COLUMNS, COLUMNS, Column, columns_in
-from bench.summary.report import long_rows, render
+from bench.summary.report import AT_RADIUS, long_rows, render
 from leaderboard import render as render_site
 
+ROOT = Path(__file__).parents[3]
 SUITE = digits_suite()
 
 
@@ -36,6 +39,12 @@ def test_what_the_site_shows_is_explained_and_can_be_downloaded() -> None:
         assert "{" not in one.legend(SUITE)
 
 
+def test_no_attack_has_the_id_of_a_number_that_stands_beside_it_in_files() -> None:
+    numbers = {one.id for one in (*COLUMNS, *CELL_COLUMNS)} | {AT_RADIUS, CLEAN}
+    suites = load_config(ROOT / "bench.yaml").suites
+    assert suites and all(numbers.isdisjoint(suite.attacks) for suite in suites.values())
+
+
 def test_exactly_one_column_is_what_the_table_is_about() -> None:
     assert [one.id for one in COLUMNS if one.main] == ["worst_case_robust_accuracy"]
 
@@ -51,7 +60,8 @@ def test_a_value_is_written_sorted_and_stored_by_its_kind() -> None:
     assert column("inference_ratio").text(ours) == "14.2×"
     assert column("training_seconds").text(jpeg) == "60.5 s"
     assert column("tags").text(ours) == "randomised, test-time optimisation"
-    assert (column("rank").text(jpeg), column("rank").fields(jpeg)) == ("–", {"rank": 4})  # incomplete
+    assert (column("rank").text(jpeg), column("rank").fields(jpeg)) == ("–", {"rank": None})  # incomplete
+    assert (column("rank").text(ours), column("rank").fields(ours)) == ("2", {"rank": 2})
     assert column("standard_accuracy").key(ours) == ours.standard.value
     assert column("standard_accuracy").fields(ours) == {
         "standard_accuracy": ours.standard.value,

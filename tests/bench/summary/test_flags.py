@@ -15,7 +15,7 @@ from bench.summary.numbers import Flag
 from bench.summary.summarise import summarise
 
 N = 1000
-WHITE = attack_record("pgd")
+WHITE, STEP = attack_record("pgd"), attack_record("fgsm")
 SCORE = attack_record("square", knowledge="score")
 DECISION = attack_record("hopskipjump", knowledge="decision")
 TRANSFER = attack_record("transfer", knowledge="transfer")
@@ -29,7 +29,7 @@ def left(share: float) -> list[int]:
 
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
     """Flags by id of a defense with the named cells; every example is right when clean."""
-    known = {a.name: a for a in (WHITE, SCORE, DECISION, TRANSFER, ADAPTED)}
+    known = {a.name: a for a in (WHITE, STEP, SCORE, DECISION, TRANSFER, ADAPTED)}
     known["unbounded"] = attack_record("unbounded", eps=1.0, counted=False)
     known["large"] = attack_record("large", eps=0.3, counted=False)
     suite = suite_record([known[name] for name in cells], n=N, shard_size=N)
@@ -76,12 +76,20 @@ def test_undeclared_randomness_is_said_to_be_measured(tmp_path: Path) -> None:
     assert "does not declare" in measured["randomized"].text
 
 
-def test_an_attack_that_is_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
+def test_attacks_that_are_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
     for excess, fires in ((0.01, True), (-0.01, False)):
         cells = {"pgd": left(0.2 + OVERRATED + excess), "bpda-i": left(0.2)}
         assert list(flags(tmp_path / str(fires), cells)) == ["gradient-masking"] * fires
     (flag,) = flags(tmp_path, {"pgd": left(0.95), "bpda-i": left(0.01), "square": left(0.01)}).values()
-    assert "pgd leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
+    assert "pgd, the strongest of these attacks, leaves 95.0 %" in flag.text and "leave 1.0 %" in flag.text
+
+
+def test_a_single_plain_step_that_leaves_much_is_no_sign_of_masking_where_more_steps_leave_nothing(
+    tmp_path: Path,
+) -> None:
+    assert flags(tmp_path / "a", {"fgsm": left(0.188), "pgd": left(0.0), "bpda-i": left(0.0)}) == {}
+    (flag,) = flags(tmp_path / "b", {"fgsm": left(0.9), "pgd": left(0.6), "bpda-i": left(0.0)}).values()
+    assert flag.id == "gradient-masking" and "pgd" in flag.text and "fgsm" not in flag.text
 
 
 def test_a_weak_attack_that_is_adapted_says_nothing_about_masking(tmp_path: Path) -> None:

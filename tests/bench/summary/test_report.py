@@ -14,7 +14,7 @@ from written_results import Results, attack_record, defense_record, probe_record
 from bench.summary.columns import percent
 from bench.summary.metrics import wilson
 from bench.summary.numbers import Estimate, SuiteSummary
-from bench.summary.report import FORMATS, headline, long_rows, matrix, overview, render
+from bench.summary.report import FORMATS, headline, long_rows, matrix, overview, render, render_all
 from bench.summary.summarise import summarise
 
 ATTACKS = [
@@ -111,12 +111,36 @@ def test_the_long_form_has_one_unrounded_number_per_line(summary: SuiteSummary) 
 
 def test_json_and_csv_agree(summary: SuiteSummary) -> None:
     raw = json.loads(render(summary, "json"))
-    assert raw["suite"]["name"] == "made"
+    assert [suite["name"] for suite in raw["suites"]] == ["made"]
     table = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
     assert len(table) == len(raw["results"])
     for line, entry in zip(table, raw["results"], strict=True):
         assert (line["defense"], line["what"], line["status"]) == (entry["defense"], entry["what"], entry["status"])
         assert (float(line["accuracy"]) if line["accuracy"] else None) == entry["accuracy"]
+
+
+def test_several_suites_are_one_document(summary: SuiteSummary) -> None:
+    other = replace(summary, record=summary.record.model_copy(update={"name": "other"}), unreadable=["x: is cut off"])
+    raw = json.loads(render_all([summary, other], "json"))
+    assert [suite["name"] for suite in raw["suites"]] == ["made", "other"]
+    assert raw["warnings"] == ["x: is cut off"]
+    table = list(csv.DictReader(io.StringIO(render_all([summary, other], "csv"))))
+    assert len(raw["results"]) == len(table) == 2 * len(long_rows(summary))
+    for rows in (raw["results"], table):
+        assert [row["suite"] for row in rows] == ["made"] * len(long_rows(summary)) + ["other"] * (len(rows) // 2)
+        assert all({"rank", "flags", "worst_attack", "complete"} <= row.keys() for row in rows)
+    assert "x: is cut off" in render_all([summary, other], "table")
+
+
+def test_an_incomplete_result_says_so_before_any_number_and_has_no_rank(summary: SuiteSummary) -> None:
+    for form in ("table", "markdown"):
+        text = render(summary, form)
+        reason = "noise (failed: timeout: stopped after 5 s); unbounded (missing)"
+        said = f"incomplete: unfinished, whose worst case can only fall, so it has no rank: pgd (partial); {reason}"
+        assert 0 < text.index(said) < text.index("worst-case robust")
+    for entry in long_rows(summary):
+        unfinished = entry["defense"] == "unfinished"
+        assert (entry["rank"] is None, not entry["complete"], "incomplete" in entry["flags"]) == (unfinished,) * 3
 
 
 def test_json_has_no_nan(summary: SuiteSummary) -> None:

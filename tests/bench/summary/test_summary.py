@@ -310,7 +310,7 @@ def test_equal_results_share_a_rank_and_incomplete_ones_come_last(results: Resul
         (2, "tied-a"),
         (2, "tied-b"),
         (4, "weak"),
-        (5, "unfinished"),
+        (None, "unfinished"),
     ]
 
 
@@ -385,7 +385,54 @@ def test_a_defense_that_cannot_be_read_is_a_warning(results: Results) -> None:
     path.write_text('{"schema_version": 99}')
     found = summarise(results.root, "made")
     assert [d.record.name for d in found.defenses] == ["plain"]
-    assert len(found.warnings) == 1 and "schema version 99 is newer" in found.warnings[0]
+    assert len(found.unreadable) == 1 and "schema version 99 is newer" in found.unreadable[0]
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("attack", ["clean", "noise"])
+def test_a_shard_that_cannot_be_read_is_named_and_its_examples_are_missing(results: Results, attack: str) -> None:
+    results.write_defense(PLAIN, COMPLETE)
+    results.write_defense(defense_record("other"), COMPLETE)
+    path = results.store.shard_path("plain", attack, 1)
+    path.write_text(path.read_text()[:-40])
+    found = summarise(results.root, "made")
+    assert [(d.record.name, d.rank, d.complete) for d in found.defenses] == [("other", 1, True), ("plain", None, False)]
+    assert len(found.unreadable) == 1 and str(path) in found.unreadable[0]
+    assert found.warnings == []
+    assert found.defenses[1].worst_case.n == (2 if attack == "clean" else 4)
+
+
+def test_without_a_readable_clean_shard_a_defense_is_left_out_and_the_rest_shown(results: Results) -> None:
+    results.write_defense(PLAIN, COMPLETE)
+    results.write_defense(defense_record("other"), COMPLETE)
+    for number in (0, 1):
+        results.store.shard_path("plain", "clean", number).write_text("")
+    found = summarise(results.root, "made")
+    assert [d.record.name for d in found.defenses] == ["other"]
+    assert len(found.unreadable) == 2 and found.warnings == []
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout", "out-of-memory", None])
+def test_an_attack_that_failed_does_not_raise_a_defense_above_those_that_it_broke(
+    results: Results, status: str | None
+) -> None:
+    results.write_defense(defense_record("broken"), {"clean": [1] * 4, "pgd": [0] * 4, "noise": [1] * 4})
+    lucky = defense_record("lucky")
+    results.write_defense(lucky, {"clean": [1] * 4, "noise": [1] * 4})
+    for number in (0, 1) if status else ():
+        results.write_shard(lucky, "pgd", number, status=status, error="Traceback\nRuntimeError: shapes")
+    first, last = summarise(results.root, "made").defenses
+    assert (first.record.name, first.rank) == ("broken", 1)
+    assert (last.record.name, last.rank, last.complete, last.worst_case.value) == ("lucky", None, False, 1.0)
+    assert last.flags[0].id == "incomplete"
+    assert "pgd (missing)" in last.flags[0].text if status is None else "RuntimeError: shapes" in last.flags[0].text
+
+
+def test_the_worst_attack_is_one_that_has_run_on_all_examples_where_there_is_one(results: Results) -> None:
+    results.write_defense(PLAIN, {"clean": CLEAN_ROWS, "pgd": [0, 1, 1, 0], "noise": [0, 0]})
+    assert summary_of(results).worst_attack == "pgd"
+    results.write_defense(defense_record("young"), {"clean": CLEAN_ROWS, "noise": [0, 0]})
+    assert summary_of(results, "young").worst_attack == "noise"
 
 
 def test_no_shown_number_is_nan(results: Results) -> None:

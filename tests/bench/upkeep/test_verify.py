@@ -56,6 +56,24 @@ def test_one_defense_alone(results: Path) -> None:
     assert "stand_ins.Noisy × step" in ended.out and "stand_ins.Means" not in ended.out
 
 
+def test_one_attack_alone(results: Path) -> None:
+    ended = verify(results, "--attack", "step")
+    assert ended.code == 0 and len(ended.out.splitlines()) == 3
+    assert all("× step" in cell for cell in ended.out.splitlines())
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_rest_judged(results: Path) -> None:
+    (results / "tiny" / "stand_ins.Noisy" / "defense.json").write_text("{")
+    shard = results / "tiny" / "stand_ins.Guarded" / "step" / "000.json"
+    shard.write_bytes(shard.read_bytes()[:-30])
+    ended = verify(results)
+    assert ended.code == 1
+    assert "Noisy/defense.json" in line(ended, "stand_ins.Noisy × –") and "000.json" in line(
+        ended, "stand_ins.Guarded × step"
+    )
+    assert "0 of 12 rows differ" in line(ended, "stand_ins.Means × step")
+
+
 @pytest.mark.parametrize(("defense", "column", "change"), [("Means", "report_robust", 1), ("Noisy", "prediction", 1)])
 def test_a_changed_row_is_found(results: Path, defense: str, column: str, change: int) -> None:
     path = Store(results, "tiny").shard_path(f"stand_ins.{defense}", "step", 1)
