@@ -110,6 +110,11 @@ class AttackRecord(Record):
         estimator = self.params.get("estimator", "exact")
         return self.knowledge == "gradient" and self.tier == "adaptive" and estimator in ("exact", {"exact": {}})
 
+    @property
+    def by_plain_gradients_alone(self) -> bool:
+        """Whether all it does rests on these gradients: a cascade with ``queries`` too ends in a black-box attack."""
+        return self.plain and not self.params.get("queries")
+
     def applies_to(self, detector: bool) -> bool:
         """Whether it is run against a defense with or without a detector: other tiers than adaptive need one."""
         return detector or self.tier == "adaptive"

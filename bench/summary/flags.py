@@ -61,9 +61,10 @@ def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]
     """Whether attacks that were not adapted to the defense would have overrated it.
 
     The strongest of them decides: that a weaker one leaves more, such as a single step, says nothing of the gradients.
+    Neither does what is left by a cascade that goes on without them.
     """
     eps = results.suite.eps  # with a smaller radius an attack leaves more, whatever its gradients
-    plain = [a for a in attacks if a.record.counted and a.record.plain and a.record.eps == eps]
+    plain = [a for a in attacks if a.record.counted and a.record.by_plain_gradients_alone and a.record.eps == eps]
     left = {attack.record.name: attack.robust for attack in plain if attack.robust}
     if not left:
         return []
