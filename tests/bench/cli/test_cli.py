@@ -527,7 +527,7 @@ def test_a_suite_that_does_not_fit_its_data_is_refused(
 def test_evaluate_prints_json_and_nothing_else_when_asked(tmp_path: Path) -> None:
     ended = evaluate(tmp_path, "--json", "--quiet")
     assert (ended.code, ended.err) == (0, "")
-    assert json.loads(ended.out)["suite"]["name"] == "tiny"
+    assert json.loads(ended.out)["suites"][0]["name"] == "tiny"
 
 
 def test_a_piped_list_has_a_line_per_entry_and_is_json_when_asked() -> None:
