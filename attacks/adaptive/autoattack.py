@@ -1,4 +1,4 @@
-"""AutoAttack: a fixed cascade of parameter-free attacks (Croce & Hein 2020)."""
+"""AutoAttack: a fixed series of parameter-free attacks (Croce & Hein 2020)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks.gradient.apgd import apgd
 from attacks.minimum_norm.fab import fab
 from attacks.score.square import square
-from attacks.toolkit.composition import Stage, cascade
+from attacks.toolkit.composition import Stage, in_turn
 from attacks.toolkit.estimators import EOT, EstimatorLike, as_estimator, eot, estimator_prepares, prepare_estimator
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -59,7 +59,7 @@ def autoattack(
     Args:
         target: gradient knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
-        version: which cascade.
+        version: which series.
         steps: of each run of APGD and FAB.
         targets: classes of APGD-T and FAB-T.
         queries: of Square, whose schedule is not rescaled to them.
@@ -78,7 +78,7 @@ def autoattack(
     if version == "rand":
         averaged = of if isinstance(of, EOT) else eot(of, samples)
         stages = [partial(climb, loss=loss, estimator=averaged) for loss in ("ce", by_margin)]
-        return cascade(target, x, y, [Stage(stage) for stage in stages], rescore)
+        return in_turn(target, x, y, [Stage(stage) for stage in stages], rescore)
     towards = [Stage(partial(climb, loss=by_margin, targets=targets)), Stage(partial(descend, targets=targets))]
     if version == "standard":
         order = [Stage(partial(climb, loss="ce")), *towards, Stage(search, "score")]
@@ -90,4 +90,4 @@ def autoattack(
             Stage(partial(search, restarts=_RESTARTS), "score"),
             *towards,
         ]
-    return cascade(target, x, y, order, rescore)
+    return in_turn(target, x, y, order, rescore)

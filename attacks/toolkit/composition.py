@@ -77,7 +77,7 @@ class Standing:
             self.index = self.index[self.best.score[self.index] < torch.inf]
 
 
-def cascade(target: Target, x: Tensor, y: Tensor, stages: Sequence[Stage], draws: int) -> Tensor:
+def in_turn(target: Target, x: Tensor, y: Tensor, stages: Sequence[Stage], draws: int) -> Tensor:
     """Run the stages in order; returns the best point of every example, shaped like x."""
     standing = Standing(target, x, y, draws)
     for stage in stages:

@@ -70,7 +70,7 @@ def _smaller(self: Lp, x_adv: Tensor, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("name", "norm", "rule"), [
     ("pgd", "l2", _ball_then_box), ("pgd", "l1", _ball_then_box), ("apgd", "l2", _ball_then_box),
-    ("mi-fgsm", "l2", _ball_then_box), ("worst-case", "l2", _ball_then_box),
+    ("mi-fgsm", "l2", _ball_then_box), ("cascade", "l2", _ball_then_box),
     ("pgd", "linf", _smaller), ("bim", "linf", _smaller), ("transfer", "linf", _smaller),
 ])  # fmt: skip
 def test_another_projection_under_the_same_version_is_noticed(

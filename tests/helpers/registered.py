@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "spsa": {"queries": 60, "samples": 8},
     "square": {"queries": 30},
     "transfer": {"steps": 5, "surrogates": 2},
-    "worst-case": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
+    "cascade": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
 }
 #: Attacks on a detector: :func:`target_of` gives the defense one.
 NEED_DETECTOR = {"orthogonal-pgd"}

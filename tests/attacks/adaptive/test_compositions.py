@@ -1,4 +1,4 @@
-"""AutoAttack and worst-case: several attacks in a row, each on what the ones before it left standing."""
+"""AutoAttack and cascade: several attacks in a row, each on what the ones before it left standing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lab import DIGITS, Wrapped, assert_feasible, digits, digits_classifier, len
 from torch import Tensor, nn
 
 from attacks.adaptive.autoattack import autoattack
-from attacks.adaptive.worst_case import worst_case
+from attacks.adaptive.cascade import cascade
 from attacks.gradient.pgd import pgd
-from attacks.toolkit.composition import Stage, Standing, cascade
+from attacks.toolkit.composition import Stage, Standing, in_turn
 from bench.contracts.defense import BareModel, freeze
 from bench.contracts.errors import KnowledgeError
 from bench.contracts.target import Target
@@ -21,7 +21,7 @@ SHORT = {
     "autoattack": partial(autoattack, steps=20, targets=3, queries=50),
     "plus": partial(autoattack, version="plus", steps=10, targets=2, queries=20),
     "rand": partial(autoattack, version="rand", steps=20, samples=2),
-    "worst-case": partial(worst_case, restarts=4, halvings=2, rounds=2, queries=50),
+    "cascade": partial(cascade, restarts=4, halvings=2, rounds=2, queries=50),
 }
 every = pytest.mark.parametrize("name", SHORT)
 
@@ -39,9 +39,9 @@ def test_a_composition_succeeds_just_beyond_the_minimal_radius_and_not_below(nam
     assert not case.fooled(SHORT[name](case.target(0.98, "gradient"), case.x, case.y)).any()
 
 
-def test_worst_case_in_l1() -> None:
+def test_cascade_in_l1() -> None:
     case = linear_case(3, (1, 8, 8), "l1")
-    x_adv = SHORT["worst-case"](case.target(1.05, "gradient"), case.x, case.y)
+    x_adv = SHORT["cascade"](case.target(1.05, "gradient"), case.x, case.y)
     assert case.fooled(x_adv).all()
     assert length(x_adv - case.x, "l1").max() <= 1.0501 * case.radius
 
@@ -76,7 +76,7 @@ def test_a_stage_sees_what_is_still_standing_and_its_passes_count_for_the_right_
 
         return Stage(run)
 
-    x_adv = cascade(target, x, y, [looking(0.2), looking(0.3), looking(0.4)], draws=1)
+    x_adv = in_turn(target, x, y, [looking(0.2), looking(0.3), looking(0.4)], draws=1)
     assert sizes == [5, 3, 2]
     torch.testing.assert_close(x_adv[:, 0, 0, 0], torch.tensor([0.65, 0.55, 0.55, 0.55, 0.45]))
     # One look at x; then two passes for every stage that an example took part in.
@@ -87,20 +87,20 @@ def test_a_stage_has_no_more_knowledge_than_it_declares() -> None:
     target, x, y = _bright(3)
     peek = Stage(lambda part, points, labels: points + part.defense(points).sum(), "score")
     with pytest.raises(KnowledgeError, match="a score attack asked for gradient"):
-        cascade(target, x, y, [peek], draws=1)
+        in_turn(target, x, y, [peek], draws=1)
 
 
 def test_clean_errors_are_left_alone() -> None:
     target, x, y = _bright(3)
     y[1] = 1  # wrong before any attack
-    x_adv = cascade(target, x, y, [_shift(0.3)], draws=1)
+    x_adv = in_turn(target, x, y, [_shift(0.3)], draws=1)
     assert torch.equal(x_adv[1], x[1])
 
 
 def test_a_worse_point_never_replaces_a_better_one() -> None:
     target, x, y = _bright(1)
     x[:] = 0.1
-    x_adv = cascade(target, x, y, [_shift(0.3), _shift(0.2)], draws=1)
+    x_adv = in_turn(target, x, y, [_shift(0.3), _shift(0.2)], draws=1)
     torch.testing.assert_close(x_adv, x + 0.3)
 
 
@@ -116,7 +116,7 @@ def test_on_a_randomised_defense_one_lucky_draw_finishes_nothing() -> None:
     assert len(standing.index) == 4
 
 
-@pytest.mark.parametrize("name", ["rand", "worst-case"])
+@pytest.mark.parametrize("name", ["rand", "cascade"])
 def test_a_randomised_defense_is_attacked_through_its_noise(name) -> None:
     _, _, x, y = digits()
     x, y = x[:20], y[:20]
@@ -142,7 +142,7 @@ class _Masked(torch.autograd.Function):
         return torch.zeros_like(grad)
 
 
-@pytest.mark.parametrize("name", ["autoattack", "worst-case"])
+@pytest.mark.parametrize("name", ["autoattack", "cascade"])
 def test_square_finds_what_a_cut_gradient_hides(name) -> None:
     _, _, x, y = digits()
     x, y = x[:20], y[:20]
@@ -152,12 +152,12 @@ def test_square_finds_what_a_cut_gradient_hides(name) -> None:
     assert (hidden(x_adv).argmax(1) != y).float().mean() > 0.8
 
 
-def test_worst_case_is_no_weaker_than_multi_targeted_pgd_of_the_same_cost() -> None:
+def test_cascade_is_no_weaker_than_multi_targeted_pgd_of_the_same_cost() -> None:
     _, _, x, y = digits()
     x, y = x[:120], y[:120]
     model = freeze(BareModel(digits_classifier(), DIGITS))
     left, cost = [], []
-    for attack in (partial(pgd, targets=9, steps=60), partial(worst_case, restarts=4, rounds=4, queries=0)):
+    for attack in (partial(pgd, targets=9, steps=60), partial(cascade, restarts=4, rounds=4, queries=0)):
         target = make_target(model, len(x), "gradient", eps=0.1)
         left.append((model(attack(target, x, y)).argmax(1) == y).sum().item())
         cost.append(target.counts.backward.sum().item())
@@ -165,11 +165,11 @@ def test_worst_case_is_no_weaker_than_multi_targeted_pgd_of_the_same_cost() -> N
     assert cost[1] <= cost[0]
 
 
-def test_a_targeted_worst_case_reaches_its_class() -> None:
+def test_a_targeted_cascade_reaches_its_class() -> None:
     _, _, x, y = digits()
     x, y = x[:20], y[:20]
     model = freeze(BareModel(digits_classifier(), DIGITS))
     towards = (y + 3) % 10
     target = make_target(model, len(x), "gradient", eps=0.4, towards=towards)
-    x_adv = SHORT["worst-case"](target, x, y)
+    x_adv = SHORT["cascade"](target, x, y)
     assert (model(x_adv).argmax(1) == towards).float().mean() > 0.9

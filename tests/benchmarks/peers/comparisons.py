@@ -129,10 +129,10 @@ def _autoattack(name: str, subject: str, examples: int, norm: str, eps: float) -
         examples,
         norm,
         eps,
-        "the standard composition; `worst-case` is our own ordering of the suite",
+        "the standard composition; `cascade` is our own ordering of the suite",
         (
             _ours("autoattack", time_goal=0.5),
-            _ours("worst-case", time_goal=0.2),
+            _ours("cascade", time_goal=0.2),
             _peer("pyautoattack", pyautoattack.autoattack),
             _peer("torchattacks", torchattacks.autoattack),
         ),

@@ -1,4 +1,4 @@
-"""The best ordering of the suite for a defense whose gradients can be followed: ``worst-case``."""
+"""The best ordering of the suite for a defense whose gradients can be followed: ``cascade``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks.gradient.pgd import Ascent, pgd
 from attacks.score.square import square
-from attacks.toolkit.composition import Stage, Standing, cascade
+from attacks.toolkit.composition import Stage, Standing, in_turn
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, margin
 from attacks.toolkit.selection import ENOUGH, ranked_classes, strength
@@ -30,7 +30,7 @@ _REDRAWN = 0.3
 
 
 @attack(
-    "worst-case",
+    "cascade",
     version=1,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
@@ -41,7 +41,7 @@ _REDRAWN = 0.3
     prepare=prepare_estimator,
     prepares=estimator_prepares,
 )
-def worst_case(
+def cascade(
     target: Target,
     x: Tensor,
     y: Tensor,
@@ -124,7 +124,7 @@ def _in_one_space(
         stages = [Stage(climb), Stage(partial(climb, targets=targets, restarts=max(1, restarts)))]
         if queries:
             stages.append(Stage(partial(square, queries=queries, draws=2), "score"))
-        return cascade(target, x, y, stages, rescore)
+        return in_turn(target, x, y, stages, rescore)
     standing = Standing(target, x, y, rescore)
     search = _Search(standing, of, targets)
     search.climb(standing.index, None, standing.x, steps, _NEAR[1])
