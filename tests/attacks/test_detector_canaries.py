@@ -10,14 +10,14 @@ from detector_canaries import CANARIES, guarded
 from lab import assert_feasible, digits, make_target
 from torch import Tensor
 
-from attacks.adaptive.worst_case import worst_case
+from attacks.adaptive.cascade import cascade
 from attacks.gradient.apgd import apgd
 from attacks.gradient.pgd import pgd
 
 EPS, EXAMPLES = 0.2, 40
 
 
-def left(name: str, attack=worst_case, *, told: bool = True, n: int = EXAMPLES) -> float:
+def left(name: str, attack=cascade, *, told: bool = True, n: int = EXAMPLES) -> float:
     """Robust accuracy with rejection under an attack; ``told``: whether it is shown the detector."""
     defense, threshold = guarded(name)
     x, y = (part[:n] for part in digits()[2:])
@@ -43,7 +43,7 @@ def test_it_falls_to_the_cascade_as_it_is(name: str) -> None:
 
 def test_a_random_score_rejects_by_luck_alone() -> None:
     """It rejects what it rejects of clean inputs, whatever it is shown: 5 %, up to the errors of sampling."""
-    score = left("random score", partial(worst_case, queries=0, restarts=1), n=20)
+    score = left("random score", partial(cascade, queries=0, restarts=1), n=20)
     assert score <= 0.05 + 3 * (0.05 * 0.95 / 700) ** 0.5 + 3 * (0.05 * 0.95 / 4000) ** 0.5
 
 

@@ -11,7 +11,7 @@ from lab import Linear, assert_feasible, make_target
 from scipy.optimize import linprog
 from torch import Tensor
 
-from attacks.adaptive.worst_case import worst_case
+from attacks.adaptive.cascade import cascade
 from attacks.decision.rays import rays
 from attacks.gradient.apgd import apgd
 from attacks.gradient.grid import grid_pgd
@@ -92,7 +92,7 @@ ATTACKS = {
     "pgd ce": (partial(pgd, steps=100, loss="ce"), "gradient", 1.1),
     "apgd": (partial(apgd, steps=100), "gradient", 1.1),
     "orthogonal": (partial(orthogonal_pgd, steps=200, step_size=0.05), "gradient", 1.3),
-    "cascade": (partial(worst_case, queries=0), "gradient", 1.1),
+    "cascade": (partial(cascade, queries=0), "gradient", 1.1),
     "finite differences": (partial(pgd, steps=100, estimator={"finite_difference": {"samples": 16}}), "score", 1.1),
     "square": (partial(square, queries=2000), "score", 1.3),
     "spsa": (partial(spsa, queries=3000), "score", 1.3),
