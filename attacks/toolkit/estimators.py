@@ -24,7 +24,7 @@ from attacks.toolkit.joint import with_detector
 from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal, repeat
 from bench.contracts.attack import PrepareContext
-from bench.contracts.defense import Defense
+from bench.contracts.defense import Defense, as_logits
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.target import Evaluation, Jacobian, Target
 
@@ -126,8 +126,7 @@ class Identity(_Differentiable):
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
         with torch.no_grad():
             value = defense.transform(x)
-        logits: Tensor = defense.classifier(straight_through(value, x))
-        return logits
+        return as_logits(defense.classifier(straight_through(value, x)))
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,7 @@ class Classifier(_Differentiable):
     true_forward = False
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
-        logits: Tensor = defense.classifier(x)
-        return logits
+        return as_logits(defense.classifier(x))
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,7 @@ class BPDA(_Differentiable):
             with torch.no_grad():
                 value = defense.transform(x)
             z = straight_through(value, z)
-        logits: Tensor = defense.classifier(z)
-        return logits
+        return as_logits(defense.classifier(z))
 
 
 @dataclass(frozen=True)
@@ -189,8 +186,7 @@ class Reparameterized(_Differentiable):
     width: int = 32
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
-        logits: Tensor = defense.classifier(imitate(target, x, self.width))
-        return logits
+        return as_logits(defense.classifier(imitate(target, x, self.width)))
 
     def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
         return train_imitator(context, epochs=self.epochs, width=self.width)

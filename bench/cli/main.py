@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ from bench.cli.report import report
 from bench.cli.status import status
 from bench.cli.train import train
 from bench.cli.verify import verify
-from bench.contracts.errors import InputError
+from bench.contracts.errors import TRACEBACK, InputError
 
 
 class _Group(click.Group):
@@ -33,6 +34,8 @@ class _Group(click.Group):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except InputError as error:
+            if error.__cause__ is not None and os.environ.get(TRACEBACK):
+                traceback.print_exception(error.__cause__)
             _stop(f"error: {error}", 2)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())

@@ -7,11 +7,12 @@ differences, transfer, score and decision attacks that need no declaration, so s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from bench.contracts.errors import InputError
@@ -98,6 +99,7 @@ class Defense(nn.Module):
     #: Detectors override this with a method ``(x) -> (N,)`` float: larger = more likely adversarial.
     detect: Callable[[Tensor], Tensor] | None = None
 
+    #: Gives logits, or what :func:`as_logits` finds them in.
     classifier: nn.Module
 
     if TYPE_CHECKING:  # torch says Any
@@ -124,8 +126,7 @@ class Defense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, num_classes)`` of f(g(x))."""
-        logits: Tensor = self.classifier(self.transform(x))
-        return logits
+        return as_logits(self.classifier(self.transform(x)))
 
     def approximations(self) -> dict[str, Approximation]:
         """Named differentiable stand-ins for ``transform``; empty when there is nothing to approximate."""
@@ -137,7 +138,7 @@ class Defense(nn.Module):
 
 
 class BareModel(Defense):
-    """Any ``nn.Module`` that maps [0, 1] images to logits, evaluated as it is."""
+    """Any ``nn.Module`` that maps inputs in the box of the data to logits, evaluated as it is."""
 
     trainable = False
 
@@ -167,6 +168,30 @@ class DefenseSpec:
             label = f"{base}.{member}"
         params = ",".join(f"{key}={value}" for key, value in sorted(self.params.items()))
         return f"{label}({params})" if params else label
+
+
+def as_logits(output: object) -> Tensor:
+    """The logits in what a classifier returned, ``(N, num_classes)``.
+
+    Args:
+        output: a tensor; an object or a mapping with ``logits``, as Hugging Face models return; a mapping with one
+            tensor; or a tuple or list whose first element is the tensor. Half-precision logits become float32.
+
+    Raises:
+        InputError: for anything else.
+    """
+    found: object = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        found = next(iter(output.values())) if len(output) == 1 else output.get("logits")
+    elif found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        keys = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+        raise InputError(
+            f"forward: expected logits, a tensor (N, classes), or an object, mapping or tuple that holds them as "
+            f"`logits` or first; got {type(output).__name__}{keys}"
+        )
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
 
 def check_logits(logits: Tensor, n: int, num_classes: int) -> None:
@@ -200,6 +225,7 @@ __all__ = [
     "Claim",
     "Defense",
     "DefenseSpec",
+    "as_logits",
     "check_logits",
     "count_parameters",
     "freeze",

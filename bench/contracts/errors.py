@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Set to anything, the command line shows the whole traceback behind an error of one line.
+TRACEBACK = "BENCH_TRACEBACK"
+#: Frames in these folders are not where a plugin's author has to look.
+_OURS = Path(__file__).resolve().parents[1]
+_STDLIB = Path(traceback.__file__).resolve().parent
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The command line prints the message and exits with code 2."""
+
+
+class PluginError(InputError):
+    """Code of a plugin raised; the message carries its own error, and where it was raised, on one line."""
 
 
 class NewerSchemaError(InputError):
@@ -20,6 +33,51 @@ class KnowledgeError(RuntimeError):
 
 class NotApplicable(RuntimeError):
     """An attack cannot be run in this setting (for example a norm it lacks); the message says why."""
+
+
+def raised(what: str, error: BaseException, hint: str = "") -> PluginError:
+    """The one-line error for ``error`` of a plugin: ``what`` ("mine.py raised"), its type, message and place.
+
+    Raise it ``from error``: the command line shows the traceback of that where :data:`TRACEBACK` is set.
+    """
+    message = " ".join(str(error).split())
+    parts = [f"{what} {type(error).__name__}", f": {message}" if message else "", _place(error), hint and f"; {hint}"]
+    return PluginError("".join(parts) + f"; {TRACEBACK}=1 shows the whole traceback")
+
+
+@contextmanager
+def in_one_line(what: str, hint: Callable[[], str] = str) -> Iterator[None]:
+    """Run code of a plugin: whatever it raises becomes the :func:`raised` error, an :class:`InputError` stays one.
+
+    Args:
+        what: the plugin and what it did, such as ``mine.py raised``.
+        hint: asked for what usually helps, once something has been raised.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise raised(what, error, hint()) from error
+
+
+def _place(error: BaseException) -> str:
+    """`` (mine.py:12)``: the innermost line that is neither the harness's nor an installed package's."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f" ({_short(error.filename)}:{error.lineno})"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
+    return f" ({_short(own[-1].filename)}:{own[-1].lineno})" if own else ""
+
+
+def _is_foreign(file: str) -> bool:
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(installed) or file.startswith("<") or path.is_relative_to(_OURS) or path.is_relative_to(_STDLIB)
+
+
+def _short(file: str) -> str:
+    path = Path(file)
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

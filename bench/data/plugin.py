@@ -6,10 +6,10 @@ It is named as ``file.py:function``, as ``package.module:function`` or by the na
 
 from __future__ import annotations
 
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, in_one_line
 from bench.data.splits import Data
 from bench.plugins.references import resolve
-from bench.plugins.registry import DATA, PluginError
+from bench.plugins.registry import DATA
 
 
 def names_one(reference: str) -> bool:
@@ -23,12 +23,8 @@ def load(reference: str) -> Data:
     function = resolve(reference, DATA)
     if not callable(function):
         raise InputError(f"data {reference}: expected a function that returns Data, got {type(function).__name__}")
-    try:
+    with in_one_line(f"data {reference} raised"):
         data = function()
-    except InputError:
-        raise
-    except Exception as error:  # whatever a plugin raises
-        raise PluginError(f"data {reference}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(data, Data):
         raise InputError(f"data {reference}: returned {type(data).__name__}, expected bench.data.splits.Data")
     return data

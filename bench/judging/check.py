@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from bench.contracts.defense import Approximation, Defense, DefenseSpec
-from bench.contracts.errors import InputError
+from bench.contracts.defense import Approximation, Defense, DefenseSpec, as_logits
+from bench.contracts.errors import TRACEBACK, InputError, in_one_line, raised
 from bench.contracts.seeding import seeded
 from bench.data.load import load_data
 from bench.data.splits import Data
@@ -19,6 +21,7 @@ from bench.judging.probe import (
     gradient_state,
     is_random,
     ready,
+    why_it_raised,
     writes_into_input,
 )
 from bench.plugins.resolve import LoadedDefense, load_defense
@@ -82,7 +85,9 @@ def _apply(rule: Callable[[], str | None]) -> Finding:
     except Warn as warning:
         return Finding("warn", sentence, str(warning))
     except Exception as error:  # a plugin may raise anything; what it raised is the finding
-        return Finding("fail", sentence, " ".join(f"{type(error).__name__}: {error}".split()))
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        return Finding("fail", sentence, str(error if isinstance(error, InputError) else raised("it raised", error)))
 
 
 class _Rules:
@@ -101,7 +106,8 @@ class _Rules:
 
     def forward(self) -> str:
         """forward(x) returns finite floating-point logits of shape (N, classes) for inputs in their box."""
-        logits = check_contract(self.defense, self.x, self.data.info.num_classes)
+        with in_one_line("it raised", lambda: why_it_raised(self.defense, self.x)):
+            logits = check_contract(self.defense, self.x, self.data.info.num_classes)
         return f"{tuple(self.x.shape)} -> {tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
 
     def batch_of_one(self) -> None:
@@ -147,7 +153,7 @@ class _Rules:
             with seeded("check"):
                 whole = self.defense(self.x)
             with seeded("check"):
-                parts = self.defense.classifier(self.defense.transform(self.x))
+                parts = as_logits(self.defense.classifier(self.defense.transform(self.x)))
         if (whole - parts).abs().max() > 1e-3 * (1 + whole.abs().max()):
             raise Warn("they differ: BPDA-I and white-box transfer will attack something else than forward")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in_training_mode
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, in_one_line
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
@@ -129,18 +129,33 @@ def transform_distance(defense: Defense, x: Tensor, randomized: bool) -> float |
     return float((one * two).mean().clamp_min(0).sqrt())
 
 
-def probe(
-    defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, batch_size: int
-) -> Probe:
+def kind_of(defense: Defense) -> str:
+    """``model ResNet`` or ``defense Madry``: what to call it in a message."""
+    if isinstance(defense, BareModel):
+        return f"model {type(defense.classifier).__name__}"
+    return f"defense {type(defense).__name__}"
+
+
+def why_it_raised(defense: Defense, x: Tensor) -> str:
+    """What usually helps where a pass of ``x`` raises: "" where nothing stands out."""
+    for tensor in (*defense.parameters(), *defense.buffers()):
+        if tensor.is_floating_point() and tensor.dtype != x.dtype:
+            theirs, ours = (str(t.dtype).removeprefix("torch.") for t in (tensor, x))
+            return f"its weights are {theirs}, inputs are {ours}: call .float() on the model"
+    return ""
+
+
+def probe(defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, batch_size: int) -> Probe:
     """Probe a defense that is ready (see :func:`ready`) on clean validation data.
 
     Raises:
-        InputError: where the defense breaks its contract.
+        InputError: where the defense breaks its contract, or raises.
     """
     device = next((p.device for p in defense.parameters()), torch.device("cpu"))
     some = data.validation.take(EXAMPLES)
     x, y = some.x.clone().to(device), some.y.to(device)
-    with seeded(seed, "probe"):
+    raises = in_one_line(f"{kind_of(defense)} raised", lambda: why_it_raised(defense, x))
+    with seeded(seed, "probe"), raises:
         if writes_into_input(defense, x):
             raise InputError("forward or detect writes into its input; work on a copy")
         logits = check_contract(defense, x, data.info.num_classes)

@@ -15,20 +15,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.errors import InputError, PluginError, did_you_mean, raised
 
 #: The distribution whose entries win when a name is claimed twice.
 BUILT_IN = "worst-case-bench"
 
 
-class PluginError(InputError):
-    """A plugin exists but cannot be imported; the message carries its own error on one line."""
-
-
 def import_failed(what: str, error: BaseException) -> PluginError:
     """The one-line error for a plugin whose import raised ``error``."""
-    reason = " ".join(str(error).split())
-    return PluginError(f"{what} cannot be imported: {type(error).__name__}: {reason}")
+    return raised(f"{what} cannot be imported:", error)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.detector import Detector, WithDetector
-from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.errors import InputError, did_you_mean, in_one_line
 from bench.contracts.inputs import DataInfo
 from bench.plugins.references import find, resolve
 from bench.plugins.registry import ATTACKS, DEFENSES
@@ -81,7 +81,8 @@ def _build(obj: object, spec: DefenseSpec, info: DataInfo) -> Defense:
     params = _check_params(obj, spec.params, name, skip=int(positional))
     if isinstance(obj, type) and issubclass(obj, Defense):
         _check_kind(obj, name, info)
-    made = obj(info, **params) if positional else obj(**params)
+    with in_one_line(f"{name} raised"):
+        made = obj(info, **params) if positional else obj(**params)
     if not isinstance(made, nn.Module):
         raise InputError(f"{name}: returned {type(made).__name__}, expected a torch.nn.Module")
     if isinstance(obj, type):
@@ -100,7 +101,9 @@ def _with_detector(cls: type[Detector], spec: DefenseSpec, info: DataInfo) -> Wi
     # The classifier comes first: its initial weights are then those that it has without a detector.
     defense = build_defense(_behind(spec), info)
     own = {name: value for name, value in spec.params.items() if name != "classifier"}
-    detector = cls(info, **_check_params(cls, own, spec.reference, skip=1))
+    params = _check_params(cls, own, spec.reference, skip=1)
+    with in_one_line(f"{spec.reference} raised"):
+        detector = cls(info, **params)
     whole = WithDetector(detector.eval(), defense)
     whole.training = defense.training  # as for a bare model: its mode is its author's
     return whole

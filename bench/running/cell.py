@@ -129,6 +129,11 @@ def open_context(setting: Setting) -> Context:
     return _contexts[key]
 
 
+def opens(setting: Setting) -> None:
+    """Load data, defense and attacks; raises where the defense is not what was probed."""
+    open_context(setting)
+
+
 def weights_of(setting: Setting) -> bytes:
     """Parameters and buffers of a setting's defense, as a safetensors file."""
     data = setting.data.take()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from bench.engines.engine import Engine
 from bench.engines.graph import Job, Outcome
 from bench.judging.probe import probe, ready
 from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
-from bench.running.cell import Setting, defense_key, empty_record, select_examples
+from bench.running.cell import Setting, defense_key, empty_record, opens, select_examples
 from bench.running.describe import suite_record
-from bench.running.plan import Cell, Opened, make_plan
+from bench.running.plan import Cell, Opened, Plan, make_plan
 from bench.running.progress import Display, Tracker
 from bench.running.timing import roughly_per_1000
 from bench.storing import provenance
@@ -64,6 +65,10 @@ def _unless_broken(read: Callable[[], T | None]) -> T | None:
         return None
 
 
+def _last_line(outcome: Outcome) -> str:
+    return outcome.error.strip().splitlines()[-1]
+
+
 def _run_here(jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Run jobs that wait for nothing in this process."""
     for job in jobs:
@@ -98,7 +103,11 @@ class Evaluation:
         self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
-        self.plan = make_plan(self.store, self.suite, self.data, self._open_all(), attacks)
+        self._attacks, self._opened = attacks, self._open_all()
+        self.plan = self._plan()
+
+    def _plan(self) -> Plan:
+        return make_plan(self.store, self.suite, self.data, self._opened, self._attacks)
 
     # -- checking -------------------------------------------------------------------------------------------
 
@@ -174,14 +183,39 @@ class Evaluation:
             per_1000 = roughly_per_1000(defense, self.data.validation, self.device)
         return Opened(setting, record, per_1000)
 
+    def _confirm(self) -> None:
+        """Let workers build again what they would attack: nothing is stored of a model that differs there.
+
+        Weights from a checkpoint need no such check.
+        """
+        waiting = {cell.opened.name: cell.opened.setting for cell in self.plan.cells if cell.pieces}
+        unsure = {one.name for one in self._opened if one.record.checkpoint_sha256 is None} & waiting.keys()
+        jobs = [Job(f"open {name}", opens, (waiting[name],), loads=name) for name in sorted(unsure)]
+        refused = {}
+        for outcome in self.engine.run(jobs) if jobs else ():
+            if outcome.status != "ok":
+                reason = re.sub(r"^[\w.]*Error: |^[\w.]*DiffersHere: ", "", _last_line(outcome))
+                refused[outcome.job.loads] = (
+                    f"{reason}; load the weights from a file, or fix the seed they are drawn from"
+                )
+        if not refused:
+            return
+        self._opened = [one for one in self._opened if one.name not in refused]
+        if not self._opened:
+            raise InputError(next(iter(refused.values())))
+        self.skipped += refused.values()
+        self.plan = self._plan()
+
     # -- running --------------------------------------------------------------------------------------------
 
     def run(self) -> list[str]:
         """Run everything that is missing. Returns one line for everything that is not complete afterwards.
 
         Raises:
-            InputError: when another process writes these results, or they cannot be written.
+            InputError: before anything is written, when workers refuse the only defense, or when another process writes
+                these results, or they cannot be written.
         """
+        self._confirm()
         with writing(self.store.folder, self.request.command):
             return self._run()
 
@@ -201,7 +235,7 @@ class Evaluation:
                 if outcome.status == "ok":
                     self._keep(outcome, records)
                     continue
-                reason = f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
+                reason = f"{outcome.status}: {_last_line(outcome)}"
                 if name in plan.shards:
                     cell, piece = plan.shards[name]
                     self._record_failure(cell, piece, outcome)

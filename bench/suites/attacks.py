@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge, Tier
-from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.errors import InputError, PluginError, did_you_mean
 from bench.contracts.threat import Norm
-from bench.plugins.registry import PluginError
 from bench.plugins.resolve import get_attack
 from bench.suites.config import Suite
 

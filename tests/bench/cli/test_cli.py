@@ -175,19 +175,48 @@ def test_a_defense_that_breaks_the_contract_is_refused(tmp_path: Path, defense: 
     assert_nothing_written(tmp_path)
 
 
+RAISING = """
+from torch import nn
+class Broken(nn.Module):
+    def forward(self, x):
+        return x.pixels
+def f(): return Broken().eval()
+""".strip()
+LINEAR = "from torch import nn\ndef f(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval().{}\n"
+
+
 @pytest.mark.parametrize(
     ("source", "fragments"),
     [
         ("def f(info):\n    return 3\n", ["returned int, expected a torch.nn.Module"]),
         ("raise RuntimeError('two\\nlines')\n", ["cannot be imported: RuntimeError: two lines"]),
         ("import no_such_package\n", ["cannot be imported: ModuleNotFoundError", "no_such_package"]),
-        ("def f(info:\n", ["cannot be imported: SyntaxError"]),
+        ("def f(info:\n", ["cannot be imported: SyntaxError", "(mine.py:1)"]),
+        ("def f(info):\n    return 1 / 0\n", ["mine.py:f raised ZeroDivisionError: division by zero (mine.py:2)"]),
+        (RAISING, ["model Broken raised AttributeError: 'Tensor' object has no attribute 'pixels' (mine.py:4)"]),
+        (LINEAR.format("half()"), ["its weights are float16, inputs are float32: call .float() on the model"]),
+        (LINEAR.format("bfloat16()"), ["its weights are bfloat16, inputs are float32"]),
+        (f"import torch\n{LINEAR.format('eval()')}", ["is not what was probed: the defense's weights"]),
     ],
 )
 def test_a_plugin_that_gives_no_model_is_refused(tmp_path: Path, source: str, fragments: list[str]) -> None:
     (tmp_path / "mine.py").write_text(source)
     assert_refused(evaluate(tmp_path, defense=f"{tmp_path}/mine.py:f"), *fragments)
     assert_nothing_written(tmp_path)
+
+
+def test_the_traceback_behind_a_line_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def f(info):\n    return 1 / 0\n")
+    monkeypatch.setenv("BENCH_TRACEBACK", "1")
+    ended = evaluate(tmp_path, defense=f"{tmp_path}/mine.py:f")
+    assert ended.code == 2 and "return 1 / 0" in ended.err and ended.err.splitlines()[-1].startswith("error: ")
+
+
+def test_of_several_models_the_one_that_differs_when_built_again_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LINEAR.format("eval()"))
+    ended = evaluate(tmp_path, "--defense", plugin("Means"), defense=f"{tmp_path}/mine.py:f")
+    assert ended.code == 1 and "mine.f: is not what was probed" in ended.err
+    assert [path.name for path in (tmp_path / "results/tiny").iterdir() if path.is_dir()] == ["stand_ins.Means"]
 
 
 def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from torch import nn
 
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, DefenseSpec
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, PluginError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.plugins import references
 from bench.plugins import resolve as plugins
 from bench.plugins.references import resolve
-from bench.plugins.registry import ATTACKS, PluginError
+from bench.plugins.registry import ATTACKS
 from bench.plugins.resolve import build_defense, get_attack, load_defense
 from bench.storing.checkpoints import TrainingSettings, checkpoint_path, save
 

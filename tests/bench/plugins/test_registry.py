@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.contracts.errors import InputError
-from bench.plugins.registry import DEFENSES, Entry, PluginError, Registry
+from bench.contracts.errors import InputError, PluginError
+from bench.plugins.registry import DEFENSES, Entry, Registry
 
 GROUP = "bench.test_plugins"
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 import bench
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, PluginError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
-from bench.plugins.registry import ATTACKS, PluginError
+from bench.plugins.registry import ATTACKS
 from bench.storing.checkpoints import TrainingSettings
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Config, variants_of

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.contracts.errors import InputError
-from bench.plugins.registry import PluginError
+from bench.contracts.errors import InputError, PluginError
 from bench.plugins.resolve import get_attack
 from bench.storing.digest import code_digest, digest
 from bench.storing.provenance import hardware
