@@ -6,6 +6,7 @@ SHELL := bash
 
 PYTHON ?= python3
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 # What pip does, in a few lines.
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
@@ -61,7 +62,7 @@ clean: ## Remove what was installed and built here (results stay)
 
 # One stamp per set of requirements: a second call is quick, a changed pyproject.toml installs again.
 $(VENV)/.installed: EXTRA =
-$(VENV)/.installed-test: EXTRA = [test]
+$(VENV)/.installed-test: EXTRA = [test$(if $(RAY),$(comma)ray)]
 $(VENV)/.installed-dev: EXTRA = [dev]
 $(VENV)/.installed-peers: EXTRA = [peers]
 # A dependency of adv-lib builds with old setuptools only; pip before 25.3 reads the first variable, later the second.

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes, worker_count
+from bench.cli.engines import Opener, on_an_engine
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes
 
 #: Shards from which on a run is announced.
 _LONG = 10
@@ -19,11 +20,11 @@ _LONG = 10
 @click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
 @click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes [default: all cores, 1 on a GPU].")
 @click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
 @click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress; failures and what was skipped are said all the same.")
+@on_an_engine
 @with_changes
 @in_a_scene
 def evaluate(
@@ -31,7 +32,7 @@ def evaluate(
     defenses: tuple[str, ...],
     every: bool,
     attacks: tuple[str, ...],
-    workers: int | None,
+    open_engine: Opener,
     dry_run: bool,
     results: Path,
     as_json: bool,
@@ -40,7 +41,6 @@ def evaluate(
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
 
-    from bench.engines.local import LocalEngine
     from bench.running.evaluate import Evaluation, Request
     from bench.running.progress import Display
     from bench.storing import provenance
@@ -61,7 +61,7 @@ def evaluate(
     )
     if not dry_run:
         check_unlocked(Store(results, scene.suite.name).folder)  # before the defenses are loaded
-    with LocalEngine(worker_count(workers, scene.device)) as engine:
+    with open_engine(scene.device) as engine:
         evaluation = Evaluation(request, engine, Display(Console(stderr=True), quiet=quiet))
         for warning in evaluation.warnings:
             click.echo(f"skipped: {warning}", err=True)

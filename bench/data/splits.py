@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as NumPy arrays, which processes that share an object store map instead of copying."""
+        return _unpickled, (self.inputs.contiguous().numpy(), self.y.contiguous().numpy(), self.ids, self.digest)
 
     @cached_property
     def x(self) -> Tensor:
@@ -86,6 +92,12 @@ class Data:
     validation: Split
     test: Split
     version: int = 1
+
+
+def _unpickled(inputs: NDArray[Any], y: NDArray[Any], ids: list[str], digest: str) -> Split:
+    with warnings.catch_warnings():  # a mapped array is read-only; nobody writes into the data
+        warnings.simplefilter("ignore", UserWarning)
+        return Split(torch.from_numpy(inputs), torch.from_numpy(y), ids, digest)
 
 
 def data_digest(split: Split) -> str:

@@ -193,10 +193,14 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
         pipe.send((*attempt(function, args), peak_memory()))
 
 
-def attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Status, Any, str]:
-    """Run a job in this process: how it ended, its value, and the reason it has none."""
+def attempt(
+    function: Callable[..., Any], args: tuple[Any, ...], but: type[Exception] | tuple[()] = ()
+) -> tuple[Status, Any, str]:
+    """Run a job in this process: how it ended, its value, and the reason it has none. ``but``: is raised."""
     try:
         return "ok", function(*args), ""
+    except but:
+        raise
     except Exception as error:
         torch = sys.modules.get("torch")
         if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
