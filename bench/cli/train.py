@@ -12,9 +12,12 @@ from bench.cli.scene import Scene, example, in_a_scene, worker_count
 @click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
 @click.option("--all", "every", is_flag=True, help="Every defense with a recipe; of a study all variants.")
 @click.option("--again", is_flag=True, help="Train also what has a checkpoint already.")
+@click.option("--half", is_flag=True, help="Store the weights in half precision, rounded before they are measured.")
 @click.option("--workers", type=click.IntRange(1), help="Trainings at a time [default: all cores, 1 on a GPU].")
 @in_a_scene
-def train(scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, workers: int | None) -> int:
+def train(
+    scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, half: bool, workers: int | None
+) -> int:
     """Train defenses on a suite's data. An interrupted training goes on where it stopped.
 
     Each training computes with one thread, so that its weights do not depend on the number of cores.
@@ -28,7 +31,7 @@ def train(scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, wor
     specs = scene.specs(defenses, every)
     with LocalEngine(min(worker_count(workers, scene.device), len(specs))) as engine:
         console = Console(stderr=True)
-        failures = train_all(specs, scene.suite, scene.device, scene.data_root, engine, console, again)
+        failures = train_all(specs, scene.suite, scene.device, scene.data_root, engine, console, again, half)
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0

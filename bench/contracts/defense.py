@@ -92,6 +92,9 @@ class Defense(nn.Module):
     recipe_version: int | str = 1
     #: Whether the recipe defends against ``run.threat``. False: the weights are those of every threat model.
     trains_in_ball: bool = True
+    #: The defense whose trained weights this one works with, if not its own: a network that exists already, in front
+    #: of which it is put. Both have the same tensors; a parameter ``network`` is that of both. May depend on the data.
+    weights_of: str | None = None
     #: The kinds of inputs it can be built for.
     kinds: ClassVar[tuple[str, ...]] = KINDS
     #: Distributions whose own version decides the output as well, such as ``pillow`` where a codec of it is used.

@@ -187,9 +187,18 @@ def load_defense(
         defense.load_state_dict(weights)
     if weights is not None or not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, *about)
-    path = find_checkpoint(defense, spec, training)
+    path = find_checkpoint(*trained_as(defense, spec), training)
     loaded = load_(defense, path)
     return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about)
+
+
+def trained_as(defense: Defense, spec: DefenseSpec) -> tuple[Defense, DefenseSpec]:
+    """The defense whose recipe makes the weights of this one, and how to build it: itself, or ``weights_of``."""
+    if defense.weights_of is None:
+        return defense, spec
+    params = {name: value for name, value in spec.params.items() if name == "network"}
+    other = DefenseSpec(defense.weights_of, params, spec.checkpoints)
+    return build_defense(other, defense.data), other
 
 
 def _version(defense: Defense, module: ModuleType, spec: DefenseSpec) -> int | str:

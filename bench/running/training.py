@@ -14,7 +14,7 @@ from bench.contracts.seeding import seeded
 from bench.data.load import load_data
 from bench.engines.engine import Engine
 from bench.engines.graph import Job
-from bench.plugins.resolve import build_defense
+from bench.plugins.resolve import build_defense, trained_as
 from bench.running.progress import Display, Tracker
 from bench.storing.checkpoints import checkpoint_path, load_
 from bench.suites.config import Suite
@@ -30,6 +30,7 @@ def train_all(
     engine: Engine,
     console: Console,
     again: bool = False,
+    half: bool = False,
 ) -> list[str]:
     """Train each defense on the suite's data, for the threat model that its weights are for.
 
@@ -38,6 +39,7 @@ def train_all(
 
     Args:
         again: train also what has a checkpoint that can be loaded.
+        half: store the weights as float16, rounded before they are measured.
 
     Returns:
         One line for each training that failed.
@@ -57,6 +59,12 @@ def train_all(
                 raise InputError(f"defense {spec.name!r} has no training recipe (fit is not implemented)")
             _say(console, f"{spec.name}: has no training recipe, skipped")
             continue
+        defense, trained = trained_as(defense, spec)
+        if trained is not spec:
+            _say(console, f"{spec.name}: has the weights of {trained.name}")
+            spec = trained  # noqa: PLW2901
+        if any(job.name == spec.name for job in jobs):
+            continue
         path = checkpoint_path(defense, spec.name, settings, spec.checkpoints)
         problem = ""
         try:
@@ -71,11 +79,11 @@ def train_all(
         unfinished = path.with_suffix(".unfinished").is_dir()
         verb = "goes on training" if unfinished else "training"
         _say(console, f"{spec.name}: {verb} on {len(data.train)} examples for {goal}; to be saved as {path}{problem}")
-        jobs.append(Job(spec.name, train_one, (spec, suite, device, root), kind=spec.name, loads=spec.name))
+        jobs.append(Job(spec.name, train_one, (spec, suite, device, root, half), kind=spec.name, loads=spec.name))
     return _run(jobs, engine, console) if jobs else []
 
 
-def train_one(spec: DefenseSpec, suite: Suite, device: str, root: Path | None) -> Path:
+def train_one(spec: DefenseSpec, suite: Suite, device: str, root: Path | None, half: bool = False) -> Path:
     """Train one defense in a worker; returns the path of its checkpoint."""
     data = load_data(suite.data, root)
 
@@ -84,7 +92,7 @@ def train_one(spec: DefenseSpec, suite: Suite, device: str, root: Path | None) -
         report(epoch.epoch / epoch.epochs, text)
 
     report(0.0, "first epoch")
-    return train_defense(spec, data, suite.training(data), device=device, progress=say)
+    return train_defense(spec, data, suite.training(data), device=device, progress=say, half=half)
 
 
 def _run(jobs: Sequence[Job], engine: Engine, console: Console) -> list[str]:

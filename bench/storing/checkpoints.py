@@ -20,6 +20,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bench.contracts.defense import Defense, DefenseSpec, count_parameters
@@ -184,13 +185,31 @@ def _made_by(spec: DefenseSpec) -> str:
 # -- what -----------------------------------------------------------------------------------------------------
 
 
-def save(defense: Defense, path: Path, training: dict[str, Any]) -> Loaded:
+@torch.no_grad()
+def round_to_half_(defense: Defense) -> None:
+    """Round every weight to float16, in place; they stay float32, and :func:`save` can then store them as float16.
+
+    Raises:
+        InputError: where one is beyond float16's range (65,504).
+    """
+    for name, tensor in defense.state_dict().items():
+        if tensor.is_floating_point():
+            rounded = tensor.half()
+            if not torch.isfinite(rounded).all():
+                raise InputError(f"half precision: {name} has a value beyond 65504")
+            tensor.copy_(rounded)
+
+
+def save(defense: Defense, path: Path, training: dict[str, Any], *, half: bool = False) -> Loaded:
     """Write the weights and, after them, the record ``{sha256, size, num_parameters, training}``.
 
-    Each file is written whole or not at all; a record that belongs to older weights fails the next
-    :func:`load_` by its SHA-256.
+    ``half``: as float16, of weights that :func:`round_to_half_` has rounded. Each file is written whole or not at
+    all; a record that belongs to older weights fails the next :func:`load_` by its SHA-256.
     """
-    data = safetensors.torch.save(_tensors(defense))
+    tensors = _tensors(defense)
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    data = safetensors.torch.save(tensors)
     sha256 = hashlib.sha256(data).hexdigest()
     record = {
         "sha256": sha256,

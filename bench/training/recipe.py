@@ -30,13 +30,19 @@ from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
-from bench.storing.checkpoints import TrainingSettings, checkpoint_path, save
+from bench.storing.checkpoints import TrainingSettings, checkpoint_path, round_to_half_, save
 from bench.storing.digest import code_digest
 from bench.storing.provenance import versions
 from bench.storing.store import slug, write_atomically
 
 #: The learning rate is multiplied by this at every milestone.
 DECAY = 0.1
+#: Share of the steps over which the learning rate of a cycle rises.
+WARM_UP = 0.2
+
+#: How the learning rate changes, and the precision of a stage (see :meth:`TrainingRun.minimise`).
+Policy = Literal["steps", "one-cycle"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,9 @@ class TrainingRun:
         weight_decay: float = 0.0,
         milestones: Sequence[int] = (),
         optimizer: Literal["sgd", "adam"] = "sgd",
+        policy: Policy = "steps",
+        average: float = 0.0,
+        precision: Precision = "float32",
         augment: Callable[[Tensor], Tensor] | None = None,
         replays: int = 1,
     ) -> None:
@@ -132,6 +141,12 @@ class TrainingRun:
             epochs, batch_size, lr, momentum, weight_decay: of the optimiser (Adam ignores ``momentum``).
             milestones: epochs after which ``lr`` is multiplied by 0.1.
             optimizer: ``sgd`` or ``adam``.
+            policy: ``steps``: the learning rate falls at the milestones; ``one-cycle``: it rises linearly to ``lr``
+                over the first fifth of the steps and falls linearly to 0 (Smith & Topin 2018, arXiv:1708.07120).
+            average: decay per step of an exponential moving average of weights and batch-norm statistics, which the
+                module has in the end (Polyak & Juditsky 1992; in adversarial training Gowal et al. 2020,
+                arXiv:2010.03593); 0: none.
+            precision: ``bfloat16``: ``loss_fn`` is called under autocast, weights stay float32.
             augment: ``x -> x`` applied to each batch of training images.
             replays: steps in a row on each batch; ``loss_fn`` sees the very same images in each.
 
@@ -139,6 +154,7 @@ class TrainingRun:
             InputError: when the loss stops being finite.
         """
         settings = [stage, epochs, batch_size, lr, momentum, weight_decay, list(milestones), optimizer, replays]
+        settings += [policy, average, precision]
         self.identity = hashlib.sha256(json.dumps([self.identity, settings]).encode()).hexdigest()
         parameters = [p for p in module.parameters() if p.requires_grad]
         descent: torch.optim.Optimizer
@@ -146,16 +162,29 @@ class TrainingRun:
             descent = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
         else:
             descent = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        saved = _SavedStage(self.state / f"{slug(stage)}.safetensors", self.identity, module, descent)
+        mean = _Average(module, average) if average else None
+        saved = _SavedStage(self.state / f"{slug(stage)}.safetensors", self.identity, module, descent, mean)
         done, seconds, loss = saved.load_()
+        steps = math.ceil(len(self.train) / batch_size) * replays
+
+        def rate(step: int) -> float:
+            """The learning rate of a step of the epoch that is running."""
+            if policy == "steps":
+                return lr * DECAY ** sum(self.epoch >= milestone for milestone in milestones)
+            share = (self.epoch * steps + step + 0.5) / (epochs * steps)
+            return lr * min(share / WARM_UP, (1 - share) / (1 - WARM_UP))
+
+        def in_precision(x: Tensor, y: Tensor) -> Tensor:
+            # Entered anew for every step: autocast keeps the weights that it has cast until it is left.
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                return loss_fn(x, y)
+
         for epoch in range(done, epochs):
             self.epoch = epoch
-            for group in descent.param_groups:
-                group["lr"] = lr * DECAY ** sum(epoch >= milestone for milestone in milestones)
             started = time.perf_counter()
             module.train()
             with seeded(self.seed, self.info.name, stage, epoch):
-                loss = self._epoch(module, loss_fn, descent, batch_size, augment, replays)
+                loss = self._epoch(module, in_precision, descent, batch_size, augment, replays, rate, mean)
             module.eval()
             took = time.perf_counter() - started
             seconds += took
@@ -164,6 +193,8 @@ class TrainingRun:
             saved.write(epoch + 1, seconds, loss)
             if self.progress is not None:
                 self.progress(Progress(stage, epoch + 1, epochs, loss, len(self.train) / took))
+        if mean is not None:
+            mean.copy_to_(module)
         module.eval()
         self.stages.append(Stage(stage, epochs, seconds, loss))
 
@@ -175,18 +206,48 @@ class TrainingRun:
         batch_size: int,
         augment: Callable[[Tensor], Tensor] | None,
         replays: int,
+        rate: Callable[[int], float],
+        mean: _Average | None,
     ) -> float:
         total = torch.zeros((), device=self.device)
+        step = 0
         for rows in torch.randperm(len(self.train)).split(batch_size):
             x, y = self.train.at(rows).to(self.device), self.train.y[rows].to(self.device)
             x = x if augment is None else augment(x)
             for _ in range(replays):
+                for group in descent.param_groups:
+                    group["lr"] = rate(step)
+                step += 1
                 loss = loss_fn(x, y)
                 descent.zero_grad()
                 loss.backward()
                 descent.step()
+                if mean is not None:
+                    mean.update_(module, self.epoch)
             total += loss.detach() * len(rows)
         return total.item() / len(self.train)
+
+
+class _Average:
+    """A moving average of a module's state; integer buffers are copied.
+
+    It starts with the second epoch: the weights of the first are too far from where they end.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: t.detach().clone() for name, t in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update_(self, module: nn.Module, epoch: int) -> None:
+        for name, tensor in module.state_dict().items():
+            if epoch and tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - self.decay)
+            else:
+                self.state[name].copy_(tensor)
+
+    def copy_to_(self, module: nn.Module) -> None:
+        module.load_state_dict(self.state)
 
 
 @dataclass
@@ -197,11 +258,14 @@ class _SavedStage:
     identity: str
     module: nn.Module
     descent: torch.optim.Optimizer
+    mean: _Average | None
 
     def write(self, epoch: int, seconds: float, loss: float) -> None:
         tensors = {f"module.{name}": t for name, t in self.module.state_dict().items()}
         for index, slots in self.descent.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": t for name, t in slots.items() if isinstance(t, Tensor)}
+        if self.mean is not None:
+            tensors |= {f"average.{name}": t for name, t in self.mean.state.items()}
         whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         about = {"identity": self.identity, "epoch": epoch, "seconds": seconds, "loss": loss}
         write_atomically(self.path, safetensors.torch.save(whole, {"about": json.dumps(about)}))
@@ -225,6 +289,8 @@ class _SavedStage:
             if kind == "optimizer":
                 index, _, slot = rest.partition(".")
                 state["state"].setdefault(int(index), {})[slot] = tensor
+            elif kind == "average" and self.mean is not None:
+                self.mean.state[rest] = tensor.to(self.mean.state[rest].device)
         self.module.load_state_dict({n[7:]: t for n, t in tensors.items() if n.startswith("module.")})
         self.descent.load_state_dict(state)
         return about["epoch"], about["seconds"], about["loss"]
@@ -247,6 +313,7 @@ def train_defense(
     device: torch.device | str = "cpu",
     folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    half: bool = False,
 ) -> Path:
     """Train a defense by its own recipe and save its checkpoint; continues a run that was interrupted.
 
@@ -257,6 +324,8 @@ def train_defense(
         device: where to train.
         folder: of the checkpoints (default: ``spec.checkpoints``, else beside the defense's module).
         progress: called after every epoch.
+        half: round the trained weights to float16 and store them so, in half the space; the accuracy in the record is
+            that of the rounded ones.
 
     Returns:
         The path of the checkpoint. The state of unfinished runs lies beside it in ``<name>.unfinished``.
@@ -281,6 +350,8 @@ def train_defense(
     with seeded(seed, data.info.name, "recipe"):
         defense.fit(run)
     defense.eval()
+    if half:
+        round_to_half_(defense)
     with seeded(seed, data.info.name, "validation"):
         validation = accuracy(defense, data.validation, device)
     save(
@@ -296,6 +367,7 @@ def train_defense(
             "validation_accuracy": validation,
             "versions": versions(),
         },
+        half=half,
     )
     shutil.rmtree(state, ignore_errors=True)
     return path

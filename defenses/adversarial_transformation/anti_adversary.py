@@ -13,7 +13,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.inner_descent import Slope, descend, smooth_approximations
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import adversarial_training, natural_training
+from defenses.parts.recipes import adversarial_training, existing_classifier, natural_training
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -64,6 +64,7 @@ class AntiAdversary(Defense):
         network: str = "auto",
     ) -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data, of="madry" if training == "adversarial" else "none")
         for name, value in {"steps": steps, "step_size": step_size}.items():
             if not value > 0:
                 raise InputError(f"anti-adversary: {name} {value} must be greater than 0")

@@ -12,7 +12,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.inner_descent import Slope, descend, smooth_approximations
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import adversarial_training
+from defenses.parts.recipes import adversarial_training, existing_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -75,6 +75,7 @@ class Hedge(Defense):
         network: str = "auto",
     ) -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data, of="madry")
         large = min(data.shape[1:]) >= 16
         if steps is None:
             steps = 20 if large else SMALL_STEPS

@@ -10,7 +10,7 @@ from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -51,6 +51,7 @@ class BitDepth(Defense):
 
     def __init__(self, data: DataInfo, bits: int | None = None, network: str = "auto") -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if bits is None:
             bits = 3 if min(data.shape[1:]) >= 16 else SMALL_BITS
         if not 1 <= bits <= 8:

@@ -13,7 +13,7 @@ from bench.contracts.defense import Card, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -51,6 +51,7 @@ class GaussianSmoothing(Defense):
 
     def __init__(self, data: DataInfo, sigma: float = 1.0, network: str = "auto") -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if not 0 < sigma < math.inf:
             raise InputError(f"gaussian-smoothing: sigma {sigma} must be greater than 0 and finite")
         self.sigma = sigma

@@ -14,7 +14,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.jpeg_codec import compress
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -82,6 +82,7 @@ class JPEG(Defense):
 
     def __init__(self, data: DataInfo, quality: int = 75, network: str = "auto") -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if not 1 <= quality <= 95:
             raise InputError(f"jpeg: quality {quality} is outside 1..95")
         if data.shape[0] not in (1, 3):

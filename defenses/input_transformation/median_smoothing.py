@@ -11,7 +11,7 @@ from bench.contracts.defense import Approximation, Card, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -50,6 +50,7 @@ class MedianSmoothing(Defense):
 
     def __init__(self, data: DataInfo, size: int = 2, network: str = "auto") -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if not 2 <= size <= min(data.shape[1:]):
             raise InputError(f"median-smoothing: size {size} is outside 2..{min(data.shape[1:])}")
         self.size = size

@@ -11,7 +11,7 @@ from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -64,6 +64,7 @@ class TVMinimization(Defense):
         network: str = "auto",
     ) -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if keep is None:
             keep = 0.5 if min(data.shape[1:]) >= 16 else SMALL_KEEP
         if not 0 < keep <= 1:

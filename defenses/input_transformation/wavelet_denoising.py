@@ -10,7 +10,7 @@ from bench.contracts.defense import Approximation, Card, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 from defenses.parts.wavelets import denoise
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class WaveletDenoising(Defense):
         network: str = "auto",
     ) -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         if sigma is None:
             sigma = 0.04 if min(data.shape[1:]) >= 16 else SMALL_SIGMA
         if not sigma > 0:

@@ -20,9 +20,10 @@ def classifier_for(info: DataInfo, network: str = "auto") -> nn.Module:
 
     Args:
         info: of the data.
-        network: ``auto`` is ResNet-18 from 32 pixels on, below that a plain convolutional network, small below 16
-            pixels; both take any H and W near the nominal. Of waveforms it is a :class:`WaveCNN`. Other names are
-            those of ``NETWORKS``, and ``torchvision.<name>`` for any classifier of torchvision, untrained.
+        network: ``auto`` is ``compact`` from 32 pixels on, ResNet-18 from 64 pixels on, below 32 a plain
+            convolutional network, small below 16 pixels; all take any H and W near the nominal. Of waveforms it is a
+            :class:`WaveCNN`. Other names are those of ``NETWORKS``, and ``torchvision.<name>`` for any classifier of
+            torchvision, untrained.
 
     Raises:
         InputError: for an unknown name, or that of a network of images where inputs are waveforms.
@@ -39,11 +40,18 @@ def classifier_for(info: DataInfo, network: str = "auto") -> nn.Module:
         return NETWORKS[network](info)
     channels, size = info.shape[0], min(info.shape[1:])
     if size >= 32:
-        return NETWORKS["resnet18"](info)
+        return NETWORKS["compact" if is_compact(info, network) else "resnet18"](info)
     return SmallCNN(channels, info.num_classes, width=16 if size < 16 else 32)
 
 
 _TORCHVISION = "torchvision."
+
+
+def is_compact(info: DataInfo, network: str) -> bool:
+    """Whether :func:`classifier_for` answers with a :class:`CompactResNet`."""
+    if network != "auto":
+        return network == "compact"
+    return info.input.kind == "image" and 32 <= min(info.shape[1:]) < 64
 
 
 def _from_torchvision(name: str, info: DataInfo) -> nn.Module:
@@ -56,14 +64,18 @@ def _from_torchvision(name: str, info: DataInfo) -> nn.Module:
     return network
 
 
-def external_for(info: DataInfo) -> nn.Module:
+def external_for(info: DataInfo, width: float = 1.0) -> nn.Module:
     """The external network of the adversarial transformation: Table 4 of Xiao & Zheng 2020 from 16 pixels on.
 
-    Below that a VGG-style network in proportion. It takes images of the nominal size only.
+    Below that a VGG-style network in proportion. It takes images of the nominal size only. ``width`` multiplies the
+    channels of all layers but the last.
     """
-    if min(info.shape[1:]) >= 16:
-        return NETWORKS["vgg"](info)
-    return VGG(info, (16, "M", 32, 32, "M"), hidden=64)
+    layers, hidden = (_TABLE_4, 512) if min(info.shape[1:]) >= 16 else ((16, "M", 32, 32, "M"), 64)
+    scaled = tuple(layer if isinstance(layer, str) else round(width * layer) for layer in layers)
+    return VGG(info, scaled, round(width * hidden))
+
+
+_TABLE_4: tuple[int | str, ...] = (64, "M", 128, "M", 128, 128, "M", 128, 128, "M")
 
 
 def replace(network: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -240,6 +252,25 @@ class ResNet(_Network):
         )
 
 
+class CompactResNet(_Network):
+    """A residual network for two cores: ResNet-8 whose stem halves the image, and which is wider for that.
+
+    24 million multiplications for 32×32 colour, 0.48 million weights. Of networks of about this cost it was the
+    fastest on a CPU, whose convolutions like channels better than pixels.
+    """
+
+    def __init__(self, info: DataInfo, widths: tuple[int, ...] = (48, 96, 144)) -> None:
+        super().__init__(
+            nn.Conv2d(info.shape[0], widths[0], 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+            *_stages(_BasicBlock, widths[0], widths, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(widths[-1], info.num_classes),
+        )
+
+
 class PreActResNet(_Network):
     """A residual network with pre-activation blocks; with 16 channels in the stem and three widths a wide ResNet.
 
@@ -286,6 +317,7 @@ def _wide_resnet(depth: int, factor: int) -> Callable[[DataInfo], nn.Module]:
 #: Networks that a defense's ``network`` parameter can name besides ``auto`` and those of torchvision.
 NETWORKS: dict[str, Callable[[DataInfo], nn.Module]] = {
     "cnn-a": CNNA,
+    "compact": CompactResNet,
     "resnet8": lambda info: ResNet(info, (16, 32, 64), 1),
     "resnet18": lambda info: ResNet(info, (64, 128, 256, 512), 2),
     "resnet20": lambda info: ResNet(info, (16, 32, 64), 3),
@@ -293,7 +325,7 @@ NETWORKS: dict[str, Callable[[DataInfo], nn.Module]] = {
     "wrn-28-10": _wide_resnet(28, 10),
     "wrn-32-10": _wide_resnet(32, 10),
     "wrn-34-10": _wide_resnet(34, 10),
-    "vgg": lambda info: VGG(info, (64, "M", 128, "M", 128, 128, "M", 128, 128, "M"), hidden=512),
+    "vgg": lambda info: VGG(info, _TABLE_4, hidden=512),
     "vgg16": lambda info: VGG(
         info,
         (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),

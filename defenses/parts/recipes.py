@@ -15,20 +15,27 @@ from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from bench.contracts.threat import Lp
+from defenses.parts.nets import is_compact
 
 if TYPE_CHECKING:
-    from bench.training.recipe import TrainingRun
+    from bench.training.recipe import Policy, Precision, TrainingRun
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Settings of gradient descent: SGD with momentum 0.9, learning rate divided by 10 at every milestone."""
+    """Settings of gradient descent: SGD with momentum 0.9, learning rate divided by 10 at every milestone.
+
+    The others are those of :meth:`bench.training.recipe.TrainingRun.minimise`.
+    """
 
     epochs: int
     batch_size: int
     lr: float
     weight_decay: float
-    milestones: tuple[int, ...]
+    milestones: tuple[int, ...] = ()
+    policy: Policy = "steps"
+    average: float = 0.0
+    precision: Precision = "float32"
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for :meth:`bench.training.recipe.TrainingRun.minimise`."""
@@ -41,6 +48,8 @@ def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
         return Schedule(30, 64, 0.05, 5e-4, (20, 26))
     if network == "cnn-a":
         return Schedule(30, 128, 0.05, 5e-4, (22, 27))
+    if is_compact(info, network):
+        return Schedule(30, 128, 0.2, 5e-4, policy="one-cycle", average=0.999, precision="bfloat16")
     if network == "resnet8":
         return Schedule(8, 128, 0.1, 5e-4, (5, 7))
     if min(info.shape[1:]) < 16:
@@ -78,6 +87,15 @@ def random_crop_and_flip(pad: int, flip: bool) -> Callable[[Tensor], Tensor]:
         return padded.permute(0, 2, 3, 1)[examples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     return augment
+
+
+def existing_classifier(info: DataInfo, of: str = "none") -> str | None:
+    """What ``weights_of`` is for a layer in front of a network: on small images it has a network of its own.
+
+    From 32 pixels on a training costs too much for one to each: the layers stand before one and the same network, as
+    most of their papers have them.
+    """
+    return of if info.input.kind == "image" and min(info.shape[1:]) >= 32 else None
 
 
 def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto") -> None:

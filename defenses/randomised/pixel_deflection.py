@@ -11,7 +11,7 @@ from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import natural_training
+from defenses.parts.recipes import existing_classifier, natural_training
 from defenses.parts.wavelets import denoise
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class PixelDeflection(Defense):
         network: str = "auto",
     ) -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         _, height, width = data.shape
         large = min(height, width) >= 16
         if deflections is None:

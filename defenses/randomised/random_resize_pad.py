@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import train_classifier
+from defenses.parts.recipes import existing_classifier, train_classifier
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -52,6 +52,7 @@ class RandomResizePad(Defense):
 
     def __init__(self, data: DataInfo, network: str = "auto") -> None:
         super().__init__(data)
+        self.weights_of = existing_classifier(data)
         _, height, width = data.shape
         self.growth = max(2, min(height, width) // 8)
         self.network = network

@@ -24,7 +24,7 @@ from bench.data.splits import Split
 from bench.judging.check import check_defense
 from bench.plugins.references import resolve
 from bench.plugins.registry import DEFENSES
-from bench.plugins.resolve import build_defense
+from bench.plugins.resolve import build_defense, trained_as
 from bench.storing.checkpoints import checkpoint_path
 from bench.suites.reading import load_config
 from bench.training.recipe import TrainingRun
@@ -145,3 +145,17 @@ def test_it_trains_and_is_attacked_at_32_by_32_in_colour(name: str, tmp_path: Pa
     with seeded("attack"):
         x_adv = pgd(target, x[:2], y[:2], steps=1, estimator="identity", rescore=1)
     assert (x_adv - x[:2]).abs().max() <= threat.eps + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "lender"),
+    [("jpeg", "none"), ("pixel-deflection", "none"), ("hedge", "madry"), ("anti-adversary", "none")],
+)
+def test_layers_before_a_network_have_the_weights_of_one_that_exists_at_32_pixels(name: str, lender: str) -> None:
+    spec = DefenseSpec(name, {"network": "cnn-a"})
+    defense = build_defense(spec, COLOUR)
+    other, trained = trained_as(defense, spec)
+    assert trained == DefenseSpec(lender, {"network": "cnn-a"})
+    shapes = {key: value.shape for key, value in defense.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in other.state_dict().items()}
+    assert build_defense(DefenseSpec(name), GREY).weights_of is None

@@ -15,7 +15,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
-from bench.storing.checkpoints import TrainingSettings, load_, record_path
+from bench.storing.checkpoints import TrainingSettings, load_, record_path, round_to_half_
 from bench.training.recipe import Progress, TrainingRun, train_defense
 
 THREAT = Lp("linf", 0.1)
@@ -57,6 +57,7 @@ class _TwoStages(Defense):
         run.minimise(
             "second", self.classifier, lambda x, y: F.cross_entropy(self(x), y),
             epochs=3, batch_size=16, lr=0.01, optimizer="adam",
+            policy="one-cycle", average=0.9, precision="bfloat16",
         )  # fmt: skip
 
 
@@ -188,3 +189,78 @@ def test_milestones_lower_the_learning_rate(tmp_path: Path) -> None:
         epochs=4, batch_size=50, lr=1.0, momentum=0.0, milestones=(1, 3),
     )  # fmt: skip
     assert weight.item() == pytest.approx(-(1 + 0.1 + 0.1 + 0.01))
+
+
+def _slope(folder: Path, **settings: object) -> list[float]:
+    """The weight after each epoch of one batch where the gradient is 1 everywhere: it moves by the learning rate."""
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(1))
+    data = _data()
+    seen: list[float] = []
+    run = TrainingRun(data.train, data.validation, INFO, THREAT, 0, torch.device("cpu"), folder)
+    run.progress = lambda event: seen.append(module.weight.item())
+    run.minimise("slope", module, lambda x, y: module.weight.sum(), batch_size=50, momentum=0.0, **settings)
+    return [*seen, module.weight.item()]
+
+
+def test_one_cycle_rises_over_a_fifth_and_falls_to_zero(tmp_path: Path) -> None:
+    weights = _slope(tmp_path, epochs=10, lr=1.0, policy="one-cycle")
+    rates = [before - after for before, after in zip([0.0, *weights], weights, strict=False)][:-1]
+    # Two steps of ten up to the top, eight down; each has the rate of its middle.
+    assert rates == pytest.approx(
+        [0.25, 0.75, *[(1 - s) / 0.8 for s in (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)]]
+    )
+
+
+def test_the_average_starts_with_the_second_epoch_and_is_what_is_left(tmp_path: Path) -> None:
+    *steps, final = _slope(tmp_path, epochs=4, lr=1.0, average=0.5)
+    assert steps == [-1, -2, -3, -4]
+    average = -1.0
+    for weight in (-2, -3, -4):
+        average = 0.5 * average + 0.5 * weight
+    assert final == pytest.approx(average)
+
+
+def test_bfloat16_trains_float32_weights_that_follow_every_step(tmp_path: Path) -> None:
+    """Autocast keeps casts of the weights while it is entered: entered once per epoch, it would learn nothing."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    data = _data()
+    run = TrainingRun(data.train, data.validation, INFO, THREAT, 0, torch.device("cpu"), tmp_path)
+    kinds, losses = set(), []
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        logits = network(x)
+        kinds.add(logits.dtype)
+        value = F.cross_entropy(logits, y)
+        losses.append(value.item())
+        return value
+
+    run.minimise("s", network, loss, epochs=1, batch_size=2, lr=0.1, precision="bfloat16")
+    assert kinds == {torch.bfloat16}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_half_precision_stores_the_very_weights_that_were_measured(tmp_path: Path) -> None:
+    data = _data()
+    whole = _train(tmp_path / "a", data)
+    path = train_defense(SPEC, data, TrainingSettings("toy", 1, THREAT, 1), folder=tmp_path / "b", half=True)
+    assert path.stat().st_size < whole.stat().st_size
+    exact, rounded = _TwoStages(INFO), _TwoStages(INFO)
+    load_(exact, whole)
+    load_(rounded, path)
+    for name, tensor in rounded.state_dict().items():
+        assert tensor.dtype == exact.state_dict()[name].dtype
+        assert torch.equal(tensor, exact.state_dict()[name].half().to(tensor))
+    accuracy = json.loads(record_path(path).read_text())["training"]["validation_accuracy"]
+    right = (rounded.eval()(data.validation.x).argmax(1) == data.validation.y).float().mean()
+    assert accuracy == pytest.approx(right.item())
+
+
+def test_half_precision_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    defense = _TwoStages(INFO)
+    with torch.no_grad():
+        defense.first[1].weight[0] = 1e5
+    with pytest.raises(InputError, match=r"first\.1\.weight has a value beyond 65504"):
+        round_to_half_(defense)
