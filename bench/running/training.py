@@ -62,7 +62,7 @@ def train_all(
         defense, trained = trained_as(defense, spec)
         if trained is not spec:
             _say(console, f"{spec.name}: has the weights of {trained.name}")
-            spec = trained  # noqa: PLW2901
+            spec = trained
         if any(job.name == spec.name for job in jobs):
             continue
         path = checkpoint_path(defense, spec.name, settings, spec.checkpoints)
