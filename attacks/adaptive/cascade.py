@@ -108,7 +108,7 @@ def _in_another_space(
     part = other.subset(rows)
     climb = partial(pgd, steps=_FAR[0], step_size=_FAR[1], schedule="linear", estimator=of, rescore=rescore)
     stages = [Stage(climb), Stage(partial(climb, targets=1))]
-    points = part.snap(cascade(part, x[rows], y[rows], stages, rescore))
+    points = part.snap(in_turn(part, x[rows], y[rows], stages, rescore))
     better = strength(target, points, y[rows], rows, draws) > before[rows]
     found[rows[better]] = points[better]
     return found
