@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data import content, folder
 from bench.data.cache import cached
-from bench.data.downloads import Archive, contents
+from bench.data.downloads import Archive, contents, present
 from bench.data.splits import Data, Part, with_validation
 
-#: Of decoding, order, ids and splits.
-VERSION = 1
 _BATCHES = "cifar-10-batches-py"
 #: Hashes of the batches are those of the files inside the published archive.
 ARCHIVE = Archive(
@@ -32,21 +32,45 @@ ARCHIVE = Archive(
 
 
 def load(root: Path, download: bool) -> Data:
-    """CIFAR-10 (Krizhevsky 2009): 32×32 colour, 50,000 training and 10,000 test images."""
-    return cached("cifar10", [VERSION, ARCHIVE.members], lambda: _read(root, download))
+    """CIFAR-10 (Krizhevsky 2009): 32×32 colour, 50,000 training and 10,000 test images.
+
+    It is read from the published archive, or from a folder of lossless images under the names that the archive gives
+    them: ``root`` itself or ``root/cifar10``. The content is checked, so both are the same, bit for bit.
+
+    Raises:
+        InputError: when neither is there and ``download`` is not set, or what is there is not CIFAR-10.
+    """
+    known = content.CIFAR10
+    return cached(known.name, [known.version, known.sha256], lambda: _read(root, download))
 
 
 def _read(root: Path, download: bool) -> Data:
+    files = present(ARCHIVE, root)
+    where = next((f for f in (root / content.CIFAR10.name, root) if folder.is_one(f)), None)
+    if files is None and where is not None:
+        data, origin = folder.read(where), f"folder {where}"
+    else:
+        data = _from_batches(contents(ARCHIVE, root, download=download) if files is None else files)
+        origin = ARCHIVE.name
+    known = content.recognised(data)
+    if known is None:
+        raise InputError(f"{origin}: is not CIFAR-10: its classes, names or pixels differ from the published ones")
+    return known
+
+
+def _from_batches(found: dict[str, bytes]) -> Data:
     # The published files are pickles; they are the known ones, their hashes have been checked.
-    found = contents(ARCHIVE, root, download=download)
-    files = {name: pickle.loads(content, encoding="latin1") for name, content in found.items()}
+    files = {name: pickle.loads(batch, encoding="bytes") for name, batch in found.items()}
+    classes = list(content.CIFAR10.class_names)
 
-    def part(names: list[str]) -> Part:
-        images = np.concatenate([files[n]["data"] for n in names]).reshape(-1, 3, 32, 32)
-        return Part(images, np.concatenate([np.asarray(files[n]["labels"], np.int64) for n in names]))
+    def part(called: str, names: list[str]) -> Part:
+        images = np.concatenate([files[n][b"data"] for n in names]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([np.asarray(files[n][b"labels"], np.int64) for n in names])
+        given = [name.decode() for n in names for name in files[n][b"filenames"]]
+        ids = [f"{called}/{classes[y]}/{name}" for y, name in zip(labels.tolist(), given, strict=True)]
+        return Part(images, labels, ids)
 
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    train = sorted(n for n in files if not n.endswith("test_batch"))
-    test = [n for n in files if n.endswith("test_batch")]
-    info = DataInfo("cifar10", InputSpec((3, 32, 32), levels=256), 10)
-    return with_validation(info, names, part(train), part(test), VERSION)
+    train = part("train", sorted(n for n in files if not n.endswith("test_batch")))
+    test = part("test", [n for n in files if n.endswith("test_batch")])
+    info = DataInfo("batches", InputSpec((3, 32, 32), levels=256), len(classes))
+    return with_validation(info, classes, train, test, content.CIFAR10.version)

@@ -47,7 +47,6 @@ class Archive:
         return self.url.rpartition("/")[2]
 
 
-
 def contents(archive: Archive, root: Path, *, download: bool) -> dict[str, bytes]:
     """The members of an archive, name → content, each with its SHA-256 checked.
 
@@ -58,16 +57,24 @@ def contents(archive: Archive, root: Path, *, download: bool) -> dict[str, bytes
         InputError: when nothing is there, the download fails, or a hash differs. A download whose hash
             differs is removed; a file that was already there is left for its owner to look at.
     """
-    for folder in (root / archive.folder, root):
-        found = _members_in(archive, folder)
-        if found is not None:
-            return found
+    found = present(archive, root)
+    if found is not None:
+        return found
     if not download:
         how = "download it (--download) or name its folder (--data-root)"
         raise InputError(f"{archive.name}: not found below {root}; {how}")
     path = root / archive.folder / archive.name
     fetch(archive.url, path, archive.sha256)
     return _from_archive(archive, path)
+
+
+def present(archive: Archive, root: Path) -> dict[str, bytes] | None:
+    """:func:`contents` of what is there already; None when nothing is."""
+    for folder in (root / archive.folder, root):
+        found = _members_in(archive, folder)
+        if found is not None:
+            return found
+    return None
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:

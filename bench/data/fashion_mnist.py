@@ -9,7 +9,7 @@ import numpy as np
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data.cache import cached
 from bench.data.downloads import Archive, contents
-from bench.data.splits import Data, Part, with_validation
+from bench.data.splits import Data, Part, numbered, with_validation
 
 #: Of decoding, order, ids and splits.
 VERSION = 1
@@ -52,12 +52,12 @@ def _read(root: Path, download: bool) -> Data:
     for archive in ARCHIVES:
         files |= contents(archive, root, download=download)
 
-    def part(name: str) -> Part:
+    def part(name: str, called: str) -> Part:
         images = np.frombuffer(files[f"{name}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
         labels = np.frombuffer(files[f"{name}-labels-idx1-ubyte"], np.uint8, offset=8).astype(np.int64)
-        return Part(images, labels)
+        return Part(images, labels, numbered(called, len(labels)))
 
     names = ["T-shirt/top", "trouser", "pullover", "dress", "coat"]
     names += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
     info = DataInfo("fashion-mnist", InputSpec((1, 28, 28), levels=256), 10)
-    return with_validation(info, names, part("train"), part("t10k"), VERSION)
+    return with_validation(info, names, part("train", "train"), part("t10k", "test"), VERSION)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data import content
 from bench.data.cache import cached
 from bench.data.splits import Data, Split, balanced_order, validation_ids
 
@@ -28,10 +31,19 @@ _DECODE_CHUNK = 256
 _GREY_MODES = ("1", "L", "LA")
 #: A file that changed so shortly ago (in seconds) could change again and show the same time of its last change.
 _SETTLED = 2.0
+_log = logging.getLogger(__name__)
 
 
-def load(root: Path) -> Data:
+def load(root: Path, reserved: Collection[str] = ()) -> Data:
     """An image folder. Grey when every image is grey, colour otherwise; validation is carved from train.
+
+    A folder that has the content of a known data set *is* that one (:mod:`bench.data.content`), with its name and
+    version. Any other has the name of the folder.
+
+    Args:
+        root: the folder.
+        reserved: names of published data sets. A folder of such a name and of other content is ``folder-NAME``, so
+            that neither results nor checkpoints are taken for those of the published one.
 
     Raises:
         InputError: for a folder that breaks the layout, and for an image that cannot be read or has another size.
@@ -42,7 +54,29 @@ def load(root: Path) -> Data:
         return _list(root).stamp == before.stamp and before.changed < time.time() - _SETTLED
 
     label = f"folder-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
-    return cached(label, [VERSION, root.name, before.stamp], lambda: _read(root, before), unchanged)
+    name = f"folder-{root.name}" if root.name in reserved else root.name
+    known = content.CIFAR10
+    source = [VERSION, name, before.stamp, known.version, known.sha256]
+
+    def decoded() -> Data:
+        data = _read(root, before, name)
+        return content.recognised(data) or data
+
+    data = cached(label, source, decoded, unchanged)
+    if data.info.name == name != root.name and multiprocessing.parent_process() is None:
+        what = f"has not the content of the published {root.name}"
+        _log.warning("note: folder %s: %s; its data set is called %s", root, what, name)
+    return data
+
+
+def is_one(root: Path) -> bool:
+    """Whether a folder has the two parts of an image folder."""
+    return all((root / part).is_dir() for part in ("train", "test"))
+
+
+def read(root: Path) -> Data:
+    """An image folder, decoded anew, under the folder's name."""
+    return _read(root, _list(root), root.name)
 
 
 @dataclass(frozen=True)
@@ -103,7 +137,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
                 yield entry.name, about.st_ctime_ns, about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def _read(root: Path, listing: _Listing) -> Data:
+def _read(root: Path, listing: _Listing, name: str) -> Data:
     label_of = {name: label for label, name in enumerate(listing.classes)}
     train, test = listing.ids["train"], listing.ids["test"]
     held_out = validation_ids(train, [label_of[_class_of(i)] for i in train])
@@ -125,7 +159,7 @@ def _read(root: Path, listing: _Listing) -> Data:
     if all_grey:
         splits = [Split(s.inputs[:, :1].contiguous(), s.y, s.ids) for s in splits]
     shape = (1 if all_grey else 3, size[1], size[0])
-    info = DataInfo(root.name, InputSpec(shape, levels=256), len(listing.classes))
+    info = DataInfo(name, InputSpec(shape, levels=256), len(listing.classes))
     return Data(info, listing.classes, splits[0], splits[1], splits[2], VERSION)
 
 

@@ -1,8 +1,8 @@
 """Data sets by name.
 
 ``load_data`` understands ``digits`` (scikit-learn's, always there), ``cifar10``, ``fashion-mnist``, ``folder:PATH``, a
-folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``, and any function that returns a data set
-(:mod:`bench.data.plugin`).
+folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg`` (which is ``cifar10`` if these are its images),
+and any function that returns a data set (:mod:`bench.data.plugin`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     key = (kind if kind == "folder" else reference, where)
     if key not in _loaded:
         if kind == "folder":
-            _loaded[key] = folder.load(where)
+            _loaded[key] = folder.load(where, PUBLISHED)
         elif reference in PUBLISHED:
             _loaded[key] = PUBLISHED[reference](where, download)
         else:

@@ -151,29 +151,34 @@ def validation_ids(ids: list[str], labels: Iterable[int]) -> set[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A published part: uint8 ``(N, C, H, W)``, int64 ``(N,)``."""
+    """A published part: uint8 ``(N, C, H, W)``, int64 ``(N,)``, a name for each example."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    ids: list[str]
 
 
-def _split(part: Part, ids: list[str], positions: list[int]) -> Split:
+def numbered(part: str, n: int) -> list[str]:
+    """Ids of examples that have no names, by their place in the published file."""
+    return [f"{part}/{i:05d}" for i in range(n)]
+
+
+def _split(part: Part, positions: list[int]) -> Split:
     """Some of the examples of a part, in balanced order."""
-    names = [ids[p] for p in positions]
+    names = [part.ids[p] for p in positions]
     order = [positions[i] for i in balanced_order(names, part.labels[positions].tolist())]
-    return Split(torch.from_numpy(part.images[order]), torch.from_numpy(part.labels[order]), [ids[p] for p in order])
+    ids = [part.ids[p] for p in order]
+    return Split(torch.from_numpy(part.images[order]), torch.from_numpy(part.labels[order]), ids)
 
 
 def with_validation(info: DataInfo, class_names: list[str], train: Part, test: Part, version: int) -> Data:
     """A data set published as a training and a test part."""
-    ids = [f"train/{i:05d}" for i in range(len(train.labels))]
-    held_out = validation_ids(ids, train.labels.tolist())
-    test_ids = [f"test/{i:05d}" for i in range(len(test.labels))]
+    held_out = validation_ids(train.ids, train.labels.tolist())
     return Data(
         info,
         class_names,
-        _split(train, ids, [i for i, name in enumerate(ids) if name not in held_out]),
-        _split(train, ids, [i for i, name in enumerate(ids) if name in held_out]),
-        _split(test, test_ids, list(range(len(test_ids)))),
+        _split(train, [i for i, name in enumerate(train.ids) if name not in held_out]),
+        _split(train, [i for i, name in enumerate(train.ids) if name in held_out]),
+        _split(test, list(range(len(test.ids)))),
         version,
     )

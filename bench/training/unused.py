@@ -10,6 +10,7 @@ from typing import Any
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
+from bench.data.folder import is_one
 from bench.data.load import PUBLISHED, load_data
 from bench.plugins.registry import DEFENSES
 from bench.storing.checkpoints import IDENTITY, checkpoints_folder, file_stem, records
@@ -45,9 +46,7 @@ def unused_checkpoints(suites: Collection[Suite], folder: Path | None = None) ->
     return found
 
 
-def _why(
-    path: Path, training: dict[str, Any], classes: dict[str, type], suites: Collection[Suite]
-) -> str:
+def _why(path: Path, training: dict[str, Any], classes: dict[str, type], suites: Collection[Suite]) -> str:
     """Why no suite evaluates it; empty when one does."""
     if any(field not in training for field in IDENTITY):
         return "its record is missing, damaged or does not say what it was trained for"
@@ -72,10 +71,12 @@ def _why(
 
 
 def _data_name(reference: str) -> str:
-    """The name of a data set, which need not be there; a function's is known once it was called."""
+    """The name of a data set, which need not be there; a folder's and a function's are known once they were read."""
+    if reference in PUBLISHED:
+        return reference
     kind, _, argument = reference.partition(":")
-    if kind == "folder" or reference in PUBLISHED:
-        return Path(argument or kind).name
+    if kind == "folder" and not is_one(Path(argument).expanduser()):
+        return Path(argument).name
     try:
         return load_data(reference).info.name
     except InputError:
