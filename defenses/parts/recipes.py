@@ -49,7 +49,7 @@ def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
     if network == "cnn-a":
         return Schedule(30, 128, 0.05, 5e-4, (22, 27))
     if is_compact(info, network):
-        return Schedule(30, 128, 0.2, 5e-4, policy="one-cycle", average=0.999, precision="bfloat16")
+        return Schedule(30, 128, 0.2, 5e-4, policy="one-cycle", average=0.995, precision="bfloat16")
     if network == "resnet8":
         return Schedule(8, 128, 0.1, 5e-4, (5, 7))
     if min(info.shape[1:]) < 16:
