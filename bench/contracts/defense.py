@@ -150,6 +150,35 @@ class BareModel(Defense):
         self.classifier = model
 
 
+class Function(nn.Module):
+    """A plain function from inputs to logits as a module; of a module's method it holds that module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        owner = getattr(function, "__self__", None)
+        self.owner = owner if isinstance(owner, nn.Module) else None
+        self.training = self.owner is not None and self.owner.training
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def as_module(model: object) -> nn.Module:
+    """A model that a caller holds: a module as it is, a plain function as a :class:`Function`.
+
+    Raises:
+        InputError: for a class, which is no model yet, and what cannot be called.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type):
+        raise InputError(f"model {model.__name__}: is a class; build it first")
+    if not callable(model):
+        raise InputError(f"model: expected a torch.nn.Module or a function, got {type(model).__name__}")
+    return Function(model)
+
+
 @dataclass(frozen=True)
 class DefenseSpec:
     """How to build one defense again, in any process: a reference and its parameters."""
@@ -228,7 +257,9 @@ __all__ = [
     "Claim",
     "Defense",
     "DefenseSpec",
+    "Function",
     "as_logits",
+    "as_module",
     "check_logits",
     "count_parameters",
     "freeze",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,3 +78,50 @@ def check_labels(y: Tensor, num_classes: int, what: str = "labels") -> None:
     if y.numel() and (y.min() < 0 or y.max() >= num_classes):
         bad = y[(y < 0) | (y >= num_classes)][0].item()
         raise InputError(f"{what}: label {bad} is outside 0..{num_classes - 1}")
+
+
+def as_inputs(x: object, like: Tensor, what: str = "x") -> Tensor:
+    """Inputs that a caller holds, as a tensor.
+
+    Args:
+        x: a tensor, which is taken as it is; floating-point NumPy arrays, or (nested) lists of numbers or tensors.
+        like: whose dtype and device arrays and lists are converted to.
+
+    Raises:
+        InputError: for bytes (uint8), which stand for no value in a box yet, and what is no array of numbers.
+    """
+    made = _as_tensor(x, what)
+    if made.dtype == torch.uint8:
+        raise InputError(f"{what}: uint8; divide by 255, so that values are floating-point in [0, 1]")
+    if x is made:
+        return made
+    return made.to(like) if made.is_floating_point() else made.to(like.device)
+
+
+def as_labels(y: object, device: torch.device, what: str = "y") -> Tensor:
+    """Labels that a caller holds, as a tensor: a tensor as it is; NumPy integers of any size, or a list, as int64.
+
+    Raises:
+        InputError: for what is no array of integers.
+    """
+    made = _as_tensor(y, what)
+    if made is not y:
+        if made.is_floating_point() or made.dtype == torch.bool:
+            raise InputError(f"{what}: expected integers, the class of each input, got {made.dtype}")
+        made = made.to(device, torch.int64)
+    return made
+
+
+def _as_tensor(value: Any, what: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        if isinstance(value, (list, tuple)) and value and all(isinstance(part, Tensor) for part in value):
+            return torch.stack([part.detach() for part in value])
+        array = np.asarray(value)
+        if array.dtype.kind in "biuf":
+            return torch.from_numpy(array.copy())
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise InputError(f"{what}: is no array of numbers: {''.join(reason)}") from None
+    raise InputError(f"{what}: expected a tensor, a NumPy array or a list of numbers, got {type(value).__name__}")

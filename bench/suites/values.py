@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-
-def parse_eps(value: object) -> object:
-    """``"8/255"`` as a number; anything else is left for the validation of numbers."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
-        try:
-            return float(match[1]) / float(match[2])
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
+from bench.contracts.threat import parse_eps
 
 #: A radius: a number, or a fraction such as ``"8/255"``.
 Eps = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lab import digits, digits_classifier, length
@@ -132,6 +133,25 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "label 10": ({"y": torch.tensor([0, 10])}, "outside 0..9"),
     "label -1": ({"y": torch.tensor([0, -1])}, "outside 0..9"),
     "three labels": ({"y": torch.zeros(3, dtype=torch.int64)}, "3 labels for 2 inputs"),
+    "bytes": ({"x": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "divide by 255"),
+    "an array of bytes": ({"x": np.zeros((2, 1, 8, 8), np.uint8)}, "divide by 255"),
+    "an array of integers": ({"x": np.zeros((2, 1, 8, 8), np.int64)}, "floating"),
+    "rows of several lengths": ({"x": [[0.1, 0.2], [0.3]]}, "x: is no array of numbers"),
+    "a name for images": ({"x": "images"}, "got str"),
+    "nothing for images": ({"x": None}, "got NoneType"),
+    "no images": ({"x": torch.zeros(0, 1, 8, 8)}, "holds no inputs"),
+    "labels that are no integers": ({"y": [0.0, 1.0]}, "y: expected integers"),
+    "labels of several inputs in one": ({"y": [[0, 1], [2]]}, "y: is no array of numbers"),
+    "eps in words": ({"eps": "small"}, "eps: 'small' is not a number or a fraction"),
+    "eps of nought": ({"eps": "8/0"}, "eps: '8/0' is not a number"),
+    "eps a list": ({"eps": [0.1]}, "is not a number"),
+    "eps a bool": ({"eps": True}, "is not a number"),
+    "batch of none": ({"batch_size": 0}, "batch_size: 0"),
+    "a name for a model": ({"model": "none"}, "expected a torch.nn.Module or a function, got str"),
+    "a class for a model": ({"model": nn.Linear}, "Linear: is a class; build it first"),
+    "a function that raises": ({"model": lambda x: x.no_such_thing}, "raised AttributeError"),
+    "a function of no logits": ({"model": lambda x: x}, r"logits of shape \(1, K\)"),
+    "a function of nothing": ({"model": lambda x: None}, "got NoneType"),
     "double images": ({"x": torch.zeros(2, 1, 8, 8, dtype=torch.float64)}, "float64"),
     "eps 0": ({"eps": 0.0}, "greater than 0"),
     "norm": ({"norm": "l3"}, "l3"),
@@ -145,10 +165,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_wrong_input_gets_one_line_that_names_it(what) -> None:
     changes, message = WRONG[what]
     given: dict[str, Any] = {
-        "x": torch.zeros(2, 1, 8, 8), "y": torch.zeros(2, dtype=torch.int64), "norm": "linf", "eps": 0.1, **changes
+        "x": torch.zeros(2, 1, 8, 8), "y": torch.zeros(2, dtype=torch.int64), "norm": "linf", "eps": 0.1,
+        "model": digits_classifier(), **changes
     }  # fmt: skip
     with pytest.raises(InputError, match=message) as error:
-        attacks.run("pgd", digits_classifier(), given.pop("x"), given.pop("y"), **given)
+        attacks.run("pgd", given.pop("model"), given.pop("x"), given.pop("y"), **given)
     assert "\n" not in str(error.value)
 
 
@@ -160,3 +181,35 @@ def test_a_model_in_training_mode_and_one_that_gives_no_logits_are_refused() -> 
         attacks.run("pgd", nn.Identity().eval(), x, y, eps=0.1)
     with pytest.raises(InputError, match="NaN"):
         attacks.run("pgd", Fragile(digits_classifier(), x + 1).eval(), x, y, eps=0.1)
+
+
+def test_arrays_lists_fractions_and_functions_give_what_tensors_and_modules_give() -> None:
+    model, x, y = batch()
+    expected = attacks.run("pgd", model, x, y, eps=8 / 255, steps=5)
+    frozen = x.double().numpy().copy()
+    frozen.flags.writeable = False
+    forms: list[tuple[Any, Any, Any]] = [
+        (model, frozen, y.numpy().astype(np.uint8)),
+        (model, x.tolist(), y.tolist()),
+        (lambda x: model(x), list(x), tuple(y.tolist())),
+        (model.forward, x.numpy(), y.numpy().astype(np.int32)),
+        (lambda x: {"logits": model(x)}, x, y),
+    ]
+    for given, inputs, labels in forms:
+        for eps in ("8/255", np.float32(8 / 255), torch.tensor(8 / 255)):
+            result = attacks.run("pgd", given, inputs, labels, eps=eps, steps=5)
+            torch.testing.assert_close(result.x_adv, expected.x_adv, atol=1e-6, rtol=0)
+    towards = ((y + 1) % 10).numpy()
+    assert attacks.run("pgd", model, x.numpy(), y.numpy(), eps="0.3", towards=towards).success.any()
+
+
+def test_arrays_take_on_the_models_dtype() -> None:
+    _, x, y = batch()
+    double = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double().eval()
+    assert attacks.run("pgd", double, x.numpy(), y.numpy(), eps=0.1, steps=2).x_adv.dtype == torch.float64
+
+
+def test_the_method_of_a_model_in_training_mode_is_refused_too() -> None:
+    _, x, y = batch()
+    with pytest.raises(InputError, match="training mode"):
+        attacks.run("pgd", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).forward, x, y, eps=0.1)
