@@ -13,6 +13,7 @@ import torch
 from bench.contracts.defense import Approximation, Defense, DefenseSpec, as_logits
 from bench.contracts.errors import TRACEBACK, InputError, in_one_line, raised
 from bench.contracts.seeding import seeded
+from bench.data.chance import CAUSES, Chance
 from bench.data.load import load_data
 from bench.data.splits import Data
 from bench.judging.probe import (
@@ -193,7 +194,13 @@ class _Rules:
         with torch.no_grad(), seeded("check"):
             for x, y in split.batches(64):
                 hits += int((self.defense(x.clone().to(self.device)).argmax(1).cpu() == y).sum())
-        share = hits / len(split)
-        if share < 2 / self.data.info.num_classes:
-            raise Warn(f"only {100 * share:.1f} %: are the weights loaded, and are inputs expected in {self.box}?")
-        return f"{100 * share:.1f} % of {len(split)}"
+        said = f"{100 * hits / len(split):.1f} % of {len(split)}"
+        chance = Chance.of(split.y.tolist(), self.data.info.num_classes)
+        if not chance.can_be_beaten:
+            return f"{said}, too few to tell it from chance ({100 * chance.share:.1f} %)"
+        if not chance.beaten_by(hits):
+            raise Warn(
+                f"{said}, which is chance ({100 * chance.share:.1f} %). Inputs come in {self.box}. The usual causes: "
+                f"{CAUSES}"
+            )
+        return said

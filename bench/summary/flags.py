@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.contracts.threat import format_eps
+from bench.data.chance import CAUSES, Chance
 from bench.summary.numbers import AttackSummary, Flag
 from bench.summary.results import DefenseResults
 
@@ -19,8 +20,8 @@ ABOVE_CHANCE = 0.05
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     """All flags of a defense, most serious first."""
-    found = [*_incomplete(attacks, complete), *_probe(results), *_masked(results, attacks), *_orderings(results)]
-    found += [*_unbounded(results, attacks), *_refused(attacks)]
+    found = [*_incomplete(attacks, complete), *_chance(results), *_probe(results), *_masked(results, attacks)]
+    found += [*_orderings(results), *_unbounded(results, attacks), *_refused(attacks)]
     return sorted(found, key=lambda flag: flag.kind != "warning")
 
 
@@ -29,6 +30,23 @@ def _incomplete(attacks: list[AttackSummary], complete: bool) -> list[Flag]:
         return []
     what = "; ".join(attack.lacks for attack in attacks if attack.lacks) or "clean inputs"
     return [Flag("incomplete", "incomplete", f"Not every attack has finished: {what}. The number can only fall.")]
+
+
+def _chance(results: DefenseResults) -> list[Flag]:
+    """Whether the clean inputs are classified no better than blindly: robustness then means nothing.
+
+    Shares of a randomised defense are added up; they vary less than the test assumes.
+    """
+    rows = list(results.clean.rows.values())
+    chance = Chance.of([row.label for row in rows], len(results.suite.class_names))
+    hits = results.clean["report_correct"][results.measured].sum()
+    if not chance.can_be_beaten or chance.beaten_by(int(hits + 1e-6)):
+        return []
+    text = (
+        f"Without attack {100 * hits / chance.n:.1f} % of {chance.n} inputs are right, which is no more than chance "
+        f"({100 * chance.share:.1f} %). The usual causes: {CAUSES}."
+    )
+    return [Flag("chance", "at chance", text)]
 
 
 def _probe(results: DefenseResults) -> list[Flag]:

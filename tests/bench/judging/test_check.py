@@ -46,6 +46,20 @@ def test_a_sound_defense_passes_every_rule(findings: Any) -> None:
     assert verdict(found, "better than chance").detail.endswith("% of 256")
 
 
+@pytest.mark.parametrize(("hits", "verdict_"), [(1, "warn"), (26, "warn"), (38, "warn"), (40, "pass")])
+def test_better_than_chance_means_significantly(findings: Any, hits: int, verdict_: str) -> None:
+    """Of 256 digits a guess gets 26 to 28 right; only from 40 on is luck a poor explanation."""
+    validation = load_data("digits").validation.take(256)
+    known = {x.numpy().tobytes(): (int(y), i) for i, (x, y) in enumerate(zip(validation.x, validation.y, strict=True))}
+
+    def forward(self: Defense, x: Tensor) -> Tensor:
+        labels = [known.get(one.numpy().tobytes(), (0, 999)) for one in x.detach()]
+        guesses = [label if i < hits else (label + 1) % 10 for label, i in labels]
+        return torch.nn.functional.one_hot(torch.tensor(guesses), 10) + 0 * x.sum((1, 2, 3))[:, None]
+
+    assert verdict(findings(type("Lucky", (Means,), {"forward": forward})), "better than chance").verdict == verdict_
+
+
 def test_a_declaration_of_randomness_without_any_is_a_warning(findings: Any) -> None:
     finding = verdict(findings(type("Quiet", (Means,), {"randomized": True})), "randomised")
     assert finding.verdict == "warn"
@@ -75,7 +89,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("do not depend", {"transform": lambda self, x: (x - x.mean(0)).clamp(0, 1)}, "warn", "permuted or split"),
     ("classifier(transform(x))", {"transform": lambda self, x: 1 - x, "forward": None}, "warn", "something else"),
     ("has a gradient", {"transform": lambda self, x: x.round()}, "warn", "gradient zero (100 % of images)"),
-    ("better than chance", {"transform": lambda self, x: x * 0}, "warn", "are the weights loaded"),
+    ("better than chance", {"transform": lambda self, x: x * 0}, "warn", "The usual causes: inputs normalised twice"),
     ("declared approximation", _approximating(lambda x: x[:, :, :4]), "fail", "soft: expected shape (32, 1, 8, 8)"),
     ("declared approximation", _approximating(lambda x: x.detach()), "fail", "soft: no gradient reaches the input"),
     ("declared approximation", _approximating(lambda x: x * torch.nan), "fail", "missing, NaN or infinite"),

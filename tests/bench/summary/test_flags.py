@@ -159,3 +159,34 @@ def test_refused_inputs_are_counted_per_attack(tmp_path: Path) -> None:
     found = flags(tmp_path, {"pgd": refused, "square": left(1.0)})
     assert list(found) == ["violations"]
     assert "pgd (3)" in found["violations"].text and "square" not in found["violations"].text
+
+
+# -- chance -----------------------------------------------------------------------------------------------------
+
+
+def at(tmp_path: Path, right: int, n: int, classes: int = 10, share: float = 1.0) -> list[str]:
+    """Flags of a defense that has so many of n examples of evenly spread classes right, each in a share of draws."""
+    draws = {"draws_select": 10, "draws_report": 10}
+    suite = suite_record([], n=n, shard_size=n, class_names=[str(k) for k in range(classes)], **draws)
+    hits = [round(10 * share) if i < right else 0 for i in range(n)]
+    rows = [row(f"e{i}", hit, label=i % classes) for i, hit in enumerate(hits)]
+    results = Results(tmp_path, suite)
+    results.write_defense(defense_record("d", probe_record(randomized=True)), {"clean": rows})
+    (found,) = summarise(tmp_path, "made").defenses
+    return [flag.text for flag in found.flags if flag.id == "chance"]
+
+
+def test_one_of_256_right_is_chance_and_the_flag_says_what_causes_it(tmp_path: Path) -> None:
+    (text,) = at(tmp_path, right=1, n=256)
+    assert "0.4 % of 256" in text and "chance (10." in text
+    for cause in ("normalised", "0..255", "channels", "labels", "training mode", "weights"):
+        assert cause in text
+
+
+def test_chance_is_a_matter_of_significance(tmp_path: Path) -> None:
+    assert at(tmp_path / "a", right=15, n=100)  # P(at least 15) = 0.07
+    assert not at(tmp_path / "b", right=20, n=100)  # P(at least 20) = 0.002
+    assert at(tmp_path / "c", right=30, n=100, share=0.5)
+    assert not at(tmp_path / "d", right=40, n=100, share=0.5)
+    assert not at(tmp_path / "e", right=0, n=1)  # even the one right would prove nothing
+    assert not at(tmp_path / "f", right=0, n=50, classes=1)
