@@ -22,7 +22,7 @@ from attacks.toolkit.layers import convolution, dimensions, resized
 from attacks.toolkit.surrogates import bounded
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
-from bench.contracts.errors import NotApplicable
+from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.reporting import report
 from bench.contracts.target import Target
 
@@ -87,6 +87,8 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     defense, device = context.defense, context.device
     assert defense is not None, "an imitator is trained per defense"
     split = context.train
+    if not len(split):
+        raise InputError("the imitation of g: is trained on training images, and the data have none")
     example = split.at(slice(_BATCH)).to(device)
     pairs = _pairs(defense)
     start, wanted = pairs(example)

@@ -14,6 +14,7 @@ from attacks.toolkit.layers import average_pool, convolution, dimensions
 from attacks.toolkit.projections import steepest
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import freeze
+from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from bench.contracts.reporting import report
 from bench.contracts.threat import Lp
@@ -52,6 +53,8 @@ def train_surrogates(context: PrepareContext, *, count: int, epochs: int, traini
     A robust surrogate sees PGD examples at the threat's eps (Madry et al. 2018), which transfer to robust models;
     a standard one sees clean images. Adam with a one-cycle rate.
     """
+    if not len(context.train):
+        raise InputError("surrogates: are trained on training images, and the data have none")
     weights: dict[str, Tensor] = {}
     epochs = bounded(epochs, len(context.train))
     for number in range(count):

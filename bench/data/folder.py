@@ -1,4 +1,4 @@
-"""Any folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``."""
+"""Any folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg``; ``train`` may be missing."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data import content
 from bench.data.cache import cached
+from bench.data.pictures import decode
 from bench.data.splits import Data, Split, balanced_order, validation_ids
 
 #: Of decoding, order, ids and splits.
-VERSION = 1
+VERSION = 2
 LAYOUT = "expected an image folder {train,test}/<class>/*.png or .jpg"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _DECODE_CHUNK = 256
-_GREY_MODES = ("1", "L", "LA")
 #: A file that changed so shortly ago (in seconds) could change again and show the same time of its last change.
 _SETTLED = 2.0
 _log = logging.getLogger(__name__)
@@ -36,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 def load(root: Path, reserved: Collection[str] = ()) -> Data:
     """An image folder. Grey when every image is grey, colour otherwise; validation is carved from train.
+
+    Without a folder ``train`` there are only test images, on which a model that is trained already can be evaluated.
 
     A folder that has the content of a known data set *is* that one (:mod:`bench.data.content`), with its name and
     version. Any other has the name of the folder.
@@ -84,7 +85,7 @@ class _Listing:
     """What lies in an image folder, without having read a file.
 
     Attributes:
-        classes: below ``train``, sorted.
+        classes: below ``train``, or ``test`` where there is no such folder; sorted.
         ids: part → ``part/class/file`` of each of its images, by class and name.
         stamp: hash of all names and of each file's size, time of last change, and number: another one whenever a file
             was replaced, added, removed, written to or touched.
@@ -98,18 +99,20 @@ class _Listing:
 
 
 def _list(root: Path) -> _Listing:
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise InputError(f"folder {root}: has no folder {part!r}; {LAYOUT}")
-    classes = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
+    if not (root / "test").is_dir():
+        raise InputError(f"folder {root}: has no folder 'test'; {LAYOUT}")
+    parts = ("train", "test") if (root / "train").is_dir() else ("test",)
+    classes = sorted(p.name for p in (root / parts[0]).iterdir() if p.is_dir())
     if len(classes) < 2:
-        raise InputError(f"folder {root}: has {len(classes)} classes below 'train', needs 2; {LAYOUT}")
+        raise InputError(f"folder {root}: has {len(classes)} classes below {parts[0]!r}, needs 2; {LAYOUT}")
     for extra in sorted(p.name for p in (root / "test").iterdir() if p.is_dir() and p.name not in classes):
         raise InputError(f"folder {root / 'test' / extra}: class {extra!r} has no folder below 'train'")
     ids: dict[str, list[str]] = {}
     stamp, changed = hashlib.sha256(), 0.0
     for part in ("train", "test"):
         ids[part] = []
+        if part not in parts:
+            continue
         for name in classes:  # a class may be absent from the test part
             files = sorted(_files(root / part / name))
             if not files and part == "train":
@@ -142,12 +145,8 @@ def _read(root: Path, listing: _Listing, name: str) -> Data:
     train, test = listing.ids["train"], listing.ids["test"]
     held_out = validation_ids(train, [label_of[_class_of(i)] for i in train])
     chosen = [[i for i in train if i not in held_out], [i for i in train if i in held_out], test]
-    first = root / chosen[0][0]
-    try:
-        with Image.open(first) as image:
-            size = image.size
-    except OSError as error:
-        raise InputError(f"image {first}: cannot be read: {error}") from None
+    height, width, _ = decode(root / next(i for ids in chosen for i in ids))[0].shape
+    size = width, height
     splits, all_grey = [], True
     for ids in chosen:
         labels = [label_of[_class_of(i)] for i in ids]
@@ -172,18 +171,13 @@ def _decode(root: Path, ids: list[str], size: tuple[int, int]) -> tuple[Tensor, 
     width, height = size
     images = torch.empty(len(ids), 3, height, width, dtype=torch.uint8)
 
-    def decode(start: int) -> bool:
+    def chunk(start: int) -> bool:
         grey, some = True, ids[start : start + _DECODE_CHUNK]
         pixels = np.empty((len(some), height, width, 3), np.uint8)
         for row, name in enumerate(some):
             path = root / name
-            try:
-                with Image.open(path) as image:
-                    found = image.size
-                    grey = grey and image.mode in _GREY_MODES
-                    rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-            except OSError as error:
-                raise InputError(f"image {path}: cannot be read: {error}") from None
+            rgb, is_grey = decode(path)
+            grey, found = grey and is_grey, (rgb.shape[1], rgb.shape[0])
             if found != size:
                 raise InputError(f"image {path}: is {found[0]}x{found[1]}, the others are {width}x{height}")
             pixels[row] = rgb
@@ -191,5 +185,5 @@ def _decode(root: Path, ids: list[str], size: tuple[int, int]) -> tuple[Tensor, 
         return grey
 
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        grey = all(list(pool.map(decode, range(0, len(ids), _DECODE_CHUNK))))
+        grey = all(list(pool.map(chunk, range(0, len(ids), _DECODE_CHUNK))))
     return images, grey

@@ -84,7 +84,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set. Every split has the input shape and the classes of ``info``."""
+    """A data set. Every split has the input shape and the classes of ``info``; train and validation may be empty."""
 
     info: DataInfo
     class_names: list[str]
@@ -92,6 +92,11 @@ class Data:
     validation: Split
     test: Split
     version: int = 1
+
+    @property
+    def samples(self) -> Split:
+        """Examples to look at a model with: the validation split; of data without one, the test split."""
+        return self.validation if len(self.validation) else self.test
 
 
 def _unpickled(inputs: NDArray[Any], y: NDArray[Any], ids: list[str], digest: str) -> Split:

@@ -96,7 +96,7 @@ class _Rules:
 
     def __init__(self, spec: DefenseSpec, defense: Defense, data: Data, suite: Suite, device: str) -> None:
         self.spec, self.defense, self.data, self.suite, self.device = spec, defense, data, suite, device
-        some = data.validation.take(32)
+        some = data.samples.take(32)
         self.x, self.y = some.x.clone().to(device), some.y.to(device)
         self.box = f"[{data.info.input.low:g}, {data.info.input.high:g}]"
         self.random = False
@@ -188,9 +188,9 @@ class _Rules:
             raise InputError(f"{name}: exact_forward is declared, but its value is not that of transform(x)")
 
     def accuracy(self) -> str:
-        """On clean validation images it is clearly better than chance."""
+        """On clean images it is clearly better than chance."""
         hits = 0
-        split = self.data.validation.take(256)
+        split = self.data.samples.take(256)
         with torch.no_grad(), seeded("check"):
             for x, y in split.batches(64):
                 hits += int((self.defense(x.clone().to(self.device)).argmax(1).cpu() == y).sum())

@@ -108,6 +108,8 @@ def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: Lp) -> tuple[
 def detector_threshold(defense: Defense, split: Split, rate: float, device: torch.device, batch_size: int) -> float:
     """The smallest validation score that at most a share ``rate`` of clean validation images exceeds."""
     assert defense.detect is not None
+    if not len(split):
+        raise InputError("its detector's threshold is set on validation images, and the data have none")
     parts = [defense.detect(part.to(device)).double().cpu() for part, _ in split.batches(batch_size)]
     scores = torch.cat(parts).sort(descending=True).values
     if not torch.isfinite(scores).all():
@@ -152,7 +154,7 @@ def probe(defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, b
         InputError: where the defense breaks its contract, or raises.
     """
     device = next((p.device for p in defense.parameters()), torch.device("cpu"))
-    some = data.validation.take(EXAMPLES)
+    some = data.samples.take(EXAMPLES)
     x, y = some.x.clone().to(device), some.y.to(device)
     raises = in_one_line(f"{kind_of(defense)} raised", lambda: why_it_raised(defense, x))
     with seeded(seed, "probe"), raises:

@@ -180,7 +180,7 @@ class Evaluation:
         if before and before.timing:
             per_1000 = before.timing.seconds_per_1000
         else:
-            per_1000 = roughly_per_1000(defense, self.data.validation, self.device)
+            per_1000 = roughly_per_1000(defense, self.data.samples, self.device)
         return Opened(setting, record, per_1000)
 
     def _confirm(self) -> None:

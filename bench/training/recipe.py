@@ -331,8 +331,10 @@ def train_defense(
         The path of the checkpoint. The state of unfinished runs lies beside it in ``<name>.unfinished``.
 
     Raises:
-        InputError: when the defense has no recipe, or training diverges.
+        InputError: when the defense has no recipe, the data have no training images, or training diverges.
     """
+    if not len(data.train):
+        raise InputError(f"{spec.name}: cannot be trained: {data.info.name} has no training images")
     device, seed = torch.device(device), settings.seed
     with seeded(seed, data.info.name, "initial weights"):
         defense = build_defense(spec, data.info).to(device)
