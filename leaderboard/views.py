@@ -29,6 +29,7 @@ GROUPS = (
         "Adapted gradients",
         "white-box gradients that get round what the defense hides, for example BPDA, EOT or reparameterization",
     ),
+    Group("blind", "Detector not shown", "made for the classifier alone, or on a copy of classifier and detector"),
     Group("score", "Scores", "sees logits only"),
     Group("decision", "Labels", "sees predicted labels only"),
     Group("transfer", "No access", "sees nothing of the defense"),
@@ -61,6 +62,8 @@ def group_of(attack: AttackRecord) -> Group:
     """The group an attack belongs to."""
     if not attack.counted:
         return _GROUP["sanity"]
+    if attack.tier != "adaptive":
+        return _GROUP["blind"]
     if attack.knowledge != "gradient":
         return _GROUP[attack.knowledge]
     return _GROUP["plain" if attack.plain else "adapted"]

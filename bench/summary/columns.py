@@ -1,7 +1,8 @@
 """The columns of the leaderboard: one entry per quantity, shared by all that show or export it.
 
 The terminal's table, Markdown, CSV and JSON, the site's ranking table with its legend and downloads are all made from
-:data:`COLUMNS`, what is shown of an attack on a defense from :data:`CELL_COLUMNS`. A new column is a new entry here.
+:data:`COLUMNS`, what is shown of an attack on a defense from :data:`CELL_COLUMNS`, of a tier of attacks on a detector
+from :data:`TIER_COLUMNS`, which files have among the columns of the defense. A new column is a new entry here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
+from bench.contracts.attack import Tier
+from bench.summary.detection import TIERS
+from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary, TierSummary
 
 #: How a value is written, aligned and sorted. ``accuracy`` is an :class:`Estimate`; ``share`` a number in [0, 1];
 #: ``ratio`` a factor; ``seconds`` a time; ``count`` a number of things; ``flags`` a list of :class:`Flag`; ``names`` a
@@ -27,15 +30,15 @@ Place = Literal["report", "rows", "ranking", "page", "defense", "files"]
 
 Value = Estimate | float | str | Sequence[Flag] | Sequence[str] | Mapping[str, Any] | None
 
-#: What a column is about: a defense, or one attack on it.
-Item = TypeVar("Item", DefenseSummary, AttackSummary)
+#: What a column is about: a defense, one attack on it, or a tier of attacks on its detector.
+Item = TypeVar("Item", DefenseSummary, AttackSummary, TierSummary)
 
 MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Column(Generic[Item]):
-    """One quantity of a defense, or of an attack on one.
+    """One quantity of a defense, of an attack on one, or of a tier of attacks on its detector.
 
     Attributes:
         id: in files and in the site's addresses.
@@ -147,6 +150,28 @@ def _full_title(defense: DefenseSummary) -> str:
     return defense.record.title if defense.record.title != defense.record.name else ""
 
 
+#: What is shown of a detector against one tier of attacks, in the order in which it is shown.
+TIER_COLUMNS: tuple[Column[TierSummary], ...] = (
+    Column("detection_accuracy", "Detection accuracy", lambda tier: tier.accuracy, "share"),
+    Column("true_positive_rate", "Rejected at the threshold", lambda tier: tier.true_positive_rate, "accuracy"),
+    Column("tpr_at_5", "Rejected at 5 % false positives", lambda tier: tier.caught_at_5, "accuracy"),
+    Column("tpr_at_1", "Rejected at 1 % false positives", lambda tier: tier.caught_at_1, "accuracy"),
+    Column("auroc", "AUROC", lambda tier: tier.auroc, "accuracy"),
+    Column("robust_accuracy", "Robust accuracy with rejection", lambda tier: tier.robust, "accuracy"),
+    Column("stratified_accuracy", "Stratified robust accuracy", lambda tier: tier.stratified, "accuracy"),
+)
+
+
+def _of_tier(tier: Tier, column: Column[TierSummary]) -> Column[DefenseSummary]:
+    """A tier's column as one of the defense, for files; None without a detector or attacks of the tier."""
+
+    def value(defense: DefenseSummary) -> Value:
+        found = defense.detection.tiers.get(tier) if defense.detection else None
+        return None if found is None else column.value(found)
+
+    return Column(f"{tier}_{column.id}", f"{column.title}, {tier}", value, column.kind)
+
+
 #: In the order in which they are shown.
 COLUMNS: tuple[Column[DefenseSummary], ...] = (
     Column(
@@ -208,11 +233,17 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         "share",
         ("report", "ranking", "files"),
         "Mean of the true-positive and true-negative rate at one threshold, set on clean validation data at "
-        "{false_positive_rate} false positives. “–” without a detector.",
+        "{false_positive_rate} false positives; against attacks that know the detector, and none that do not. “–” "
+        "without a detector.",
         short="detection",
     ),
     Column("false_positive_rate", "False-positive rate", _detection("false_positive_rate"), "accuracy"),
     Column("true_positive_rate", "True-positive rate", _detection("true_positive_rate"), "accuracy"),
+    Column("clean_accepted", "Clean, right and accepted", _detection("clean_accepted"), "accuracy"),
+    Column("noise_rejected", "Random noise rejected", _detection("noise_rejected"), "accuracy"),
+    Column("stratified_accuracy", "Stratified robust accuracy", _detection("stratified"), "accuracy"),
+    Column("implied_accuracy", "Implied accuracy at ε/2", _detection("implied"), "accuracy"),
+    *(_of_tier(tier, column) for tier in TIERS for column in TIER_COLUMNS),
     Column(
         "inference_ratio",
         "Inference",
@@ -264,6 +295,7 @@ def _measured(cell: AttackSummary) -> bool:
 CELL_COLUMNS: tuple[Column[AttackSummary], ...] = (
     Column("function", "Function", lambda cell: cell.record.function),
     Column("knowledge", "Knowledge", lambda cell: cell.record.knowledge),
+    Column("tier", "Tier", lambda cell: cell.record.tier, places=("defense", "files")),
     Column("counted", "Counted", lambda cell: cell.record.counted, "truth"),
     Column("status", "Status", lambda cell: cell.status),
     Column("robust_accuracy", "Robust accuracy", lambda cell: cell.robust, "accuracy", ("page", "files"), main=True),

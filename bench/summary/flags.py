@@ -99,25 +99,28 @@ def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]
 
 
 def _orderings(results: DefenseResults) -> list[Flag]:
-    white = results.names(knowledge=("gradient",))
+    """Which attacks that know less of the defense beat the white-box attacks that know all of it, detector included."""
+    white = results.names(knowledge=("gradient",), tier="adaptive")
     if not white:
         return []
     left = results.worst(white)[0]
     seen = np.all([results.reached(name) for name in white], axis=0)
     limit = BEATS_RANDOMIZED if results.record.probe.randomized else BEATS
+    black = results.names(knowledge=("score", "decision"), tier="adaptive")
+    transfer = [*results.names(knowledge=("transfer",), tier="adaptive"), *results.names(tier="transfer")]
     flags = []
-    for id_, title, knowledge in (
-        ("black-box-wins", "black box beats white box", ("score", "decision")),
-        ("transfer-wins", "transfer beats white box", ("transfer",)),
+    for id_, title, names, lack in (
+        ("black-box-wins", "black box beats white box", black, "without gradients"),
+        ("transfer-wins", "transfer beats white box", transfer, "without gradients of the defense"),
+        ("oblivious-wins", "oblivious beats adaptive", results.names(tier="oblivious"), "not shown the detector"),
     ):
-        names = results.names(knowledge=knowledge)
         # Compared on the examples that all of the ones and some of the others saw.
         shared = seen & np.any([results.reached(name) for name in names], axis=0)
         gain = (left - results.worst(white + names)[0])[shared].mean() if shared.any() else 0.0
         if gain > limit:
             where = "" if shared.all() else f" on the {shared.sum()} examples that both saw"
             text = (
-                f"{', '.join(names)}, without gradients, lower the worst case by {100 * gain:.1f} points below what "
+                f"{', '.join(names)}, {lack}, lower the worst case by {100 * gain:.1f} points below what "
                 f"the white-box attacks reach{where}: those are obstructed, and a better one would lower it further."
             )
             flags.append(Flag(id_, title, text))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bench.contracts.attack import Tier
 from bench.storing.records import AttackRecord, DefenseRecord, SuiteRecord
 from bench.summary.metrics import Array, wilson
+from bench.summary.ranking import Scores
 
 #: Statuses in which a cell has nothing left to run.
 SETTLED = ("complete", "not-applicable")
@@ -68,16 +70,65 @@ class AttackSummary:
 
 
 @dataclass(frozen=True)
+class TierSummary:
+    """A detector against the attacks that are shown as much of it: nothing, a copy, or all that they ask for.
+
+    The positives are the tier's successful adversarial inputs of images that are right when clean, one of each image:
+    the one that the attacker would send. All rates are of these; None where there are none.
+    """
+
+    tier: Tier
+    attacks: list[str]
+    true_positive_rate: Estimate | None  # at the fixed threshold
+    accuracy: float | None  # balanced: (TPR + TNR) / 2
+    caught_at_5: Estimate | None  # at the threshold of 5 % false positives on the clean test examples
+    caught_at_1: Estimate | None  # of 1 %
+    auroc: Estimate | None  # against the clean test examples; the interval is a bootstrap over images
+    robust: Estimate  # clean accepted and right, this tier's inputs right or rejected
+    stratified: Estimate  # the same where rejecting an input within eps/4 is an error
+    scores: Scores = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HalfRadius:
+    """The worst-case robust accuracy of a classifier at half the suite's radius, measured or estimated."""
+
+    defense: str
+    accuracy: float
+    measured: bool
+
+
+@dataclass(frozen=True)
 class DetectionSummary:
-    """The detector at its one fixed threshold."""
+    """The detector at its one fixed threshold. Numbers of all tiers together are upper bounds, as the headline is."""
 
     threshold: float
     target_false_positive_rate: float
     false_positive_rate: Estimate  # on the clean test examples
-    true_positive_rate: Estimate | None  # on misclassified adversarial inputs, pooled over counted attacks
-    accuracy: float | None  # balanced: (TPR + TNR) / 2
+    clean_accepted: Estimate  # clean test examples that are right and accepted
+    noise_rejected: Estimate | None  # of random points of the ball; None where the suite draws none
+    tiers: dict[Tier, TierSummary]  # those with a finished shard
     robust_with_rejection: Estimate  # clean accepted and right, adversarial right or rejected
     robust_without_rejection: Estimate  # the classifier alone
+    stratified: Estimate  # with rejection, where rejecting an input within eps/4 is an error
+    clean_scores: list[float] = field(repr=False)
+    noise_scores: list[float] = field(repr=False)
+    best_at_half: HalfRadius | None = None  # the classifier without a detector that is the most robust there
+
+    @property
+    def implied(self) -> Estimate:
+        """The accuracy at eps/2 of a classifier that the result implies: the robust accuracy with rejection."""
+        return self.robust_with_rejection
+
+    @property
+    def accuracy(self) -> float | None:
+        """Detection accuracy against attacks that know the detector; no weaker attack is pooled with these."""
+        return self.tiers["adaptive"].accuracy if "adaptive" in self.tiers else None
+
+    @property
+    def true_positive_rate(self) -> Estimate | None:
+        """Of attacks that know the detector."""
+        return self.tiers["adaptive"].true_positive_rate if "adaptive" in self.tiers else None
 
 
 @dataclass(frozen=True)

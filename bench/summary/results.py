@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.contracts.attack import Tier
 from bench.contracts.threat import Lp
 from bench.storing.current import current_shards
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
@@ -96,12 +97,9 @@ class DefenseResults:
         """
         report = self._shares(names, f"report_{kind}", radius)
         select = self._shares(names, f"select_{kind}", radius)
-        means = [np.mean(np.where(np.isnan(row), select[-1], row)) for row in select[:-1]]
-        order = [*(int(i) for i in np.argsort(means, kind="stable")), len(names)]
-        values, chosen = worst_case(select, report, order)
-        alone, _ = worst_case(select, report, [order[0], len(names)])
+        values, chosen = worst_of(select, report)
         labels = [*names, CLEAN]
-        return min(values, alone, key=np.mean), [labels[i] for i in chosen]
+        return values, [labels[i] for i in chosen]
 
     def _shares(self, names: list[str], column: str, radius: float | None) -> Array:
         """``(attacks + 1, measured)``: a column of each attack's cell and, last, of the clean input's."""
@@ -142,15 +140,32 @@ class DefenseResults:
         """Which of the measured examples an attack has finished with."""
         return ~np.isnan(self.cells[name]["report_robust"])[self.measured]
 
-    def names(self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None) -> list[str]:
-        """Attacks with at least one finished shard, by whether they count and by what they may know."""
+    def names(
+        self, *, counted: bool = True, knowledge: tuple[str, ...] | None = None, tier: Tier | None = None
+    ) -> list[str]:
+        """Attacks with at least one finished shard, by whether they count and what they know."""
         return [
             name
             for name, attack in self.attacks.items()
             if attack.counted == counted
             and self.cells[name].rows
             and (knowledge is None or attack.knowledge in knowledge)
+            and tier in (None, attack.tier)
         ]
+
+
+def worst_of(select: Array, report: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Survival under the worst of the attacks and, in the last row, the clean input: see :meth:`DefenseResults.worst`.
+
+    Args:
+        select, report: ``(attacks + 1, N)`` shares of draws survived on the two streams.
+    """
+    clean = len(select) - 1
+    means = [np.mean(np.where(np.isnan(row), select[-1], row)) for row in select[:-1]]
+    order = [*(int(i) for i in np.argsort(means, kind="stable")), clean]
+    values, chosen = worst_case(select, report, order)
+    alone, _ = worst_case(select, report, [order[0], clean])
+    return min(values, alone, key=np.mean), chosen
 
 
 def _seconds_between(started: str, ended: str) -> float:

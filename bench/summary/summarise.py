@@ -10,15 +10,14 @@ from pathlib import Path
 from bench.contracts.errors import InputError
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, slug, stored_suites
+from bench.summary.detection import at_half, detection_of, implied_flag
 from bench.summary.flags import find_flags
-from bench.summary.metrics import wilson
 from bench.summary.numbers import (
     SETTLED,
     AttackSummary,
     CurvePoint,
     DefenseSummary,
-    DetectionSummary,
-    Estimate,
+    HalfRadius,
     SuiteSummary,
     estimate,
 )
@@ -67,32 +66,6 @@ def _draws(cell: Cell) -> int:
     return next((shard.draws_report for shard in cell.shards if shard.status == "ok"), 1)
 
 
-def _detection(results: DefenseResults, names: list[str]) -> DetectionSummary | None:
-    probe = results.record.probe
-    if probe.threshold is None:
-        return None
-    rejected = results.clean["report_rejected"][results.measured]
-    missed = caught = 0
-    for name in names:
-        cell = results.cells[name]
-        for i, row in cell.rows.items():
-            clean = results.clean.rows.get(i)
-            if clean is not None and clean.prediction == row.label:  # positives: of images that were right when clean
-                missed += _draws(cell) - row.report_correct
-                caught += row.report_caught
-    rate = caught / missed if missed else None
-    false_positives = estimate(rejected)
-    return DetectionSummary(
-        threshold=probe.threshold,
-        target_false_positive_rate=results.suite.false_positive_rate,
-        false_positive_rate=false_positives,
-        true_positive_rate=None if rate is None else Estimate(rate, *wilson(rate, missed), missed),
-        accuracy=None if rate is None else (rate + 1 - false_positives.value) / 2,
-        robust_with_rejection=estimate(results.worst(names)[0]),
-        robust_without_rejection=estimate(results.worst(names, "correct")[0]),
-    )
-
-
 def _curve(results: DefenseResults, names: list[str]) -> list[CurvePoint]:
     """Worst-case robust accuracy at the suite's radii, at 0 (the clean input alone) and at eps (the worst case)."""
     suite = results.suite
@@ -120,7 +93,7 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         worst_case=estimate(values),
         worst_attack=_worst_attack(attacks),
         attacks=attacks,
-        detection=_detection(results, names),
+        detection=detection_of(results, names),
         flags=find_flags(results, attacks, complete),
         commits=results.commits(),
         worker_seconds=results.worker_seconds(),
@@ -161,6 +134,7 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
     """
     store, record = open_suite(results, suite)
     found: list[DefenseSummary] = []
+    classifiers: list[HalfRadius] = []
     warnings: list[str] = []
     unreadable: list[str] = []
     for path in store.defenses():
@@ -172,8 +146,11 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
         unreadable += stored.unreadable
         if stored.measured.any():
             found.append(summarise_defense(stored))
+            if found[-1].complete and found[-1].detection is None:
+                classifiers.append(at_half(stored))
         elif not stored.unreadable:
             warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
+    found = [_beside(summary, classifiers) for summary in found]
     found.sort(key=lambda s: (not s.complete, -s.worst_case.value, -s.standard.value, s.record.name))
     ranked: list[DefenseSummary] = []
     for position, item in enumerate(found, 1):
@@ -182,6 +159,15 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
         rank = before.rank if tied and before else position
         ranked.append(replace(item, rank=rank if item.complete else None))
     return SuiteSummary(record, ranked, warnings, unreadable)
+
+
+def _beside(summary: DefenseSummary, classifiers: list[HalfRadius]) -> DefenseSummary:
+    """A defense with a detector beside the classifier without one that is the most robust at eps/2."""
+    if summary.detection is None:
+        return summary
+    best = max(classifiers, key=lambda one: one.accuracy, default=None)
+    detection = replace(summary.detection, best_at_half=best)
+    return replace(summary, detection=detection, flags=implied_flag(detection) + summary.flags)
 
 
 def _standing(summary: DefenseSummary) -> tuple[bool, float, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from bench.contracts.attack import Tier
 from bench.storing.records import (
     AttackRecord,
     ClaimRecord,
@@ -22,7 +23,17 @@ from bench.storing.records import (
 )
 from bench.storing.store import Store, slug
 from bench.summary.metrics import wilson
-from bench.summary.numbers import AttackSummary, DefenseSummary, DetectionSummary, Estimate, Flag, SuiteSummary
+from bench.summary.numbers import (
+    AttackSummary,
+    DefenseSummary,
+    DetectionSummary,
+    Estimate,
+    Flag,
+    HalfRadius,
+    SuiteSummary,
+    TierSummary,
+)
+from bench.summary.ranking import Scores
 
 N = 200
 EPS = 8 / 255
@@ -166,10 +177,15 @@ def defense(
             threshold=0.731,
             target_false_positive_rate=0.05,
             false_positive_rate=estimate(9),
-            true_positive_rate=estimate(113),
-            accuracy=0.7601,
+            clean_accepted=estimate(180),
+            noise_rejected=estimate(31),
+            tiers={"oblivious": tier("oblivious", 170, 0.9024), "adaptive": tier("adaptive", 113, 0.7601)},
             robust_with_rejection=estimate(worst),
             robust_without_rejection=estimate(worst // 2),
+            stratified=estimate(worst - 1),
+            clean_scores=[0.1, 0.2, 0.3, 0.8],
+            noise_scores=[0.2, 0.4, 0.9],
+            best_at_half=HalfRadius("madry", 0.7123, measured=False),
         )
         if detector
         else None,
@@ -178,6 +194,23 @@ def defense(
         worker_seconds=754.0,
         curve=[],
         survival={c.record.name: survivors(c.robust, randomized) for c in measured if c.robust},
+    )
+
+
+def tier(name: Tier, caught: int, accuracy: float) -> TierSummary:
+    """The numbers of a tier that caught so many, and scores of four images of which two have a success."""
+    scores = Scores(np.array([0.1, 0.2, 0.3, 0.8]), np.array([0.25, 0.9]), np.array([0, 2]), np.ones(2))
+    return TierSummary(
+        tier=name,
+        attacks=["pgd"],
+        true_positive_rate=estimate(caught),
+        accuracy=accuracy,
+        caught_at_5=estimate(caught - 3),
+        caught_at_1=estimate(caught - 20),
+        auroc=Estimate(0.8125, 0.75, 0.875, 200),
+        robust=estimate(caught - 5),
+        stratified=estimate(caught - 7),
+        scores=scores,
     )
 
 

@@ -348,11 +348,11 @@ def test_detection_is_measured_at_the_one_threshold(results: Results) -> None:
     assert (detection.threshold, detection.target_false_positive_rate) == (0.5, 0.05)
     assert found.standard.value == 0.75  # the classifier alone
     assert detection.false_positive_rate.value == 0.25  # e1 of four
-    # Positives are misclassified x_adv of images that are right when clean: e0, e1 of pgd and e2 of noise.
-    assert detection.true_positive_rate is not None
-    assert detection.true_positive_rate.value == pytest.approx(1 / 3)
-    assert detection.true_positive_rate.n == 3
-    assert detection.accuracy == pytest.approx((1 / 3 + 0.75) / 2)
+    # Positives are misclassified x_adv of images that are right when clean: e0, e1 of pgd. Noise belongs to no tier.
+    assert detection.true_positive_rate == Estimate(0.5, *wilson(0.5, 2), 2)
+    assert detection.accuracy == pytest.approx((1 / 2 + 0.75) / 2)
+    assert detection.clean_accepted.value == 0.5
+    assert detection.noise_rejected == Estimate(0.25, *wilson(0.25, 4), 4)
     assert detection.robust_with_rejection.value == 0.25  # e0: right, caught, right but rejected
     assert detection.robust_without_rejection.value == 0.0
     assert found.worst_case == detection.robust_with_rejection
