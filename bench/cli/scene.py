@@ -81,7 +81,7 @@ class Scene:
 _SCENE = (
     click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
     click.option("--config", type=PATH, help="Another bench.yaml."),
-    click.option("--data", "data_reference", help="Other data: digits, cifar10, fashion-mnist or folder:PATH."),
+    click.option("--data", "data_reference", help="Other data: digits, cifar10, …, folder:PATH, file:PATH.npz."),
     click.option("--data-root", type=PATH, help="Where downloaded data sets are kept."),
     click.option("--download", is_flag=True, help="Download the data set if it is not there (SHA-256 checked)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense."),

@@ -1,17 +1,17 @@
 """Data sets by name.
 
-``load_data`` understands ``digits`` (scikit-learn's, always there), ``cifar10``, ``fashion-mnist``, ``folder:PATH``, a
-folder of images laid out as ``{train,test}/<class>/*.png`` or ``.jpg`` (which is ``cifar10`` if these are its images),
-and any function that returns a data set (:mod:`bench.data.plugin`).
+``load_data`` understands names of published data sets, ``folder:PATH``, a folder of images laid out as
+``{train,test}/<class>/*.png`` or ``.jpg`` (which is ``cifar10`` if these are its images), ``file:PATH``, arrays in a
+``.npz``, ``.pt`` or ``.safetensors`` file, and any function that returns a data set (:mod:`bench.data.plugin`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bench.contracts.errors import InputError, did_you_mean
-from bench.data import cifar10, digits, fashion_mnist, folder, plugin
+from bench.data import cifar10, digits, fashion_mnist, files, folder, plugin
 from bench.data.downloads import default_root
 from bench.data.splits import Data
 from bench.plugins.registry import DATA
@@ -24,6 +24,9 @@ PUBLISHED: dict[str, Callable[[Path, bool], Data]] = {
     "fashion-mnist": fashion_mnist.load,
 }
 
+#: Data sets of a user's own by the kind before the colon; published names are reserved.
+LOCAL: dict[str, Callable[[Path, Collection[str]], Data]] = {"folder": folder.load, "file": files.load}
+
 _loaded: dict[tuple[str, Path], Data] = {}
 
 
@@ -31,7 +34,7 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     """Load a data set, once per process.
 
     Args:
-        reference: ``digits``, ``cifar10``, ``fashion-mnist``, ``folder:PATH`` or a function that returns a data set.
+        reference: of :data:`PUBLISHED`, ``folder:PATH``, ``file:PATH`` or a function that returns a data set.
         root: where the published data sets lie or are downloaded to (default: that of :mod:`bench.data.downloads`).
         download: fetch what is missing; without it nothing touches the network.
 
@@ -39,19 +42,22 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
         InputError: for an unknown reference, missing or damaged files, or a folder that breaks the layout.
     """
     kind, _, argument = reference.partition(":")
-    if kind == "folder" and argument:
+    if kind in LOCAL and argument:
         where = Path(argument).expanduser().resolve()
     elif reference in PUBLISHED:
         where = (root or default_root()).expanduser().resolve()
     elif plugin.names_one(reference):
         where = Path.cwd()
     else:
-        known = [*PUBLISHED, *DATA.names(), "folder:PATH", "FILE.py:FUNCTION"]
-        raise InputError(f"data {reference!r} does not exist{did_you_mean(reference, known)}")
-    key = (kind if kind == "folder" else reference, where)
+        known = [*PUBLISHED, *DATA.names(), "folder:PATH", "file:PATH", "FILE.py:FUNCTION"]
+        path = Path(reference)
+        there = "folder" if path.is_dir() else "file" if path.is_file() else ""
+        hint = f" (did you mean '{there}:{reference}'?)" if there else did_you_mean(reference, known)
+        raise InputError(f"data {reference!r} does not exist{hint}")
+    key = (kind if kind in LOCAL else reference, where)
     if key not in _loaded:
-        if kind == "folder":
-            _loaded[key] = folder.load(where, PUBLISHED)
+        if kind in LOCAL:
+            _loaded[key] = LOCAL[kind](where, PUBLISHED)
         elif reference in PUBLISHED:
             _loaded[key] = PUBLISHED[reference](where, download)
         else:

@@ -156,9 +156,9 @@ def validation_ids(ids: list[str], labels: Iterable[int]) -> set[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A published part: uint8 ``(N, C, H, W)``, int64 ``(N,)``, a name for each example."""
+    """A part of a data set: uint8 or float32 ``(N, C, H, W)``, int64 ``(N,)``, a name for each example."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
     ids: list[str]
 

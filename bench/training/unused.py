@@ -77,6 +77,8 @@ def _data_name(reference: str) -> str:
     kind, _, argument = reference.partition(":")
     if kind == "folder" and not is_one(Path(argument).expanduser()):
         return Path(argument).name
+    if kind == "file":
+        return Path(argument).stem
     try:
         return load_data(reference).info.name
     except InputError:
