@@ -24,10 +24,10 @@ from bench.contracts.threat import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.studies.input_gradients import record as input_gradients
-from bench.summary.columns import MISSING, cell_columns_in, columns_in
+from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise_all
-from leaderboard import formatting, tables, views, waveforms
+from leaderboard import detection, formatting, tables, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
@@ -155,8 +155,8 @@ def _environment() -> jinja2.Environment:
     ):
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
-    environment.globals.update(captions=captions, plot=waveforms, views=views, missing=MISSING)
-    environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in)
+    environment.globals.update(captions=captions, plot=waveforms, plots=detection, views=views, missing=MISSING)
+    environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
     return environment
 
 
@@ -191,6 +191,8 @@ def _write_suite(
         key = pages.defense_keys[defense.slug]
         own = [tables.cell_row(suite, defense, cell) for cell in defense.attacks]
         tables.write_table(root / pages.base / "defenses" / key, own)
+        if defense.detection:
+            tables.write_table(root / pages.base / "detection" / key, tables.tier_rows(suite, defense))
         if defense.curve:
             tables.write_table(root / pages.base / "curves" / key, tables.curve_rows(suite, defense))
         store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.summary.columns import cell_columns_in, columns_in, estimate_fields, fields_of
+from bench.summary.columns import TIER_COLUMNS, cell_columns_in, columns_in, estimate_fields, fields_of
 from bench.summary.numbers import AttackSummary, DefenseSummary, SuiteSummary
 
 Row = dict[str, Any]
@@ -35,6 +35,21 @@ def curve_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
             **_setting(suite),
         }
         for point in defense.curve
+    ]
+
+
+def tier_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
+    """The detector's numbers, one row per tier of attacks; none without a detector."""
+    tiers = defense.detection.tiers.values() if defense.detection else ()
+    return [
+        {
+            "defense": defense.record.name,
+            "tier": tier.tier,
+            "attacks": tier.attacks,
+            **fields_of(TIER_COLUMNS, tier),
+            **_setting(suite),
+        }
+        for tier in tiers
     ]
 
 
