@@ -77,6 +77,28 @@ def present(archive: Archive, root: Path) -> dict[str, bytes] | None:
     return None
 
 
+def whole(url: str, sha256: str, root: Path, *, download: bool) -> Path:
+    """A published file in ``root``, its SHA-256 checked; downloaded only when ``download`` is set and it is not there.
+
+    Raises:
+        InputError: when it is not there, the download fails, or the hash differs.
+    """
+    name = url.rpartition("/")[2]
+    path = root / name
+    if not path.is_file():
+        if not download:
+            raise InputError(f"{name}: not found in {root}; download it (--download) or name its folder (--data-root)")
+        fetch(url, path, sha256)
+        return path
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        raise InputError(f"{path}: SHA-256 is {digest.hexdigest()}, expected {sha256}")
+    return path
+
+
 def fetch(url: str, path: Path, sha256: str) -> None:
     """Download ``url`` to ``path``. The file appears under its name only if its SHA-256 is the expected one.
 

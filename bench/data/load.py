@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.contracts.errors import InputError, did_you_mean
 from bench.data import cifar10, digits, fashion_mnist, files, folder, plugin
 from bench.data.downloads import default_root
+from bench.data.published import cifar100, mnist, svhn, tiny_imagenet
 from bench.data.splits import Data
 from bench.plugins.registry import DATA
 
@@ -21,7 +22,11 @@ from bench.plugins.registry import DATA
 PUBLISHED: dict[str, Callable[[Path, bool], Data]] = {
     "digits": digits.load,
     "cifar10": cifar10.load,
+    "cifar100": cifar100.load,
     "fashion-mnist": fashion_mnist.load,
+    "mnist": mnist.load,
+    "svhn": svhn.load,
+    "tiny-imagenet": tiny_imagenet.load,
 }
 
 #: Data sets of a user's own by the kind before the colon; published names are reserved.

@@ -1,0 +1,62 @@
+"""MNIST (LeCun et al. 1998), as PyTorch's mirror has the four files of its authors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.contracts.inputs import DataInfo, InputSpec
+from bench.data.cache import cached
+from bench.data.downloads import Archive, contents
+from bench.data.splits import Data, Part, numbered, with_validation
+
+#: Of decoding, order, ids and splits.
+VERSION = 1
+_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+ARCHIVES = (
+    Archive(
+        _MIRROR + "train-images-idx3-ubyte.gz",
+        "MNIST/raw",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        {"train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"},
+    ),
+    Archive(
+        _MIRROR + "train-labels-idx1-ubyte.gz",
+        "MNIST/raw",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        {"train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"},
+    ),
+    Archive(
+        _MIRROR + "t10k-images-idx3-ubyte.gz",
+        "MNIST/raw",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        {"t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"},
+    ),
+    Archive(
+        _MIRROR + "t10k-labels-idx1-ubyte.gz",
+        "MNIST/raw",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        {"t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"},
+    ),
+)
+
+
+def load(root: Path, download: bool) -> Data:
+    """MNIST (LeCun et al. 1998): 28×28 grey, 60,000 training and 10,000 test images."""
+    return cached("mnist", [VERSION, [a.members for a in ARCHIVES]], lambda: _read(root, download))
+
+
+def _read(root: Path, download: bool) -> Data:
+    files: dict[str, bytes] = {}
+    for archive in ARCHIVES:
+        files |= contents(archive, root, download=download)
+
+    def part(name: str, called: str) -> Part:
+        images = np.frombuffer(files[f"{name}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
+        labels = np.frombuffer(files[f"{name}-labels-idx1-ubyte"], np.uint8, offset=8).astype(np.int64)
+        return Part(images, labels, numbered(called, len(labels)))
+
+    info = DataInfo("mnist", InputSpec((1, 28, 28), levels=256), 10)
+    names = [str(i) for i in range(10)]
+    return with_validation(info, names, part("train", "train"), part("t10k", "test"), VERSION)
