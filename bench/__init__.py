@@ -11,15 +11,22 @@ if TYPE_CHECKING:
     from bench.contracts.detector import Detector
     from bench.contracts.inputs import DataInfo
     from bench.contracts.target import Target
+    from bench.running.front import evaluate
 
-__all__ = ["Approximation", "Card", "Claim", "DataInfo", "Defense", "Detector", "Target", "attack"]
+__all__ = ["Approximation", "Card", "Claim", "DataInfo", "Defense", "Detector", "Target", "attack", "evaluate"]
 
-_HOMES = {"DataInfo": "inputs", "Detector": "detector", "Target": "target", "attack": "attack"}
+_HOMES = {
+    "DataInfo": "contracts.inputs",
+    "Detector": "contracts.detector",
+    "Target": "contracts.target",
+    "attack": "contracts.attack",
+    "evaluate": "running.front",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module(f"bench.contracts.{_HOMES.get(name, 'defense')}"), name)
+        return getattr(importlib.import_module(f"bench.{_HOMES.get(name, 'contracts.defense')}"), name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")
 
 

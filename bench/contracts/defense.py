@@ -194,6 +194,8 @@ class DefenseSpec:
         if not base:
             # A file or folder alone; its only defense is meant.
             label = Path(member).stem if member.endswith(".py") or "/" in member else member
+        elif base == "memory":
+            label = member
         elif Path(base).suffix == ".py" or "/" in base:
             label = f"{Path(base).stem}.{member}"
         else:

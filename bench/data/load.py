@@ -15,6 +15,7 @@ from bench.data import cifar10, digits, fashion_mnist, files, folder, plugin
 from bench.data.downloads import default_root
 from bench.data.published import cifar100, mnist, svhn, tiny_imagenet
 from bench.data.splits import Data
+from bench.plugins.held import held, is_held
 from bench.plugins.registry import DATA
 
 #: Published data sets by name: read from files below a folder, which are downloaded to it if that is asked for.
@@ -46,6 +47,10 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     Raises:
         InputError: for an unknown reference, missing or damaged files, or a folder that breaks the layout.
     """
+    if is_held(reference):
+        data = held(reference)
+        assert isinstance(data, Data)
+        return data
     kind, _, argument = reference.partition(":")
     if kind in LOCAL and argument:
         where = Path(argument).expanduser().resolve()

@@ -18,6 +18,7 @@ from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
 from bench.contracts.errors import InputError, did_you_mean
+from bench.plugins.held import held, is_held
 from bench.plugins.registry import ATTACKS, DEFENSES, Registry, import_failed
 from bench.storing.digest import PACKAGES
 
@@ -46,6 +47,8 @@ def resolve(reference: str, registry: Registry = DEFENSES) -> object:
 
 def find(reference: str, registry: Registry) -> Found:
     """As :func:`resolve`, with the module."""
+    if is_held(reference):
+        return Found(held(reference), sys.modules[__name__])
     place, _, member = reference.rpartition(":")
     if not place:
         place, member = member, ""

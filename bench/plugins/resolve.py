@@ -19,6 +19,7 @@ from bench.contracts.defense import BareModel, Defense, DefenseSpec
 from bench.contracts.detector import Detector, WithDetector
 from bench.contracts.errors import InputError, did_you_mean, in_one_line
 from bench.contracts.inputs import DataInfo
+from bench.plugins.held import is_held
 from bench.plugins.references import find, resolve
 from bench.plugins.registry import ATTACKS, DEFENSES
 from bench.storing.checkpoints import TrainingSettings, find_checkpoint, load_
@@ -182,6 +183,8 @@ def load_defense(
     """
     found = find(spec.reference, DEFENSES)
     defense = _build(found.obj, spec, info)
+    if is_held(spec.reference):  # with its weights, and for one run
+        return LoadedDefense(defense.to(device), None, None, {}, "in memory", _libraries(defense))
     about = (_version(defense, found.module, spec), _libraries(defense))
     if weights is not None:
         defense.load_state_dict(weights)

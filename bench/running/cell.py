@@ -129,6 +129,11 @@ def open_context(setting: Setting) -> Context:
     return _contexts[key]
 
 
+def forget() -> None:
+    """Let go of the data and the defense that this process holds for its next shard."""
+    _contexts.clear()
+
+
 def opens(setting: Setting) -> None:
     """Load data, defense and attacks; raises where the defense is not what was probed."""
     open_context(setting)

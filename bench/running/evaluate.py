@@ -53,6 +53,7 @@ class Request:
     device: str
     data_root: Path | None
     command: str
+    finish: bool = True  # choose examples to show, and measure time, once the shards are done
 
 
 def _unless_broken(read: Callable[[], T | None]) -> T | None:
@@ -91,7 +92,8 @@ class Evaluation:
         attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
         self.notes = check_fit(request.suite, self.data)
-        build_defense(DefenseSpec(request.suite.reference), self.data.info)  # fails now rather than after the attacks
+        if request.finish:  # fails now rather than after the attacks
+            build_defense(DefenseSpec(request.suite.reference), self.data.info)
         self.store = Store(request.results, request.suite.name)
         self._write = Patience(request.results)
         for split in (select_examples(request.suite, self.data), self.data.validation):
@@ -107,7 +109,7 @@ class Evaluation:
         self.plan = self._plan()
 
     def _plan(self) -> Plan:
-        return make_plan(self.store, self.suite, self.data, self._opened, self._attacks)
+        return make_plan(self.store, self.suite, self.data, self._opened, self._attacks, self.request.finish)
 
     # -- checking -------------------------------------------------------------------------------------------
 

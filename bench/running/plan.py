@@ -153,12 +153,20 @@ def counted(number: int, what: str) -> str:
 
 
 def make_plan(
-    store: Store, suite: SuiteRecord, data: Data, opened: Sequence[Opened], attacks: Sequence[ResolvedAttack]
+    store: Store,
+    suite: SuiteRecord,
+    data: Data,
+    opened: Sequence[Opened],
+    attacks: Sequence[ResolvedAttack],
+    finish: bool = True,
 ) -> Plan:
     """Compare what is stored with what would be made now, and put what is missing into one graph of jobs.
 
     A preparation that depends on the data alone is one job, whichever attacks and defenses wait for it. Each defense
     gets its gallery as soon as its own shards have ended. Its time is measured last, with nothing beside it.
+
+    Args:
+        finish: whether there are galleries and measurements of time.
 
     Raises:
         NewerSchemaError: when a stored file is of a newer schema: it is not to be replaced.
@@ -175,7 +183,8 @@ def make_plan(
         costs = Costs(store)
         waits = _add_preparations(plan, costs)
         _add_shards(plan, suite, costs, waits)
-        _add_finishing(plan, store, suite)
+        if finish:
+            _add_finishing(plan, store, suite)
     return plan
 
 
