@@ -93,17 +93,21 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
             "upgrade worst-case-bench"
         )
+    stored = len(raw.get("rows", []))
     if "rows" in raw:
         columns = raw.pop("columns", [])
         if any(len(row) != len(columns) for row in raw["rows"]):
             raise InputError(f"{path}: rows: a row has not the {len(columns)} values that columns names")
         raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]] if rows else []
     try:
-        return kind(**raw)
+        record = kind(**raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {where}: {first['msg']}") from None
+    if isinstance(record, ShardRecord) and record.status == "ok" and stored != record.stop - record.start:
+        raise InputError(f"{path}: rows: there are {stored}, of {record.stop - record.start} examples")
+    return record
 
 
 def to_json(record: Record) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.current import current_shards
-from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
+from bench.storing.lock import writing
+from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
 from bench.summary.numbers import SETTLED
 from bench.summary.results import DefenseResults
@@ -39,9 +40,14 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
     A defense with a missing or failed cell is left alone: its worst attack may change.
 
     Raises:
-        InputError: when the suite has no results, or stored inputs are not those of their record.
+        InputError: when the suite has no results, a run writes there, or stored inputs are not those of their record.
     """
     store, suite = open_suite(results, suite_name)
+    with writing(store.folder, "bench compact"):
+        yield from _compact(store, suite)
+
+
+def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
     for path in (store.folder / ".prepared").glob("*.safetensors"):
         path.unlink()
     for path in store.defenses():

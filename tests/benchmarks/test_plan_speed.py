@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from written_results import attack_record, defense_record, shard_record, suite_record, timing_record
+from written_results import attack_record, defense_record, row, shard_record, suite_record, timing_record
 
 from attacks.gradient.pgd import pgd
 from bench.contracts.attack import AttackSpec
@@ -56,7 +56,7 @@ def _case(
     for i in range(defenses):
         record = defense_record(f"defense-{i}", timing=timing_record())
         setting = Setting(
-            config, DefenseSpec(record.name), "cpu", folder, None, record.key, False, None, "bench evaluate"
+            config, DefenseSpec(record.name), "cpu", None, record.key, False, None, "bench evaluate"
         )
         opened.append(Opened(setting, record, 2.0))
     return Store(folder, suite.name), suite, opened, entries
@@ -78,13 +78,15 @@ def test_a_large_evaluation_is_planned_quickly(
     store, suite, opened, _ = case
     machine = {"torch": provenance.torch_release(), "device": "cpu"}
     if stored:
+        rows = [[row(name, 1) for name in suite.ids[100 * n : 100 * (n + 1)]] for n in range(shards)]
         for one in opened:
             for attack in (None, *suite.attacks):
                 key = suite.cell_key(one.record, attack, **machine)
                 for number in range(shards):
                     name = "clean" if attack is None else attack.name
                     shard = shard_record(suite, one.record, name, number)
-                    store.write_shard(shard.model_copy(update={"key": key(shard.start, shard.stop)}), None)
+                    shard = shard.model_copy(update={"key": key(shard.start, shard.stop), "rows": rows[number]})
+                    store.write_shard(shard, None)
     plan = benchmark.pedantic(_plan, args=(case,), rounds=1)
     assert len(plan.shards) == (0 if stored else defenses * (attacks + 1) * shards)
     assert len(plan.galleries) == defenses and not plan.timings

@@ -236,6 +236,15 @@ def slow(target: Target, x: Tensor, y: Tensor, *, seconds: float = 0.3) -> Tenso
     return (x + target.ball.eps * noise).clamp(0, 1)
 
 
+@attack("roomy", knowledge="decision", norms=("linf",))
+def roomy(target: Target, x: Tensor, y: Tensor, *, fits: int = 1000) -> Tensor:
+    """Random points of the ball; memory runs out where a pass has more rows than fit."""
+    noise = 2 * target.rand(*x.shape, like=x) - 1
+    if target.batch_size > fits:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return (x + target.ball.eps * noise).clamp(0, 1)
+
+
 def _means(context: PrepareContext, **_: object) -> dict[str, Tensor]:
     report(0.5, "half of it")
     return {"mean": context.train.x.mean(0)}
@@ -297,6 +306,19 @@ def divide(a: int, b: int) -> float:
 
 def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def run_out_of_memory_once(path: str) -> None:
+    """Leave a file behind the first time, after which there is memory."""
+    if not Path(path).exists():
+        Path(path).touch()
+        run_out_of_memory()
+
+
+def visible_gpus(seconds: float) -> str:
+    """The GPUs that this process may use."""
+    time.sleep(seconds)
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 def kill_self() -> None:

@@ -149,3 +149,74 @@ def test_a_job_alone_that_others_wait_for_does_not_block_them() -> None:
 def test_jobs_that_could_never_run_are_refused(jobs: list[Job], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Graph(jobs)
+
+
+# -- workers that die -------------------------------------------------------------------------------------------
+
+
+def lose(graph: Graph, name: str, with_machine: bool = False) -> list[Outcome]:
+    """Take the next job, which is ``name``, and lose it."""
+    taken = graph.take()
+    assert taken is not None and taken.name == name
+    return graph.lost(ended(taken, "failed", "worker process died"), with_machine)
+
+
+def test_a_job_that_was_lost_is_taken_again_and_what_waits_for_it_goes_on_waiting() -> None:
+    graph = Graph([job("first"), job("behind", after=["first"])])
+    assert lose(graph, "first") == []
+    assert graph.left
+    taken = graph.take()
+    assert taken is not None and taken.name == "first"
+    assert graph.take() is None
+    assert [outcome.status for outcome in graph.end(ended(taken))] == ["ok"]
+    assert (after := graph.take()) is not None and after.name == "behind"
+
+
+def test_the_second_worker_that_a_job_brings_down_is_its_end_and_that_of_what_waits_for_it() -> None:
+    graph = Graph([job("deadly"), job("behind", after=["deadly"])])
+    assert lose(graph, "deadly") == []
+    deadly, behind = lose(graph, "deadly")
+    assert (deadly.status, deadly.error) == ("failed", "worker process died, 2 times")
+    assert behind.error.startswith("waited for deadly (failed):\n")
+    assert not graph.left and graph.take() is None
+
+
+def test_machines_that_are_lost_are_held_against_a_job_only_when_it_happens_often() -> None:
+    graph = Graph([job("unlucky")])
+    assert [lose(graph, "unlucky", with_machine=True) for _ in range(4)] == [[]] * 4
+    assert lose(graph, "unlucky") == []  # counted apart
+    (end,) = lose(graph, "unlucky", with_machine=True)
+    assert end.error == "worker process died, 5 times"
+    assert not graph.left
+
+
+def test_a_job_that_is_given_back_counts_as_never_taken() -> None:
+    jobs = [job("long", 9, loads="a"), job("short", 1, loads="a")]
+    graph = Graph(jobs)
+    for _ in range(10):
+        taken = graph.take()
+        assert taken is not None and taken.name == "long"
+        graph.give_back(taken)
+    assert lose(graph, "long") == []  # its first death still
+    assert simulate(jobs, 1) == (10, 1)
+
+
+def test_the_order_after_a_loss_is_that_of_a_fresh_start() -> None:
+    """What a worker stays with or leaves depends on the work that is left, which what was lost is part of again."""
+    jobs = [job("a", 9, loads="a"), *(job(f"b {n}", 4, loads="b") for n in range(3)), job("c", 7, loads="c")]
+    graph, names = Graph(jobs), list[str]()
+    assert (lost := graph.take()) is not None and graph.lost(ended(lost, "failed")) == []
+    while (taken := graph.take("" if not names else None)) is not None:
+        names.append(taken.name)
+        graph.end(ended(taken))
+    assert names == order(jobs)
+
+
+def test_a_job_alone_that_was_lost_comes_last_again() -> None:
+    graph = Graph([job("alone", alone=True), job("beside")])
+    first = graph.take()
+    assert first is not None and first.name == "beside"
+    graph.end(ended(first))
+    assert lose(graph, "alone") == []
+    again = graph.take()
+    assert again is not None and again.name == "alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_a_file_that_is_damaged_failed_or_of_another_torch_is_stale_and_says_why
     assert "cannot be read" in state(results).stale[0][0]
     assert state(results).stale[1] == ["timeout: stopped after 3 s"]
     assert state(results, "2.16").stale[2] == ["torch: was 2.15, is 2.16"]
+
+
+def test_a_shard_cut_off_inside_its_rows_is_stale_though_its_header_is_whole(results: Results) -> None:
+    cut, short, packed = (results.store.shard_path("plain", "pgd", number) for number in range(3))
+    text = cut.read_text()
+    cut.write_text(text[: text.index('"rows"') + 60])
+    lines = short.read_text().splitlines(keepends=True)
+    start = lines.index(' "rows": [\n')
+    short.write_text("".join([*lines[: start + 1], lines[start + 2], *lines[start + 3 :]]))  # JSON, but for one row
+    data = gzip.compress(packed.read_bytes())
+    packed.with_name(f"{packed.name}.gz").write_bytes(data[: len(data) * 3 // 4])
+    packed.unlink()
+    found = state(results)
+    assert found.missing(6, 2) == [Piece(0, 0, 2), Piece(1, 2, 4), Piece(2, 4, 6)]
+    assert "cannot be read" in found.stale[0][0] and "cannot be read" in found.stale[2][0]
+    assert found.stale[1][0].endswith("rows: there are 1, of 2 examples")
 
 
 def test_a_newer_file_is_not_replaced(results: Results) -> None:

@@ -49,7 +49,8 @@ def test_every_record_comes_back_as_it_was(results: Results) -> None:
     assert results.store.suite() == SUITE
     assert results.store.defense(defense.name) == defense
     x_adv = torch.rand(2, 1, 2, 2)
-    record = shard_record(SUITE, DEFENSE, "pgd", 3, rows=[row("e0", 1), row("e1", 0, detector_score=0.5)])
+    rows = [row("e0", 1), row("e1", 0, detector_score=0.5)]
+    record = shard_record(SUITE, DEFENSE, "pgd", 3, start=0, stop=2, rows=rows)
     results.store.write_shard(record, x_adv)
     stored = results.store.shard(DEFENSE.name, "pgd", 3)
     assert stored is not None
@@ -67,7 +68,8 @@ def test_a_failed_shard_has_no_images(results: Results) -> None:
 
 
 def test_nan_adversarial_inputs_are_stored_as_they_are(results: Results) -> None:
-    results.write_shard(DEFENSE, "pgd", 0, x_adv=torch.full((1, 1, 2, 2), torch.nan), rows=[row("e0", 1)])
+    rows = [row("e0", 1), row("e1", 1)]
+    results.write_shard(DEFENSE, "pgd", 0, x_adv=torch.full((2, 1, 2, 2), torch.nan), rows=rows)
     stored = results.store.shard(DEFENSE.name, "pgd", 0)
     assert stored is not None
     assert torch.isnan(results.store.x_adv(stored)).all()

@@ -263,7 +263,7 @@ def test_clean_shards_of_another_setting_leave_nothing_to_show(results: Results)
     results.write_defense(PLAIN, {"pgd": PGD_ROWS})
     for number in range(2):
         key = another(results, "clean", number, "defense")
-        results.write_shard(PLAIN, "clean", number, rows=[row(f"e{2 * number}", 1)], key=key)
+        results.write_shard(PLAIN, "clean", number, rows=[row(f"e{2 * number + i}", 1) for i in range(2)], key=key)
     found = summarise(results.root, "made")
     assert found.defenses == []
     assert found.warnings == ["plain: no clean results of the current suite; run bench evaluate again"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small_bench import FAILING, STEP, Bench
 from stand_ins import plugin, run_bench
 
+from bench.storing.lock import writing
 from bench.storing.records import CLEAN
 from bench.storing.store import Store
 from bench.summary.results import DefenseResults
@@ -124,3 +126,12 @@ def test_no_results_are_refused(tmp_path: Path) -> None:
     ended = run_bench("compact", "--results", str(tmp_path))
     assert ended.code == 2
     assert plugin("Means") not in ended.err and "no results" in ended.err
+
+
+def test_nothing_is_compacted_while_a_run_writes_there(bench: Bench) -> None:
+    before = _files(bench)
+    with writing(bench.store.folder, "bench evaluate --all"):
+        ended = run_bench("compact", "--results", str(bench.results))
+    assert ended.code == 2
+    assert f"process {os.getpid()} on " in ended.err and "writes there (bench evaluate --all)" in ended.err
+    assert _files(bench) == before
