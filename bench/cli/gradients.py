@@ -20,7 +20,7 @@ def gradients(scene: Scene, defenses: tuple[str, ...], results: Path) -> None:
     from bench.studies.input_gradients.measure import measure_and_store
 
     store = Store(results, scene.suite.name)
-    for spec in scene.specs(defenses, False):
+    for spec in scene.specs(defenses):
         record = measure_and_store(
             store, scene.suite, spec, device=scene.device, root=scene.data_root, command=provenance.command_line()
         )

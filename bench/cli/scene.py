@@ -58,8 +58,12 @@ class Scene:
 
         return DefenseSpec(reference, self.params, self.checkpoints)
 
-    def specs(self, references: tuple[str, ...], every: bool) -> list[DefenseSpec]:
-        """The defenses named by ``--defense``, and with ``--all`` all registered ones, or those of a suite's study."""
+    def specs(self, references: tuple[str, ...], every: bool | None = None) -> list[DefenseSpec]:
+        """The defenses named by ``--defense``, and with ``--all`` all registered ones, or those of a suite's study.
+
+        Args:
+            every: whether ``--all`` was given; None: the command has no such option.
+        """
         from bench.plugins.registry import DEFENSES
         from bench.suites.config import variants_of
 
@@ -74,7 +78,8 @@ class Scene:
                 click.echo(f"skipped: {problem}", err=True)
             names += loaded
         if not names and not variants:
-            raise InputError("no defense given; use --defense NAME (bench list defenses) or --all")
+            other = "" if every is None else " or --all"
+            raise InputError(f"no defense given; use --defense NAME (bench list defenses){other}")
         return [self.spec(name) for name in dict.fromkeys(names)] + variants
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -296,11 +297,17 @@ def stored_suites(root: Path, names: Sequence[str] = ()) -> list[str]:
     known = suites(root)
     for name in names:
         if slug(name) not in known:
-            hint = did_you_mean(name, known) if known else f"; run: bench evaluate --suite {name}"
+            hint = did_you_mean(name, known) if known else f"; run: {_command(root, name)}"
             raise InputError(f"no results of suite {name!r} in {root}{hint}")
     if not known:
-        raise InputError(f"no results in {root}; run: bench evaluate --defense ours")
+        raise InputError(f"no results in {root}; run: {_command(root)}")
     return list(dict.fromkeys(names)) or known
+
+
+def _command(root: Path, suite: str | None = None) -> str:
+    """A command that puts results below ``root``; it works as it stands."""
+    named = [] if suite is None else ["--suite", suite]
+    return shlex.join(["bench", "evaluate", "--defense", "ours", *named, "--results", str(root)])
 
 
 def open_suite(root: Path, name: str) -> tuple[Store, SuiteRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -297,6 +298,21 @@ def test_results_of_a_newer_version_are_refused_and_left_alone(tmp_path: Path, f
         assert_refused(reported, "is newer than")
     else:
         assert reported.code == 1 and "is newer than" in reported.out
+
+
+@pytest.mark.parametrize("suite", [(), ("--suite", "demo")])
+def test_the_command_that_a_report_of_nothing_says_works(tmp_path: Path, suite: tuple[str, ...]) -> None:
+    folder = tmp_path / "my results"
+    said = run_bench("report", "--results", folder, *suite).err.strip().partition("; run: bench ")[2]
+    assert run_bench(*shlex.split(said), "--dry-run").code == 0
+    assert str(folder) in shlex.split(said)  # so that the next report finds what it made
+
+
+def test_no_command_recommends_an_option_that_it_lacks() -> None:
+    for command in ("gradients", "train", "evaluate"):
+        said = run_bench(command).err
+        assert "no defense given" in said
+        assert ("--all" in said) == ("--all" in run_bench(command, "--help").out), command
 
 
 def test_reports_of_nothing_say_what_to_run(tmp_path: Path) -> None:

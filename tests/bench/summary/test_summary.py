@@ -374,7 +374,8 @@ def test_without_misclassified_inputs_there_is_no_true_positive_rate(results: Re
 
 
 def test_a_suite_without_results_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no results of suite 'made' in .*; run: bench evaluate --suite made"):
+    command = "bench evaluate --defense ours --suite made --results "
+    with pytest.raises(InputError, match=f"no results of suite 'made' in .*; run: {command}"):
         summarise(tmp_path, "made")
 
 

@@ -80,7 +80,7 @@ def test_a_suite_that_is_not_configured_and_a_defense_that_is_gone_are_said_to_b
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     ended = run_bench("status", "--results", str(tmp_path))
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == f"error: no results in {tmp_path}; run: bench evaluate --defense ours\n"
+    assert ended.err == f"error: no results in {tmp_path}; run: bench evaluate --defense ours --results {tmp_path}\n"
 
 
 def test_another_version_of_pillow_makes_jpeg_stale_and_nothing_else(
