@@ -85,6 +85,60 @@ def test_three_machines_give_the_rows_of_one_though_one_is_lost_and_another_join
         assert record is not None and record.gallery and record.timing is not None
 
 
+def test_a_driver_that_was_killed_goes_on_where_it_stopped(
+    cluster: Any, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "work").configure(ATTACKS, shard_size=2)
+
+    def stored() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in bench.results.glob("tiny/*/*/[0-9]*.json")}
+
+    program = [sys.executable, "-c", "from bench.cli.main import main; main()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(
+        [*program, *bench.arguments("Means", "Noisy"), "--engine", "ray", "--address", cluster.address],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(stored()) < 4:
+            assert driver.poll() is None, f"ended with {driver.returncode}"
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+        driver.wait()
+    finished = stored()
+    assert 4 <= len(finished) < len(expected)
+    ended = on_ray(bench, cluster)
+    assert ended.code == 0, ended.err
+    assert essence(bench.results) == expected
+    assert {path: stored()[path] for path in finished} == finished  # none was written, so none run, twice
+
+
+def test_a_machine_that_joins_is_given_work(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.engines import ray_engine
+
+    worked = set()
+    start = ray_engine._Slot.start
+
+    def noting(slot: Any, *arguments: Any) -> None:
+        worked.add(slot.node)
+        start(slot, *arguments)
+
+    monkeypatch.setattr(ray_engine._Slot, "start", noting)
+    with RayEngine(cluster.address) as engine:
+        running = engine.run([Job(f"wait {n}", stand_ins.pid_after, (0.2,)) for n in range(1000)])
+        assert next(running).status == "ok"
+        joined = cluster.add_node(num_cpus=1)
+        try:
+            assert joined.node_id not in worked
+            assert any(joined.node_id in worked for _ in running)
+        finally:
+            running.close()
+    cluster.remove_node(joined)
+
+
 def test_how_jobs_end(cluster: Any) -> None:
     jobs = [
         *(Job(f"square {n}", stand_ins.square, (n,)) for n in range(4)),
