@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bench.contracts.errors import InputError, did_you_mean
-from bench.data import cifar10, digits, fashion_mnist, files, folder, plugin
+from bench.data import cifar10, content, digits, fashion_mnist, files, folder, plugin
 from bench.data.downloads import default_root
 from bench.data.published import cifar100, mnist, svhn, tiny_imagenet
 from bench.data.splits import Data
@@ -73,3 +73,12 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
         else:
             _loaded[key] = plugin.load(reference)
     return _loaded[key]
+
+
+def is_published(reference: str, name: str) -> Path | None:
+    """The folder of a reference whose content is that of the published data set ``name``, else None."""
+    kind, _, argument = reference.partition(":")
+    path = Path(argument).expanduser().resolve()
+    if kind != "folder" or name != content.CIFAR10.name or not folder.is_one(path):
+        return None
+    return path if load_data(reference).info.name == name else None

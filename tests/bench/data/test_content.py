@@ -10,12 +10,15 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.cli.scene import Scene, in_a_scene
 from bench.contracts.errors import InputError
 from bench.data import cifar10, content, folder
 from bench.data.downloads import Archive
@@ -136,3 +139,27 @@ def test_an_archive_of_other_images_is_refused(tmp_path: Path, images: Images, m
     root = _archive(tmp_path / "archive", images, monkeypatch)
     with pytest.raises(InputError, match=r"cifar-10-python\.tar\.gz: is not CIFAR-10"):
         load_data("cifar10", root)
+
+
+def test_results_on_a_folder_that_is_cifar10_are_those_of_the_suite(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bench.yaml").write_text(
+        "suites:\n  small:\n    data: cifar10\n    examples: 20\n    seed: 1\n"
+        "    threat_model: {norm: linf, eps: 0.1}\n    attacks: {pgd: {steps: 2}}\n"
+    )
+    _folder(tmp_path / "pictures", images)
+
+    @click.command()
+    @in_a_scene
+    def show(scene: Scene) -> None:
+        click.echo(f"{scene.suite.name} on {scene.suite.data} below {scene.data_root}")
+
+    def shown(data: str) -> str:
+        return CliRunner().invoke(show, ["--suite", "small", "--data", data]).stdout.strip()
+
+    assert shown("folder:pictures") == f"small on cifar10 below {tmp_path / 'pictures'}"
+    images[next(iter(images))][0, 0, 0] ^= 1
+    _folder(tmp_path / "others", images)
+    assert shown("folder:others") == "small@others on folder:others below None"
