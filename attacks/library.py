@@ -32,7 +32,7 @@ class Result:
     Attributes:
         x_adv: shaped like x, inside the ball and the box wherever ``success``.
         success: bool ``(N,)``: misclassified (classified as its target) in one fresh pass, finite and inside the
-            threat model.
+            threat model, and accepted where there is a ``threshold``.
         forward: forward passes of the model per example, int64 ``(N,)``; backward: likewise.
         notes: what was noticed about gradients and logits.
     """
@@ -57,6 +57,7 @@ def run(
     low: float | None = None,
     high: float | None = None,
     randomized: bool | None = None,
+    threshold: float | None = None,
     batch_size: int = 512,
     **params: Any,
 ) -> Result:
@@ -76,12 +77,15 @@ def run(
         seed: decides every random number; global random states are left as they were.
         low, high: the box of the values (default: what a :class:`Defense` says, else [0, 1]).
         randomized: whether two passes may differ (default: what a :class:`Defense` says, else False).
+        threshold: of the detector of a :class:`Defense` (``detect``): inputs with a score above it are rejected, which
+            is no success, and the attack is shown so. None: as if there were no detector.
         batch_size: rows per pass; changes nothing but float noise for a deterministic model.
         **params: parameters of the attack (``bench list attacks``).
 
     Raises:
         InputError: for inputs outside [low, high] or in bytes, labels of the wrong type or range, a model in training
-            mode, logits of the wrong shape or not finite, an unknown attack or parameter.
+            mode, logits of the wrong shape or not finite, an unknown attack or parameter, a threshold where there is no
+            detector.
         NotApplicable: when the attack lacks the norm, a targeted form, or a form without eps.
     """
     spec = get_attack(name)
@@ -101,6 +105,9 @@ def run(
     threat = Lp(norm, radius, given.low, given.high)  # type: ignore[arg-type]
     defense = _as_defense(module, x, given)
     y = as_labels(y, x.device)
+    if threshold is not None and (defense.detect is None or not math.isfinite(threshold)):
+        why = "is not finite" if defense.detect is not None else f"{type(module).__name__} has no detector (detect)"
+        raise InputError(f"threshold {threshold}: {why}")
     check_labels(y, defense.data.num_classes, "y")
     if len(y) != len(x):
         raise InputError(f"y: {len(y)} labels for {len(x)} inputs")
@@ -121,6 +128,7 @@ def run(
         knowledge=spec.knowledge,
         generator=generator,
         randomized=random,
+        threshold=threshold,
         batch_size=batch_size,
         towards=towards,
     )
@@ -130,8 +138,11 @@ def run(
     allowed = torch.tensor([reason == "ok" for reason in threat.violations(x, x_adv)], device=x.device)
     with seeded(seed, "report"), torch.no_grad():
         logits = torch.cat([defense(part) for part in x_adv.split(batch_size)])
+        rejected = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if threshold is not None and defense.detect is not None:
+            rejected = torch.cat([defense.detect(part) for part in x_adv.split(batch_size)]) > threshold
     guess = predictions(logits)
-    success = allowed & (guess != y if towards is None else guess == towards)
+    success = allowed & ~rejected & (guess != y if towards is None else guess == towards)
     counts = target.counts
     broken = int((~torch.isfinite(logits).all(1)).sum())
     if broken:

@@ -9,10 +9,20 @@ from annotated_types import Ge
 from torch import Tensor
 
 from attacks.gradient.apgd import apgd
+from attacks.gradient.orthogonal import orthogonal_pgd
 from attacks.minimum_norm.fab import fab
 from attacks.score.square import square
-from attacks.toolkit.composition import Stage, in_turn
-from attacks.toolkit.estimators import EOT, EstimatorLike, as_estimator, eot, estimator_prepares, prepare_estimator
+from attacks.toolkit.composition import Stage, also_in, in_turn
+from attacks.toolkit.estimators import (
+    EOT,
+    Estimator,
+    EstimatorLike,
+    as_estimator,
+    eot,
+    estimator_prepares,
+    prepare_estimator,
+)  # fmt: skip
+from attacks.toolkit.spaces import spaces
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
 
@@ -53,6 +63,11 @@ def autoattack(
     on cross-entropy and on DLR with averaged gradients. With fewer than four classes, where DLR-T is not defined, the
     margin takes its place.
 
+    Where the target has a detector, FAB's boundary is that of the classifier alone, and orthogonal PGD takes its place;
+    the others are about the joint objective by themselves. As ``cascade`` does, the series runs in the space that the
+    detector dislikes least, all points of the ball or those on whole grey levels, and its first attack in the other of
+    the two on what is left.
+
     On a randomised defense every attack sees every example and the point that fools most often on fresh draws is
     kept; the authors' code lets an example leave at its first success, which counts luck as strength.
 
@@ -70,24 +85,36 @@ def autoattack(
     Returns:
         x_adv, shaped like x.
     """
-    of = as_estimator(estimator)
+    first, *others = spaces(target, x)
+    order = _series(first, version, steps, targets, queries, samples, as_estimator(estimator), rescore)
+    found = first.snap(in_turn(first, x, y, order, rescore))
+    for other in others:
+        found = also_in(target, other, x, y, found, order[:1], rescore)
+    return found
+
+
+def _series(
+    target: Target, version: Version, steps: int, targets: int, queries: int, samples: int, of: Estimator, rescore: int
+) -> list[Stage]:
+    """The attacks in their order."""
     by_margin = "dlr" if target.num_classes >= 4 else "margin"
     climb = partial(apgd, steps=steps, rescore=rescore, estimator=of)
     descend = partial(fab, steps=steps, rescore=rescore, estimator=of)
     search = partial(square, queries=queries, rescale=False)
     if version == "rand":
         averaged = of if isinstance(of, EOT) else eot(of, samples)
-        stages = [partial(climb, loss=loss, estimator=averaged) for loss in ("ce", by_margin)]
-        return in_turn(target, x, y, [Stage(stage) for stage in stages], rescore)
-    towards = [Stage(partial(climb, loss=by_margin, targets=targets)), Stage(partial(descend, targets=targets))]
+        return [Stage(partial(climb, loss=loss, estimator=averaged)) for loss in ("ce", by_margin)]
+    nearest, each = Stage(partial(descend, restarts=_RESTARTS)), Stage(partial(descend, targets=targets))
+    if target.rejects:
+        turns = partial(orthogonal_pgd, steps=steps, rescore=rescore, estimator=of)
+        nearest, each = Stage(partial(turns, restarts=_RESTARTS)), Stage(turns)
+    towards = [Stage(partial(climb, loss=by_margin, targets=targets)), each]
     if version == "standard":
-        order = [Stage(partial(climb, loss="ce")), *towards, Stage(search, "score")]
-    else:
-        order = [
-            Stage(partial(climb, loss="ce", restarts=_RESTARTS)),
-            Stage(partial(climb, loss=by_margin, restarts=_RESTARTS)),
-            Stage(partial(descend, restarts=_RESTARTS)),
-            Stage(partial(search, restarts=_RESTARTS), "score"),
-            *towards,
-        ]
-    return in_turn(target, x, y, order, rescore)
+        return [Stage(partial(climb, loss="ce")), *towards, Stage(search, "score")]
+    return [
+        Stage(partial(climb, loss="ce", restarts=_RESTARTS)),
+        Stage(partial(climb, loss=by_margin, restarts=_RESTARTS)),
+        nearest,
+        Stage(partial(search, restarts=_RESTARTS), "score"),
+        *towards,
+    ]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from attacks.gradient.pgd import Ascent, pgd
 from attacks.score.square import square
-from attacks.toolkit.composition import Stage, Standing, in_turn
+from attacks.toolkit.composition import Stage, Standing, also_in, in_turn
 from attacks.toolkit.estimators import Estimator, EstimatorLike, as_estimator, estimator_prepares, prepare_estimator
 from attacks.toolkit.losses import Goal, margin
-from attacks.toolkit.selection import ENOUGH, ranked_classes, strength
+from attacks.toolkit.selection import ranked_classes
 from attacks.toolkit.spaces import spaces
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -91,26 +91,9 @@ def cascade(
         queries = 0
     first, *others = spaces(target, x)
     found = first.snap(_in_one_space(first, x, y, steps, targets, restarts, halvings, rounds, queries, of, rescore))
-    for other in others:
-        found = _in_another_space(target, other, x, y, found, of, rescore)
-    return found
-
-
-def _in_another_space(
-    target: Target, other: Target, x: Tensor, y: Tensor, found: Tensor, of: Estimator, rescore: int
-) -> Tensor:
-    """``found (N, …)``, where a few climbs in the space of ``other`` do not make it worse for the defense."""
-    draws, everyone = rescore if target.randomized else 1, torch.arange(len(x), device=x.device)
-    before = strength(target, found, y, everyone, draws)
-    rows = everyone[before < ENOUGH]
-    if not len(rows):
-        return found
-    part = other.subset(rows)
     climb = partial(pgd, steps=_FAR[0], step_size=_FAR[1], schedule="linear", estimator=of, rescore=rescore)
-    stages = [Stage(climb), Stage(partial(climb, targets=1))]
-    points = part.snap(in_turn(part, x[rows], y[rows], stages, rescore))
-    better = strength(target, points, y[rows], rows, draws) > before[rows]
-    found[rows[better]] = points[better]
+    for other in others:
+        found = also_in(target, other, x, y, found, [Stage(climb), Stage(partial(climb, targets=1))], rescore)
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, margin
-from attacks.toolkit.selection import Best, strength
+from attacks.toolkit.selection import ENOUGH, Best, strength
 from bench.contracts.target import Target
 
 
@@ -83,3 +83,22 @@ def in_turn(target: Target, x: Tensor, y: Tensor, stages: Sequence[Stage], draws
     for stage in stages:
         standing.run(stage)
     return standing.best.x
+
+
+def also_in(
+    target: Target, other: Target, x: Tensor, y: Tensor, found: Tensor, stages: Sequence[Stage], draws: int
+) -> Tensor:
+    """``found (N, …)``, where ``stages`` in the space of ``other`` do not make it worse for the defense.
+
+    They run on the examples that still stand (``attacks.toolkit.spaces``).
+    """
+    repeats, everyone = draws if target.randomized else 1, torch.arange(len(x), device=x.device)
+    before = strength(target, found, y, everyone, repeats)
+    rows = everyone[before < ENOUGH]
+    if not len(rows):
+        return found
+    part = other.subset(rows)
+    points = part.snap(in_turn(part, x[rows], y[rows], stages, draws))
+    better = strength(target, points, y[rows], rows, repeats) > before[rows]
+    found[rows[better]] = points[better]
+    return found

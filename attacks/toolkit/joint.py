@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.toolkit.directions import directions_of, slopes
-from attacks.toolkit.losses import Goal
+from attacks.toolkit.losses import Goal, repeat
 from bench.contracts.target import Evaluation, Target
 
 #: Directions along which a score is differenced where it has no gradient, and their root mean square in shares of the
@@ -19,7 +19,7 @@ _SAMPLES, _SIGMA, _BLIND = 64, 0.03, 3
 #: By how much the score of a randomised defense has to change more along the directions than it does from draw to draw
 #: at one point, in mean squares, and how many draws tell the latter.
 _ABOVE_LUCK, _REPEATS = 1.3, 8
-#: Share of the detector's half below which its gradient is not worth a search.
+#: Share of the detector's half below which its gradient is worth neither a backward pass nor a search.
 _WORTH = 0.01
 
 
@@ -35,10 +35,8 @@ def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Eval
     """
     if target.detection is None:
         return at
-    rows, owners = x.repeat(draws, *[1] * (x.ndim - 1)), index.repeat(draws)
-    scores, grads = target.score_gradient(rows, owners)
-    scores, grads = scores.view(draws, -1).mean(0), grads.view(draws, *x.shape).mean(0)
     margins = goal.margin(at.logits)
+    scores, grads = _scored(target, x, index, margins, draws)
     share = target.detection.share(margins, scores)
     flat = (grads.flatten(1).abs().sum(1) == 0) & (1 - share > _WORTH)
     if flat.any() and target.detection.blind < _BLIND:
@@ -55,6 +53,34 @@ def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Eval
         at.logits,
         scores,
     )
+
+
+def _scored(target: Target, x: Tensor, index: Tensor, margins: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    """The detector's scores ``(M,)`` and, where a step may serve them, their gradients, shaped like x; else zero.
+
+    Where the classifier still holds, the detector is mostly content, so that a forward pass shows that its gradient is
+    not needed. Where the classifier is fooled it is what is left to do, and is taken at once.
+    """
+    assert target.detection is not None
+    grads, wanted = torch.zeros_like(x), ~(margins < 0)
+    held = margins[:0]
+    if target.detection.scales is None:  # all of the first points set the scales
+        wanted = torch.ones_like(wanted)
+    elif not wanted.all():
+        holds = ~wanted
+        held = target.scores(x[holds], index[holds], draws=draws)
+        wanted[holds] = 1 - target.detection.share(margins[holds], held) > _WORTH
+        held = held[~wanted[holds]]
+    seen = held
+    if wanted.any():
+        each, of_rows = target.score_gradient(repeat(x[wanted], draws), index[wanted].repeat(draws))
+        seen = each.view(draws, -1).mean(0)
+        grads[wanted] = of_rows.view(draws, -1, *x.shape[1:]).mean(0)
+    scores = seen.new_zeros(len(x))
+    scores[~wanted] = held.to(scores)
+    if wanted.any():
+        scores[wanted] = seen
+    return scores, grads
 
 
 def _differenced(target: Target, x: Tensor, index: Tensor) -> Tensor | None:

@@ -17,6 +17,8 @@ from bench.storing.records import Probe
 
 #: Passes compared to find randomness, and examples they are taken on.
 PASSES, EXAMPLES = 5, 32
+#: What two passes of one score may differ by through rounding alone, as a share of the largest.
+_ROUNDING = 1e-5
 #: Draws of a randomised transform in each of two means.
 DISTANCE_DRAWS = 16
 
@@ -65,9 +67,15 @@ def writes_into_input(defense: Defense, x: Tensor) -> bool:
 
 @torch.no_grad()
 def is_random(defense: Defense, x: Tensor) -> bool:
-    """Whether unit-normalised logits of the same batch differ by more than 1e-4 over five passes."""
+    """Whether unit-normalised logits of the same batch differ by more than 1e-4 over five passes, or the detector's
+    scores by more than that share of their spread over the batch."""
     draws = torch.stack([F.normalize(defense(x), dim=1) for _ in range(PASSES)])
-    return bool((draws - draws[0]).norm(dim=2).max() > 1e-4)
+    if (draws - draws[0]).norm(dim=2).max() > 1e-4:
+        return True
+    if defense.detect is None:
+        return False
+    scores = torch.stack([defense.detect(x) for _ in range(PASSES)]).double()
+    return bool((scores - scores[0]).abs().max() > 1e-4 * scores[0].std(correction=0) + _ROUNDING * scores.abs().max())
 
 
 @torch.no_grad()

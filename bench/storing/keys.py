@@ -18,7 +18,7 @@ PROTOCOL = 1
 
 #: How attacks that are shown a detector deal with it: raised when they would find other points because of that alone.
 #: Versions of attacks speak of what they do where there is none.
-AWARENESS = 2
+AWARENESS = 3
 
 
 class Component(BaseModel):

@@ -10,6 +10,7 @@ from detector_canaries import CANARIES, guarded
 from lab import assert_feasible, digits, make_target
 from torch import Tensor
 
+from attacks.adaptive.autoattack import autoattack
 from attacks.adaptive.cascade import cascade
 from attacks.gradient.apgd import apgd
 from attacks.gradient.pgd import pgd
@@ -39,6 +40,11 @@ def survived(defense, threshold: float, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", [name for name in CANARIES if name != "random score"])
 def test_it_falls_to_the_cascade_as_it_is(name: str) -> None:
     assert left(name) <= 0.05
+
+
+@pytest.mark.parametrize("name", ["median distance", "grid distance", "disagreement"])
+def test_it_falls_to_autoattack(name: str) -> None:
+    assert left(name, partial(autoattack, steps=40, queries=200), n=20) <= 0.05
 
 
 def test_a_random_score_rejects_by_luck_alone() -> None:

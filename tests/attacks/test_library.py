@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detector_canaries import guarded
 from lab import digits, digits_classifier, length
-from registered import NEED_DATA, SMALL, norm_of, specs
+from registered import NEED_DATA, NEED_DETECTOR, NEED_LEVELS, SMALL, norm_of, specs
 from torch import Tensor, nn
 
 import attacks
@@ -18,7 +19,8 @@ from bench.contracts.errors import InputError, NotApplicable
 #: A radius at which most of the digits can be fooled.
 EPS = {"linf": 0.3, "l2": 2.0, "l1": 12.0, "l0": 12}
 
-NAMES = sorted(set(specs()) - NEED_DATA)
+#: Those that need no more than a model.
+NAMES = sorted(set(specs()) - NEED_DATA - NEED_DETECTOR - NEED_LEVELS)
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -39,6 +41,32 @@ def test_transfer_needs_data() -> None:
     model, x, y = batch()
     with pytest.raises(NotApplicable, match="trained on data"):
         attacks.run("transfer", model, x, y, eps=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(NEED_DETECTOR | NEED_LEVELS | {"pgd", "square", "autoattack"}))
+def test_a_detector_is_evaded_at_its_threshold(name: str) -> None:
+    defense, threshold = guarded("low confidence")
+    _, x, y = batch()
+    result = run(name, defense, x, y, threshold=threshold)
+    accepted = defense.detect(result.x_adv) <= threshold
+    assert torch.equal(result.success, (defense(result.x_adv).argmax(1) != y) & accepted)
+    # The confidence's gradient is nearly along the margin's: of what is orthogonal to it too little is left.
+    assert result.success.any() or name == "orthogonal-pgd"
+
+
+def test_what_is_rejected_is_no_success() -> None:
+    defense, _ = guarded("low confidence")
+    _, x, y = batch()
+    assert attacks.run("pgd", defense, x, y, eps=0.3).success.all()
+    assert not attacks.run("pgd", defense, x, y, eps=0.3, threshold=-2.0).success.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.5])
+def test_a_threshold_needs_a_detector_and_a_number(value: float) -> None:
+    model, x, y = batch()
+    subject = guarded("low confidence")[0] if value != 0.5 else model
+    with pytest.raises(InputError, match="threshold"):
+        attacks.run("pgd", subject, x, y, eps=0.1, threshold=value)
 
 
 @every

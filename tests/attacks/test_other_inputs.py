@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lab import linear_case
+from registered import NEED_DETECTOR, NEED_LEVELS
 from torch import Tensor, nn
 
 import attacks
@@ -27,8 +28,7 @@ POSITIONS = 10
 BUDGETS: dict[str, dict[str, Any]] = {
     "square": {"queries": 300}, "genattack": {"generations": 100}, "one-pixel": {"generations": 30},
 }  # fmt: skip
-#: They need a detector, or data whose grey levels are known.
-ELSEWHERE = ("orthogonal-pgd", "grid-pgd")
+ELSEWHERE = NEED_DETECTOR | NEED_LEVELS
 BUILT_IN = [get_attack(name) for name in ATTACKS.built_in() if name not in ELSEWHERE]
 SPECS = [spec for spec in BUILT_IN if spec.prepare_scope == "defense"]
 CASES: list[tuple[str, str, tuple[int, ...]]] = [

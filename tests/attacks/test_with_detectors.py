@@ -11,9 +11,11 @@ from lab import Linear, assert_feasible, make_target
 from scipy.optimize import linprog
 from torch import Tensor
 
+from attacks.adaptive.autoattack import autoattack
 from attacks.adaptive.cascade import cascade
 from attacks.decision.rays import rays
 from attacks.gradient.apgd import apgd
+from attacks.gradient.combined import _Weight, combined_pgd
 from attacks.gradient.grid import grid_pgd
 from attacks.gradient.orthogonal import orthogonal_pgd
 from attacks.gradient.pgd import pgd
@@ -92,6 +94,9 @@ ATTACKS = {
     "pgd ce": (partial(pgd, steps=100, loss="ce"), "gradient", 1.1),
     "apgd": (partial(apgd, steps=100), "gradient", 1.1),
     "orthogonal": (partial(orthogonal_pgd, steps=200, step_size=0.05), "gradient", 1.3),
+    "sum": (partial(combined_pgd, steps=60), "gradient", 1.2),
+    "class": (partial(combined_pgd, steps=100, objective="class"), "gradient", 1.2),
+    "autoattack": (partial(autoattack, steps=60, queries=200), "gradient", 1.1),
     "cascade": (partial(cascade, queries=0), "gradient", 1.1),
     "finite differences": (partial(pgd, steps=100, estimator={"finite_difference": {"samples": 16}}), "score", 1.1),
     "square": (partial(square, queries=2000), "score", 1.3),
@@ -115,8 +120,23 @@ def test_selective_steps_undo_each_other_where_orthogonal_ones_do_not() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
-def test_the_unit_of_the_score_does_not_matter(scale: float) -> None:
-    assert beaten(partial(pgd, steps=100), "gradient", 1.1, scale=scale).all()
+@pytest.mark.parametrize("name", ["pgd", "sum", "class"])
+def test_the_unit_of_the_score_does_not_matter(name: str, scale: float) -> None:
+    attack, knowledge, factor = ATTACKS[name]
+    assert beaten(attack, knowledge, factor, scale=scale).all()
+
+
+def test_one_weight_for_all_is_not_enough() -> None:
+    """What the bisection is for: the first λ loses examples that later ones win."""
+    once, often = (beaten(partial(combined_pgd, steps=60, searches=n), "gradient", 1.2) for n in (1, 10))
+    assert once.sum() < often.sum()
+
+
+def test_the_weight_is_bracketed_then_bisected() -> None:
+    weight = _Weight.ones(torch.zeros(2, 1))
+    for fooled in ([True, False], [True, True], [False, True]):
+        weight.update(torch.tensor(fooled))
+    torch.testing.assert_close(weight.value, torch.tensor([1000**0.5, 10**-0.25]))
 
 
 def test_a_score_that_is_cut_from_the_graph_is_differenced() -> None:
@@ -170,6 +190,8 @@ def test_what_needs_a_detector_or_levels_says_so() -> None:
     target = make_target(defense, N, "gradient")
     with pytest.raises(NotApplicable, match="no detector"):
         orthogonal_pgd(target, x, y)
+    with pytest.raises(NotApplicable, match="no detector"):
+        combined_pgd(target, x, y)
     with pytest.raises(NotApplicable, match="grey levels of two are not known"):
         grid_pgd(target, x, y)
     with pytest.raises(InputError, match="has no detector"):

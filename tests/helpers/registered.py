@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "autoattack": {"steps": 5, "targets": 2, "queries": 20},
     "bim": {"steps": 5},
     "boundary": {"queries": 60},
+    "combined-pgd": {"steps": 4, "searches": 3},
     "cw": {"steps": 10, "searches": 2},
     "ddn": {"steps": 10},
     "deepfool": {"steps": 5},
@@ -32,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "grid-pgd": {"steps": 5},
     "hopskipjump": {"queries": 100},
     "lbfgs": {"steps": 5, "searches": 2},
+    "logit-matching": {"steps": 5, "samples": 4, "noise": 0.02},
     "mi-fgsm": {"steps": 5},
     "noise": {"draws": 5},
     "one-pixel": {"population": 10, "generations": 5},
@@ -44,7 +46,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "cascade": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
 }
 #: Attacks on a detector: :func:`target_of` gives the defense one.
-NEED_DETECTOR = {"orthogonal-pgd"}
+NEED_DETECTOR = {"combined-pgd", "orthogonal-pgd"}
+#: Attacks on data whose grey levels are known.
+NEED_LEVELS = {"grid-pgd"}
 #: Attacks that train something on data first.
 NEED_DATA = {"transfer"}
 #: Radii at which some of the examples of :func:`toy` can be fooled and others cannot, on 64 values.

@@ -66,6 +66,22 @@ def test_randomness_is_measured_whether_or_not_it_is_declared() -> None:
         assert found.transforms
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_random_score_is_found_whether_or_not_it_is_declared(scale: float) -> None:
+    class Scored(Guarded):
+        noise = 0.0
+
+        def detect(self, x: Tensor) -> Tensor:
+            score = super().detect(x)
+            return scale * (score + self.noise * torch.randn_like(score))
+
+    class Lucky(Scored):
+        noise = 0.01
+
+    assert probed(Lucky(DATA.info)).randomized and not probed(Lucky(DATA.info)).declared_randomized
+    assert not probed(Scored(DATA.info)).randomized
+
+
 def test_a_declaration_is_believed_without_evidence() -> None:
     class Quiet(Means):
         randomized = True
