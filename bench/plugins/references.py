@@ -1,7 +1,8 @@
 """From what a user writes (a name, a file, a module) to the object that is meant.
 
-A reference is a registered name, ``path/to/file_or_folder.py:Name`` or ``module:attr``. Without ``:Name`` the
-only candidate that the file or module defines is taken.
+A reference is a registered name, ``path/to/file_or_folder.py:Name``, ``module:attr`` or, of a defense, a published
+model such as ``timm:resnet18`` (:mod:`bench.plugins.hubs`). Without ``:Name`` the only candidate that the file or
+module defines is taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
 from bench.contracts.errors import InputError, did_you_mean
 from bench.plugins.held import held, is_held
+from bench.plugins.hubs import hub_model
 from bench.plugins.registry import ATTACKS, DEFENSES, Registry, import_failed
 from bench.storing.digest import PACKAGES
 
@@ -49,6 +51,8 @@ def find(reference: str, registry: Registry) -> Found:
     """As :func:`resolve`, with the module."""
     if is_held(reference):
         return Found(held(reference), sys.modules[__name__])
+    if registry is DEFENSES and (published := hub_model(reference)) is not None:
+        return Found(published, sys.modules[published.__module__])
     place, _, member = reference.rpartition(":")
     if not place:
         place, member = member, ""

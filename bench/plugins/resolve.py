@@ -234,7 +234,8 @@ def _libraries(defense: Defense) -> dict[str, str]:
     found = {}
     for name in defense.depends:
         try:
-            found[name] = importlib.metadata.version(name)
+            # Without what says how it was built, such as +cpu: that is told by the component `device`.
+            found[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             raise InputError(f"defense {type(defense).__name__}: depends on {name!r}, which is not installed") from None
     return found
