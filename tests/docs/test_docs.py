@@ -155,8 +155,9 @@ def follow(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_examples(page: str, folder: Path) -> None:
+    """Write the files of a page, but for a ``bench.yaml``: that of the folder has the tiny suites."""
     for block in blocks(PAGES[page]):
-        if block.file is not None:
+        if block.file not in (None, "bench.yaml"):
             (folder / block.file).write_text(block.text)
 
 
