@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 #: The judge, the random streams and the meaning of a row. Raised when the same inputs would give other rows.
 PROTOCOL = 1
@@ -21,7 +21,16 @@ PROTOCOL = 1
 AWARENESS = 3
 
 
-class Component(BaseModel):
+class Sparse(BaseModel):
+    """Leaves out what is None by default when it is written: a file of before a field was added stays as it is."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, raw = type(self).model_fields, handler(self)
+        return {name: value for name, value in raw.items() if value is not None or fields[name].is_required()}
+
+
+class Component(Sparse):
     """Base of the components of a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -28,7 +28,7 @@ from bench.contracts.attack import Tier
 from bench.contracts.inputs import Kind
 from bench.contracts.target import Towards
 from bench.storing.digest import digest
-from bench.storing.keys import AWARENESS, PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, SuiteKey
+from bench.storing.keys import AWARENESS, PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, Sparse, SuiteKey
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
 SCHEMA_VERSION = 2
@@ -317,7 +317,7 @@ class DefenseRecord(Record):
         return DefenseKey(**{name: getattr(self, name) for name in DefenseKey.model_fields})
 
 
-class ShardRecord(Record):
+class ShardRecord(Sparse, Record):
     """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
 
     schema_version: int = SCHEMA_VERSION

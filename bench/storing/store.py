@@ -262,6 +262,12 @@ class Store:
         write_atomically(path, shard.record)
         _compressed(path).unlink(missing_ok=True)
 
+    def is_compact(self, record: ShardRecord, rows: list[int]) -> bool:
+        """Whether a shard is stored compressed, with the adversarial inputs of ``rows`` and nothing else."""
+        path = self.shard_path(record.defense, record.attack, record.shard)
+        plain, images = path.exists(), path.with_suffix(".safetensors").exists()
+        return record.x_adv_rows == rows and not plain and _compressed(path).exists() and images == bool(rows)
+
     def compact_shard(self, record: ShardRecord, rows: list[int], x_adv: Tensor | None) -> None:
         """Store a shard again, compressed and with the adversarial inputs ``x_adv`` of ``rows`` alone.
 

@@ -73,9 +73,11 @@ def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
 
 def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> None:
     keep = [row for row in shard.stored if worst[shard.rows[row].id] == shard.attack and shard.attack != CLEAN]
+    if store.is_compact(shard, keep):
+        return
     if not keep:
         store.compact_shard(shard, [], None)
-    elif keep != shard.x_adv_rows:
+    else:
         places = [shard.stored.index(row) for row in keep]
         store.compact_shard(shard, keep, store.x_adv(shard)[places])
 

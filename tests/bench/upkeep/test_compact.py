@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from pathlib import Path
 
@@ -77,6 +79,25 @@ def test_compacting_twice_changes_nothing(bench: Bench) -> None:
     once = _files(bench)
     _compact(bench)
     assert _files(bench) == once
+
+
+def test_a_shard_that_is_compact_is_not_written_again(bench: Bench) -> None:
+    _compact(bench)
+    shards = list(bench.results.glob("tiny/*/*/*.json.gz"))
+    for path in shards:  # as an older version wrote them: with other spaces
+        text = json.dumps(json.loads(gzip.decompress(path.read_bytes())))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    once = _files(bench)
+    _compact(bench)
+    assert shards and _files(bench) == once
+
+
+def test_fields_that_say_nothing_are_not_written(bench: Bench) -> None:
+    for path in bench.results.glob("tiny/*/*/*.json"):
+        raw = json.loads(path.read_text())
+        assert not {"tier", "awareness"} & set(raw["key"].get("attack") or {}), path
+        assert "towards" not in raw["key"]["suite"] and "towards" not in raw, path
+        assert "threshold" in raw["key"]["judging"] and "attack" in raw["key"], "always written, none or not"
 
 
 def test_nothing_is_run_again_and_the_gallery_shows_what_is_kept(bench: Bench) -> None:
