@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from bench.contracts.defense import DefenseSpec, count_parameters
+from bench.contracts.defense import Defense, DefenseSpec, count_parameters, freeze
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
 from bench.contracts.reporting import Report, listening
@@ -26,7 +26,7 @@ from bench.running.cell import Setting, defense_key, empty_record, opens, select
 from bench.running.describe import suite_record
 from bench.running.plan import Cell, Opened, Plan, make_plan
 from bench.running.progress import Display, Tracker
-from bench.running.timing import roughly_per_1000
+from bench.running.timing import roughly_per_1000, seconds_to_measure
 from bench.storing import provenance
 from bench.storing.current import Piece
 from bench.storing.lock import writing
@@ -92,8 +92,11 @@ class Evaluation:
         attacks = resolve_attacks(request.suite, request.attacks or None, self.warnings)
         self.data = load_data(request.suite.data, request.data_root)
         self.notes = check_fit(request.suite, self.data)
+        self.device = torch.device(request.device)
+        self._reference: Defense | None = None
         if request.finish:  # fails now rather than after the attacks
-            build_defense(DefenseSpec(request.suite.reference), self.data.info)
+            reference = build_defense(DefenseSpec(request.suite.reference), self.data.info)
+            self._reference = freeze(reference).to(self.device)
         self.store = Store(request.results, request.suite.name)
         self._write = Patience(request.results)
         for split in (select_examples(request.suite, self.data), self.data.validation):
@@ -101,7 +104,6 @@ class Evaluation:
                 check_inputs(x, self.data.info.input, f"inputs of {request.suite.data}")
             check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
         self.suite = suite_record(request.suite, self.data)
-        self.device = torch.device(request.device)
         self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
@@ -180,10 +182,12 @@ class Evaluation:
             command=self.request.command,
         )
         if before and before.timing:
-            per_1000 = before.timing.seconds_per_1000
-        else:
-            per_1000 = roughly_per_1000(defense, self.data.samples, self.device)
-        return Opened(setting, record, per_1000)
+            return Opened(setting, record, before.timing.seconds_per_1000)
+        per_1000 = roughly_per_1000(defense, self.data.samples, self.device)
+        if self._reference is None:
+            return Opened(setting, record, per_1000)
+        reference = roughly_per_1000(self._reference, self.data.samples, self.device)
+        return Opened(setting, record, per_1000, seconds_to_measure(per_1000, reference))
 
     def _confirm(self) -> None:
         """Let workers build again what they would attack: nothing is stored of a model that differs there.

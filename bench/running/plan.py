@@ -29,7 +29,7 @@ from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecor
 from bench.storing.store import Store
 from bench.suites.attacks import ResolvedAttack
 
-#: Expected seconds of what finishes a defense; few beside its attacks, so a guess will do.
+#: Expected seconds of a gallery: few beside the attacks, so a guess will do; of a timing where nothing is known.
 _GALLERY_SECONDS, _TIMING_SECONDS = 0.2, 2.0
 
 
@@ -40,11 +40,13 @@ class Opened:
     Attributes:
         record: what will be stored of it; without a gallery, and without its timing where that is still to be made.
         per_1000: seconds of inference of 1000 examples, measured with care or once; None where unknown.
+        timing_seconds: what measuring that with care will take.
     """
 
     setting: Setting
     record: DefenseRecord
     per_1000: float | None = None
+    timing_seconds: float = _TIMING_SECONDS
 
     @property
     def name(self) -> str:
@@ -338,7 +340,7 @@ def _add_finishing(plan: Plan, store: Store, suite: SuiteRecord) -> None:
                     name,
                     timing_of,
                     args,
-                    cost=_TIMING_SECONDS,
+                    cost=one.timing_seconds,
                     kind="timing",
                     loads=defense,
                     alone=True,

@@ -17,6 +17,8 @@ from bench.storing.records import Timing
 
 #: Examples that time is measured on: with care, and roughly.
 _EXAMPLES, _FEW = 256, 32
+#: Alternating passes; seconds that one of the reference takes at least; how often the examples are repeated at most.
+_REPEATS, _AT_LEAST, _MOST = 5, 0.1, 64
 
 
 def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
@@ -33,6 +35,13 @@ def roughly_per_1000(defense: Defense, examples: Split, device: torch.device) ->
     x = examples.take(_FEW).x.to(device)
     with seeded("inference time"):
         return _seconds(defense, x, len(x)) * 1000 / len(x)
+
+
+def seconds_to_measure(per_1000: float, reference_per_1000: float) -> float:
+    """What :func:`timing_of` will take, by rough seconds per 1000 examples of the defense and of the reference."""
+    once, ours = reference_per_1000 * _EXAMPLES / 1000, per_1000 * _EXAMPLES / 1000
+    times = min(_MOST, max(1.0, _AT_LEAST / max(once, 1e-6)))
+    return _REPEATS * times * (once + ours)
 
 
 @torch.no_grad()
@@ -56,8 +65,8 @@ def measure(
     *,
     training_seconds: float | None,
     batch_size: int = 128,
-    repeats: int = 5,
-    at_least: float = 0.1,
+    repeats: int = _REPEATS,
+    at_least: float = _AT_LEAST,
 ) -> Timing:
     """Median seconds per 1000 examples of both, over ``repeats`` alternating passes after one warm-up.
 
@@ -68,7 +77,7 @@ def measure(
     _seconds(reference, x, batch_size)
     _seconds(defense, x, batch_size)
     once = _seconds(reference, x, batch_size)
-    x = x.repeat(min(64, max(1, round(at_least / max(once, 1e-6)))), *[1] * (x.ndim - 1))
+    x = x.repeat(min(_MOST, max(1, round(at_least / max(once, 1e-6)))), *[1] * (x.ndim - 1))
     ours, theirs = [], []
     for _ in range(repeats):
         theirs.append(_seconds(reference, x, batch_size))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.contracts.defense import Defense
 from bench.running import timing
-from bench.running.timing import measure
+from bench.running.timing import measure, seconds_to_measure
 
 
 class Clocked(Defense):
@@ -81,3 +81,13 @@ def test_a_detector_is_part_of_the_answer(clock: list[float]) -> None:
     log: list[str] = []
     ours, reference = Detecting("ours", 0.06, clock, log), Clocked("reference", 0.02, clock, log)
     assert measure(ours, reference, X, training_seconds=None, repeats=1).seconds_per_1000 == pytest.approx(100)
+
+
+def test_how_long_measuring_takes_is_known_from_rough_times(clock: list[float]) -> None:
+    """The slower the defense beside the reference, the longer: it goes through as many examples."""
+    for slow, fast in ((0.004, 0.0001), (0.002, 0.001), (0.0001, 0.0000001)):
+        ours, reference = Clocked("ours", slow, clock, []), Clocked("reference", fast, clock, [])
+        clock[0] = 0.0
+        measure(ours, reference, torch.zeros(256, 1, 2, 2), training_seconds=None)
+        warm_up = 256 * (slow + 2 * fast)
+        assert seconds_to_measure(1000 * slow, 1000 * fast) == pytest.approx(clock[0] - warm_up, rel=0.1)
