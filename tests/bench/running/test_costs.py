@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from written_results import PROVENANCE, attack_record, defense_record, shard_record, suite_record, timing_record
+from written_results import PROVENANCE, attack_record, defense_record, row, shard_record, suite_record, timing_record
 
 from bench.running.costs import UNKNOWN, Costs, seconds_of
 from bench.storing.records import SuiteRecord
@@ -31,7 +31,9 @@ def took(
     store: Store, defense: str, attack: str, seconds: list[float], suite: SuiteRecord = SUITE, **fields: Any
 ) -> None:
     for number, value in enumerate(seconds):
-        shard = shard_record(suite, defense_record(defense), attack, number, **{"seconds": value, **fields})
+        first = number * suite.shard_size
+        given = {"seconds": value, "rows": [row(example, 1) for example in suite.ids[first : first + suite.shard_size]], **fields}
+        shard = shard_record(suite, defense_record(defense), attack, number, **given)
         store.write_shard(shard, None)
 
 
