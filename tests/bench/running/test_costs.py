@@ -31,8 +31,8 @@ def took(
     store: Store, defense: str, attack: str, seconds: list[float], suite: SuiteRecord = SUITE, **fields: Any
 ) -> None:
     for number, value in enumerate(seconds):
-        first = number * suite.shard_size
-        given = {"seconds": value, "rows": [row(example, 1) for example in suite.ids[first : first + suite.shard_size]], **fields}
+        ids = suite.ids[number * suite.shard_size :][: suite.shard_size]
+        given = {"seconds": value, "rows": [row(example, 1) for example in ids], **fields}
         shard = shard_record(suite, defense_record(defense), attack, number, **given)
         store.write_shard(shard, None)
 
