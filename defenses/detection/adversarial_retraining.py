@@ -31,6 +31,7 @@ class AdversarialRetraining(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Adversarial retraining, two classes",
         summary=(

@@ -51,6 +51,7 @@ class DropoutUncertainty(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     randomized = True
     trains_in_ball = False
     card = Card(
@@ -101,6 +102,7 @@ class DensityAndUncertainty(KernelDensity):
     """
 
     version = 1
+    kinds = ("image",)
     randomized = True
     trains_in_ball = True
     card = Card(

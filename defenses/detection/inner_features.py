@@ -32,6 +32,7 @@ class InnerFeatures(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Detector on inner features",
         summary=(

@@ -37,6 +37,7 @@ class KernelDensity(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     trains_in_ball = False
     points: Tensor
     bandwidth: Tensor

@@ -33,6 +33,7 @@ class LID(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     known: Tensor
     card = Card(
         title="Local intrinsic dimensionality",

@@ -39,6 +39,7 @@ class Mahalanobis(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     magnitude: Tensor
     card = Card(
         title="Mahalanobis distance",

@@ -30,6 +30,7 @@ class Odds(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     randomized = True
     trains_in_ball = False
     mean: Tensor

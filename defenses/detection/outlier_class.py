@@ -33,6 +33,7 @@ class OutlierClass(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Adversarial retraining, a class for outliers",
         summary=(

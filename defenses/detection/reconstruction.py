@@ -51,6 +51,7 @@ class Reconstruction(Detector):
     """
 
     version = 1
+    kinds = ("image",)
     card = Card(
         title="Reconstruction from the logits",
         summary=(

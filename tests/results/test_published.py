@@ -27,7 +27,7 @@ BROKEN = (
     "jpeg", "bit-depth", "median-smoothing", "gaussian-smoothing", "wavelet-denoising", "crop-rescale",
     "tv-minimization", "image-quilting", "random-resize-pad", "pixel-deflection", "sap", "region-based",
     "thermometer", "k-wta", "distillation", "guided-denoiser", "pixeldefend", "defense-gan", "prm", "random-prm",
-    "feature-squeezing", "ours", "anti-adversary",
+    "ours", "anti-adversary",
 )  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def test_every_defense_has_a_curve_by_radius(summary: SuiteSummary) -> None:
 
 #: Detectors whose cells of the suite have not been run yet.
 NOT_YET_RUN = {
-    "adversarial-retraining", "density-and-uncertainty", "detector-ensemble", "dropout-uncertainty", "inner-features",
-    "kernel-density", "lid", "magnet", "mahalanobis", "odds", "outlier-class", "reconstruction",
+    "adversarial-retraining", "density-and-uncertainty", "detector-ensemble", "dropout-uncertainty",
+    "inner-features",
+    "feature-squeezing", "kernel-density", "lid", "magnet", "mahalanobis", "odds", "outlier-class", "reconstruction",
 }  # fmt: skip
 
 

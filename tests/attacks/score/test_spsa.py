@@ -132,7 +132,7 @@ def test_gradients_along_signs_and_gaussians_are_right_on_average() -> None:
         assert target.counts.forward.tolist() == [8000, 8000]
         assert torch.cosine_similarity(grad, truth).min() > 0.98
         torch.testing.assert_close(grad.norm(dim=1), truth.norm(dim=1), rtol=0.1, atol=0)
-        drawn = estimator._directions(target, 64)
+        drawn = estimator._directions(target, case.x)
         assert drawn.shape == (4000, 64)
         assert (set(drawn.unique().tolist()) == {-1.0, 1.0}) == (directions == "rademacher")
 

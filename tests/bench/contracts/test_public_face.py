@@ -14,10 +14,11 @@ from bench.contracts.defense import Approximation, Card, Claim, Defense
 from bench.contracts.detector import Detector
 from bench.contracts.inputs import DataInfo
 from bench.contracts.target import Target
+from bench.running.front import evaluate
 
 
 def test_every_name_is_the_contract_of_that_name() -> None:
-    expected = [Approximation, Card, Claim, DataInfo, Defense, Detector, Target, attack]
+    expected = [Approximation, Card, Claim, DataInfo, Defense, Detector, Target, attack, evaluate]
     assert [getattr(bench, name) for name in bench.__all__] == expected
     assert set(bench.__all__) <= set(dir(bench))
 
