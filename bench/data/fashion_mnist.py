@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from bench.contracts.inputs import DataInfo, InputSpec
 from bench.data.cache import cached
-from bench.data.downloads import Archive, contents
-from bench.data.splits import Data, Part, numbered, with_validation
+from bench.data.downloads import Archive
+from bench.data.published import idx
+from bench.data.splits import Data
 
 #: Of decoding, order, ids and splits.
 VERSION = 1
@@ -48,16 +46,6 @@ def load(root: Path, download: bool) -> Data:
 
 
 def _read(root: Path, download: bool) -> Data:
-    files: dict[str, bytes] = {}
-    for archive in ARCHIVES:
-        files |= contents(archive, root, download=download)
-
-    def part(name: str, called: str) -> Part:
-        images = np.frombuffer(files[f"{name}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        labels = np.frombuffer(files[f"{name}-labels-idx1-ubyte"], np.uint8, offset=8).astype(np.int64)
-        return Part(images, labels, numbered(called, len(labels)))
-
     names = ["T-shirt/top", "trouser", "pullover", "dress", "coat"]
     names += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
-    info = DataInfo("fashion-mnist", InputSpec((1, 28, 28), levels=256), 10)
-    return with_validation(info, names, part("train", "train"), part("t10k", "test"), VERSION)
+    return idx.read("fashion-mnist", names, VERSION, ARCHIVES, root, download=download)
