@@ -16,7 +16,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for, replace
-from defenses.parts.recipes import pgd_examples
+from defenses.parts.recipes import pgd_examples, schedule_for
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -66,10 +66,11 @@ class AdvProp(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """The paper's equation 3: cross-entropy of clean images and of PGD examples in the ball of ``run.threat``."""
+        steps = schedule_for(run.info, self.network).inner(self.steps)
 
         def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
             with auxiliary(self.classifier):
-                x_adv = pgd_examples(self.classifier, x, y, threat, self.steps)
+                x_adv = pgd_examples(self.classifier, x, y, threat, steps)
                 adversarial = F.cross_entropy(self.classifier(x_adv), y)
             return F.cross_entropy(self.classifier(x), y) + adversarial
 

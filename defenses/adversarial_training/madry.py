@@ -21,7 +21,7 @@ class Madry(Defense):
 
     Args:
         data: decides the architecture.
-        steps: of the PGD inside training, at the eps of the suite's threat model.
+        steps: of the PGD inside training, at the eps of the suite's threat model; 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 

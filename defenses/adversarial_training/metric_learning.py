@@ -14,7 +14,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for
-from defenses.parts.recipes import pgd_examples
+from defenses.parts.recipes import pgd_examples, schedule_for
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -80,9 +80,10 @@ class MetricLearning(Defense):
     def fit(self, run: TrainingRun) -> None:
         """The paper's equation 5: cross-entropy at PGD examples, the triplet loss, and a penalty on long features."""
         last = _last_linear(self.classifier, self.network)
+        steps = schedule_for(run.info, self.network).inner(self.steps)
 
         def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
-            x_adv = pgd_examples(self.classifier, x, y, threat, self.steps)
+            x_adv = pgd_examples(self.classifier, x, y, threat, steps)
             seen: list[Tensor] = []
             hook = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
             logits = self.classifier(torch.cat([x_adv, x]))

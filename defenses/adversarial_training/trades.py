@@ -15,6 +15,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.threat import Lp
 from defenses.parts.adversarial_recipes import minimise_in_ball
 from defenses.parts.nets import classifier_for
+from defenses.parts.recipes import schedule_for
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -75,9 +76,10 @@ class TRADES(Defense):
 
     def fit(self, run: TrainingRun) -> None:
         """The paper's equation 5 in the ball of ``run.threat``."""
+        steps = schedule_for(run.info, self.network).inner(self.steps)
 
         def loss(x: Tensor, y: Tensor, threat: Lp) -> Tensor:
-            x_adv = divergent_examples(self.classifier, x, threat, self.steps)
+            x_adv = divergent_examples(self.classifier, x, threat, steps)
             clean = self.classifier(x)
             divergence = _divergence(self.classifier(x_adv), clean) / len(x)
             return F.cross_entropy(clean, y) + self.beta * divergence
