@@ -5,6 +5,9 @@ to ``Lp.tolerance``), it is misclassified, and not rejected by the detector at i
 a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not an error.
 In a targeted suite it has to be classified as the class to reach; any other class, the right one or not, is a failure.
 
+Where the suite's protocol rounds, the grey levels next to a point are judged as well, and what the defense survives
+less is what counts and is stored.
+
 Randomised defenses are judged on fresh draws that the attack never saw, in two disjoint streams: ``select``, on
 which the worst attack of an example is chosen later, and ``report``, on which it is scored.
 """
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.defense import Defense, check_logits
+from bench.contracts.levels import Levels
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
@@ -96,9 +100,10 @@ class Judging:
         draws: passes per stream; a deterministic defense has ``Draws(1, 1)`` and one shared pass.
         threshold: of the detector, None without one.
         batch_size: rows per pass (a randomised defense draws batch by batch).
-        stream: names of the random stream (suite seed, defense, attack, shard).
+        stream: names of the random stream (:meth:`bench.storing.keys.Key.stream`).
         clean: rows of the unattacked input, where a rejection is a failure instead of a success.
         towards: int64 ``(N,)``, the class each x_adv has to reach in a targeted suite; None: any but y.
+        rounding: judge the grey levels next to each x_adv as well, and count what the defense survives less.
     """
 
     threat: ThreatModel
@@ -108,12 +113,21 @@ class Judging:
     stream: tuple[object, ...]
     clean: bool = False
     towards: Tensor | None = None
+    rounding: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row per example, and the inputs that these speak of, shaped as the attack returned them."""
+
+    rows: list[Row]
+    x_adv: Tensor
 
 
 def judge(
     defense: Defense, x: Tensor, y: Tensor, ids: list[str], x_adv: Tensor, counts: Counts, how: Judging
-) -> list[Row]:
-    """One row per example.
+) -> Judged:
+    """Decide which adversarial inputs count.
 
     Args:
         x, x_adv: ``(N, …)``; y: int64 ``(N,)``; ids: one per example.
@@ -122,31 +136,40 @@ def judge(
     reasons = how.threat.violations(x, x_adv)
     allowed = torch.tensor([reason == "ok" for reason in reasons], device=x.device)
     if x_adv.shape == x.shape:
-        judged = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), x_adv, x)
+        judged = torch.where(_per_row(allowed, x), x_adv, x)
     else:
         judged = x
 
-    def outcome(draws: int, purpose: str) -> Tally:
+    def outcome(points: Tensor, draws: int, purpose: str) -> Tally:
         stream = (*how.stream, purpose)
-        return tally(defense, judged, y, draws, how.threshold, how.batch_size, *stream, towards=how.towards)
+        return tally(defense, points, y, draws, how.threshold, how.batch_size, *stream, towards=how.towards)
 
-    report = outcome(how.draws.report, "report")
+    def survived(found: Tally) -> Tensor:
+        if how.clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
+            return found.correct - (found.rejected - found.caught)
+        return found.correct + found.caught
+
+    rounded = torch.zeros(len(x), dtype=torch.bool)
+    if how.rounding and not how.clean and defense.data.input.levels is not None:
+        # Clean images lie on the grey levels of their files, most points of attacks do not: a defense that answers
+        # otherwise between the levels gains nothing. The same draws for both, so that the choice is not luck.
+        on_levels = Levels(defense.data.input, how.threat, x).snapped(judged, None)
+        as_returned = survived(outcome(judged, how.draws.select, "select"))
+        rounded = survived(outcome(on_levels, how.draws.select, "select")) < as_returned
+        judged = torch.where(_per_row(rounded, x), on_levels, judged)
+        x_adv = torch.where(_per_row(rounded, x), on_levels, x_adv) if x_adv.shape == x.shape else x_adv
+    report = outcome(judged, how.draws.report, "report")
     if how.draws.select == how.draws.report == 1:
         select = report
     else:
-        select = outcome(how.draws.select, "select")
+        select = outcome(judged, how.draws.select, "select")
     away = {norm: values.tolist() for norm, values in how.threat.distances(x, judged).items()}
-
-    def survived(found: Tally) -> list[int]:
-        if how.clean:  # right and accepted: all rejections that are not of wrong outputs are of right ones
-            return (found.correct - (found.rejected - found.caught)).tolist()
-        return (found.correct + found.caught).tolist()
 
     columns: dict[str, list[Any]] = {
         "prediction": report.prediction.tolist(),
         "select_correct": select.correct.tolist(),
-        "select_robust": survived(select),
-        "report_robust": survived(report),
+        "select_robust": survived(select).tolist(),
+        "report_robust": survived(report).tolist(),
         "report_correct": report.correct.tolist(),
         "report_rejected": report.rejected.tolist(),
         "report_caught": report.caught.tolist(),
@@ -154,12 +177,19 @@ def judge(
         "label": y.tolist(),
         "forward": counts.forward.tolist(),
         "backward": counts.backward.tolist(),
+        "rounded": rounded.tolist(),
         "zero_gradient": counts.zero_gradient.tolist(),
         "nonfinite_gradient": counts.nonfinite_gradient.tolist(),
         "l0": [int(v) for v in away["l0"]],
         **{norm: [float(f"{v:.6g}") for v in away[norm]] for norm in ("linf", "l2", "l1")},
     }
-    return [
+    rows = [
         Row(id=ids[i], reason=reasons[i], **{name: values[i] for name, values in columns.items()})
         for i in range(len(x))
     ]
+    return Judged(rows, x_adv)
+
+
+def _per_row(values: Tensor, x: Tensor) -> Tensor:
+    """One value per row ``(N,)``, to be broadcast over ``x (N, …)``."""
+    return values.view(-1, *[1] * (x.ndim - 1)).to(x.device)

@@ -25,7 +25,7 @@ def classes_to_reach(
         x: clean inputs ``(N, …)``; y: labels ``(N,)``; ids: one per example.
         seed: of the suite; for one seed and id the random class is always the same.
         draws: passes of a randomised defense whose mean logits decide; 1 for a deterministic one.
-        name: of the defense, part of the random stream of these passes.
+        name: of the defense under the first protocol, else empty: part of the random stream of these passes.
     """
     classes = defense.data.num_classes
     if towards is None:

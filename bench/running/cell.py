@@ -73,8 +73,9 @@ class Setting:
 
     def towards(self, defense: Defense, x: Tensor, y: Tensor, ids: list[str]) -> Tensor | None:
         """The class that each example has to reach, ``(N,)``; None in an untargeted suite."""
+        name = self.spec.name if self.suite.protocol == 1 else ""
         seed, draws = self.suite.seed, self.draws.select
-        return classes_to_reach(self.suite.towards, defense, x, y, ids, seed=seed, draws=draws, name=self.spec.name)
+        return classes_to_reach(self.suite.towards, defense, x, y, ids, seed=seed, draws=draws, name=name)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _run_shard(
     entry = None if attack_name == CLEAN else context.attacks[attack_name]
     if entry is not None and key.attack is not None and attack_version(entry.spec) != key.attack.version:
         raise DiffersHere(f"attack {entry.name}: is not the version that was planned ({key.attack.version})")
-    stream = (suite.seed, setting.spec.name, attack_name, piece.number)
+    stream = key.stream(piece.number)
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds, refusal = read_prepared(prepared)
@@ -320,7 +321,16 @@ def _run_shard(
         x_adv.detach().to(x.dtype),
         # What a copy was asked cost the defense nothing.
         target.counts if attacked is defense else no_counts(len(x)),
-        Judging(threat, setting.draws, setting.threshold, target.batch_size, stream, entry is None, towards),
+        Judging(
+            threat,
+            setting.draws,
+            setting.threshold,
+            target.batch_size,
+            stream,
+            clean=entry is None,
+            towards=towards,
+            rounding=suite.protocol > 1,
+        ),
     )
     record = empty_record(
         setting,
@@ -332,7 +342,7 @@ def _run_shard(
         seconds=seconds,
         prepare_seconds=prepare_seconds,
         provenance=provenance.finish(clock, setting.device),
-        rows=judged,
+        rows=judged.rows,
         towards=None if towards is None else towards.tolist(),
     )
-    return pack_shard(record, None if entry is None else x_adv)
+    return pack_shard(record, None if entry is None else judged.x_adv)

@@ -70,6 +70,7 @@ def suite_record(suite: Suite, data: Data) -> SuiteRecord:
         "norm": suite.threat_model.norm,
         "eps": suite.threat_model.eps,
         "seed": suite.seed,
+        "protocol": suite.protocol,
         "shard_size": suite.shard_size,
         "draws_select": suite.draws.select,
         "draws_report": suite.draws.report,

@@ -8,13 +8,21 @@ is hashed, over its own files alone. How a run is cut up (shard size, batch size
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-#: The judge, the random streams and the meaning of a row. Raised when the same inputs would give other rows.
-PROTOCOL = 1
+#: Versions of the judge, of the random streams and of the meaning of a row; a suite is run under one of them.
+#:
+#: 1: streams are named after defense, attack and shard; a point is judged as the attack returned it.
+#: 2: streams are named after the examples and what the attack is, so that no seed says who asks; the grey levels next
+#:    to a point are judged as well.
+Protocol = Literal[1, 2]
+
+#: The one for everything that is new. Raised when the same inputs would give other rows.
+PROTOCOL: Protocol = 2
 
 #: How attacks that are shown a detector deal with it: raised when they would find other points because of that alone.
 #: Versions of attacks speak of what they do where there is none.
@@ -97,6 +105,17 @@ class Key(Component):
     judging: JudgingKey
     torch: str = Field(description="major.minor: float operations may differ from one to the next")
     device: str = Field(description="cpu or cuda")
+
+    def stream(self, shard: int) -> tuple[object, ...]:
+        """Names of the shard's random streams, to which what a stream is for is added.
+
+        Args:
+            shard: the shard's number, which the first protocol uses.
+        """
+        if self.protocol == 1:
+            return self.suite.seed, self.defense.name, "clean" if self.attack is None else self.attack.name, shard
+        attack = None if self.attack is None else self.attack.model_dump(mode="json", exclude={"name"})
+        return self.suite.seed, self.data.examples, json.dumps(attack, sort_keys=True)
 
     def same_numbers(self, other: Key) -> bool:
         """Whether two keys differ in nothing but the machine: another torch or device."""

@@ -28,7 +28,18 @@ from bench.contracts.attack import Tier
 from bench.contracts.inputs import Kind
 from bench.contracts.target import Towards
 from bench.storing.digest import digest
-from bench.storing.keys import AWARENESS, PROTOCOL, AttackKey, DataKey, DefenseKey, JudgingKey, Key, Sparse, SuiteKey
+from bench.storing.keys import (
+    AWARENESS,
+    PROTOCOL,
+    AttackKey,
+    DataKey,
+    DefenseKey,
+    JudgingKey,
+    Key,
+    Protocol,
+    Sparse,
+    SuiteKey,
+)
 
 #: Raised when the meaning of a field changes. Readers refuse newer files and say so.
 SCHEMA_VERSION = 2
@@ -71,6 +82,7 @@ class Row(Record):
     zero_gradient: int = Field(description="gradients that were exactly zero")
     nonfinite_gradient: int = Field(description="gradients with NaN or infinite entries")
     reason: str = Field(description="ok, or why the judge refused x_adv (then the row scores as the clean input)")
+    rounded: bool = Field(default=False, description="whether x_adv was moved to the data's grey levels, as the worse")
 
 
 class Provenance(Record):
@@ -149,7 +161,7 @@ class SuiteRecord(Record):
     """The suite that the results below this folder belong to."""
 
     schema_version: int = SCHEMA_VERSION
-    protocol: int = Field(default=PROTOCOL, description="version of judge, random streams and meaning of a row")
+    protocol: Protocol = Field(default=PROTOCOL, description="version of judge, random streams and meaning of a row")
     name: str
     description: str = ""
     data: str = Field(description="reference of the data set, e.g. digits or folder:PATH")
@@ -322,7 +334,7 @@ class ShardRecord(Sparse, Record):
 
     schema_version: int = SCHEMA_VERSION
     key: Key = Field(description="what it was made of")
-    shard: int = Field(description="its number: names the file and the random streams")
+    shard: int = Field(description="its number, which names the file")
     start: int = Field(description="position of its first example in the suite")
     stop: int = Field(description="position after its last example")
     status: Literal["ok", "failed", "timeout", "out-of-memory", "not-applicable"]

@@ -26,6 +26,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.target import Towards
 from bench.contracts.threat import Lp, Norm, format_eps
 from bench.storing.checkpoints import TrainingSettings
+from bench.storing.keys import PROTOCOL, Protocol
 from bench.storing.records import CLEAN
 from bench.storing.store import slug
 from bench.suites.problems import first_problem
@@ -156,6 +157,7 @@ class Suite(_Strict):
         default=None, description="weights for another threat model or of a certain seed; null: for the suite's own"
     )
     seed: int = Field(default=0, ge=0, description="all randomness of a run is derived from it")
+    protocol: Protocol = Field(default=PROTOCOL, description="version of judge and random streams")
     shard_size: int = Field(default=100, ge=1, description="examples that are scheduled, stored and resumed together")
     draws: Draws = Field(default=Draws(), description="how often a randomised defense is asked per input")
     false_positive_rate: float = Field(

@@ -218,6 +218,15 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         main=True,
     ),
     Column(
+        "judging_error",
+        "Judge's standard error",
+        lambda defense: defense.judging_error,
+        "share",
+        ("rows", "defense", "files"),
+        "How far the worst case would move if the judge drew the defense's randomness anew, for the same examples and "
+        "attacks; nothing of a deterministic defense. The interval is about the sampling of examples and comes on top.",
+    ),
+    Column(
         "worst_attack",
         "Worst attack",
         lambda defense: defense.worst_attack,

@@ -123,7 +123,8 @@ def _stratified(results: DefenseResults, names: list[str]) -> Array:
     cells = [results.cells[name] for name in names]
     report = [_strict(results, cell, "report_robust") for cell in cells] + [results.clean["report_robust"]]
     select = [_strict(results, cell, "select_robust") for cell in cells] + [results.clean["select_robust"]]
-    return worst_of(np.stack(select)[:, results.measured], np.stack(report)[:, results.measured])[0]
+    on_select, on_report = (np.stack(rows)[:, results.measured] for rows in (select, report))
+    return worst_of(on_select, on_report, results.draws_select)[0]
 
 
 def _strict(results: DefenseResults, cell: Cell, column: str) -> Array:

@@ -38,6 +38,49 @@ def worst_choice(select: Array, order: list[int]) -> NDArray[np.int64]:
     return worst
 
 
+def judging_error(survived: Array, draws: int) -> float:
+    """Standard error of the mean of ``survived (N,)``, shares of ``draws`` each, for these very examples.
+
+    How far the mean would move with other draws of the defense's randomness; the sampling of examples is not in it.
+    """
+    if draws < 2 or not len(survived):
+        return 0.0
+    return math.sqrt(float((survived * (1 - survived)).sum()) / (draws - 1)) / len(survived)
+
+
+def by_strength(select: Array) -> list[int]:
+    """The rows of ``select (attacks + 1, N)`` by their mean, the strongest attack first; the last row stays last.
+
+    Where an attack was not measured (NaN) it leaves what the last row, the clean input, does.
+    """
+    means = [np.mean(np.where(np.isnan(row), select[-1], row)) for row in select[:-1]]
+    return [*(int(i) for i in np.argsort(means, kind="stable")), len(select) - 1]
+
+
+def strongest_is_worse(select: Array, draws: int, splits: int = 8) -> bool:
+    """Whether the strongest attack alone leaves less than the worst attack of each example, chosen on so few draws.
+
+    The selection draws alone decide: they are split at random into two halves, the attacks are chosen on the one and
+    scored on the other, and the two ways of choosing compared over all ``splits``.
+
+    Args:
+        select: ``(attacks + 1, N)`` shares of ``draws`` survived, the clean input last; NaN where not measured.
+    """
+    absent = np.isnan(select)
+    counts = np.rint(np.where(absent, 0, select) * draws).astype(np.int64)
+    half, random = draws // 2, np.random.default_rng(0)
+    gain = 0.0
+    for _ in range(splits):
+        first = random.hypergeometric(counts, draws - counts, half)
+        choose = np.where(absent, np.nan, first / half)
+        score = np.where(absent, np.nan, (counts - first) / (draws - half))
+        order = by_strength(choose)
+        each, _ = worst_case(choose, score, order)
+        alone, _ = worst_case(choose, score, [order[0], order[-1]])
+        gain += float(each.mean() - alone.mean())
+    return gain > 0
+
+
 def worst_case(select: Array, report: Array, order: list[int]) -> tuple[Array, NDArray[np.int64]]:
     """Per-example survival under the worst of all attacks, and which attack that is.
 

@@ -156,6 +156,7 @@ class DefenseSummary:
     commits: list[str]  # code versions that its shards come from; "+" marks uncommitted changes
     worker_seconds: float  # one worker's wall time: attacks, judging, preparations
     curve: list[CurvePoint]  # from radius 0 to eps; empty where the suite lists no radii
+    judging_error: float | None  # standard error that the judge's draws add to the worst case; None: deterministic
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
 
 

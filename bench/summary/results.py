@@ -12,7 +12,7 @@ from bench.contracts.threat import Lp
 from bench.storing.current import current_shards
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store
-from bench.summary.metrics import Array, worst_case
+from bench.summary.metrics import Array, by_strength, strongest_is_worse, worst_case
 
 
 class Cell:
@@ -90,16 +90,21 @@ class DefenseResults:
 
         An attack counts for the examples that it was run on; over all examples it leaves what the clean input does
         elsewhere. Among attacks that are equally bad for an example, the one that is worse over all is named. On a
-        randomised defense the choice errs where attacks are about equally bad; where it thus leaves more than the
-        strongest attack alone, the survival is that of the latter.
+        randomised defense the choice errs where attacks are about equally bad; where the selection draws say that it
+        thus leaves more than the strongest attack alone, the survival is that of the latter.
 
         ``radius``: of a smaller ball; an attack's point that lies outside it is replaced by the clean input.
         """
         report = self._shares(names, f"report_{kind}", radius)
         select = self._shares(names, f"select_{kind}", radius)
-        values, chosen = worst_of(select, report)
+        values, chosen = worst_of(select, report, self.draws_select)
         labels = [*names, CLEAN]
         return values, [labels[i] for i in chosen]
+
+    @property
+    def draws_select(self) -> int:
+        """Draws of each input on which the worst attack is chosen."""
+        return self.suite.draws_select if self.record.probe.randomized else 1
 
     def _shares(self, names: list[str], column: str, radius: float | None) -> Array:
         """``(attacks + 1, measured)``: a column of each attack's cell and, last, of the clean input's."""
@@ -154,18 +159,18 @@ class DefenseResults:
         ]
 
 
-def worst_of(select: Array, report: Array) -> tuple[Array, NDArray[np.int64]]:
+def worst_of(select: Array, report: Array, draws: int) -> tuple[Array, NDArray[np.int64]]:
     """Survival under the worst of the attacks and, in the last row, the clean input: see :meth:`DefenseResults.worst`.
 
     Args:
         select, report: ``(attacks + 1, N)`` shares of draws survived on the two streams.
+        draws: of the selection stream.
     """
-    clean = len(select) - 1
-    means = [np.mean(np.where(np.isnan(row), select[-1], row)) for row in select[:-1]]
-    order = [*(int(i) for i in np.argsort(means, kind="stable")), clean]
+    order = by_strength(select)
     values, chosen = worst_case(select, report, order)
-    alone, _ = worst_case(select, report, [order[0], clean])
-    return min(values, alone, key=np.mean), chosen
+    if draws > 1 and strongest_is_worse(select, draws):
+        values, _ = worst_case(select, report, [order[0], order[-1]])
+    return values, chosen
 
 
 def _seconds_between(started: str, ended: str) -> float:

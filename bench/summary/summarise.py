@@ -12,6 +12,7 @@ from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, slug, stored_suites
 from bench.summary.detection import at_half, detection_of, implied_flag
 from bench.summary.flags import find_flags
+from bench.summary.metrics import judging_error
 from bench.summary.numbers import (
     SETTLED,
     AttackSummary,
@@ -98,6 +99,7 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         commits=results.commits(),
         worker_seconds=results.worker_seconds(),
         curve=_curve(results, names),
+        judging_error=judging_error(values, results.suite.draws_report) if record.probe.randomized else None,
         survival={name: results.under(name).tolist() for name in names},
     )
 

@@ -193,7 +193,8 @@ def _towards(
     if shard.attack == CLEAN:
         return None
     ids, draws = [row.id for row in shard.rows], shard.draws_select
-    return classes_to_reach(suite.towards, defense, x, y, ids, seed=suite.seed, draws=draws, name=shard.defense)
+    name = shard.defense if suite.protocol == 1 else ""
+    return classes_to_reach(suite.towards, defense, x, y, ids, seed=suite.seed, draws=draws, name=name)
 
 
 def _judge(
@@ -220,8 +221,9 @@ def _judge(
             Draws(shard.draws_select, shard.draws_report),
             record.probe.threshold,
             shard.batch_size,
-            stream=(suite.seed, record.name, shard.attack, shard.shard),
+            stream=shard.key.stream(shard.shard),
             clean=shard.attack == CLEAN,
             towards=towards,
+            rounding=suite.protocol > 1,
         ),
-    )
+    ).rows

@@ -193,6 +193,7 @@ def defense(
         commits=[f"{ORIGIN.git_commit}+"],
         worker_seconds=754.0,
         curve=[],
+        judging_error=None,
         survival={c.record.name: survivors(c.robust, randomized) for c in measured if c.robust},
     )
 

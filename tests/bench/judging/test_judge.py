@@ -7,6 +7,8 @@ import torch
 from stand_ins import Coin, Scripted, ScriptedDetector, linear_defense, picture
 from torch import Tensor
 
+from bench.contracts.defense import Defense
+from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
@@ -40,7 +42,7 @@ def verdict(
         x_adv,
         no_counts(len(x)),
         Judging(threat, draws, threshold, batch_size, ("test", 0), clean),
-    )
+    ).rows
 
 
 # -- rules of the threat model ----------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_the_row_records_distances_and_the_passes_spent() -> None:
     x, x_adv = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.3, 0.0], [0.0, 0.1]]]])
     (row,) = judge(
         Scripted().eval(), x, torch.tensor([0]), ["a"], x_adv, counts, Judging(LINF, ONE, None, 8, ("s",))
-    )
+    ).rows
     assert (row.forward, row.backward, row.zero_gradient, row.nonfinite_gradient) == (7, 5, 2, 1)
     assert (row.linf, row.l1, row.l0) == (0.3, 0.4, 2)
     assert row.l2 == pytest.approx(0.1**0.5, rel=1e-5)
@@ -251,3 +253,34 @@ def test_tally_of_several_batches_sums_over_all_draws() -> None:
     assert outcome.correct.tolist() == [10, 0, 10]
     assert outcome.prediction.tolist() == [0, 1, 3]
     assert outcome.rejected.tolist() == outcome.caught.tolist() == [0, 0, 0]
+
+
+# -- grey levels ------------------------------------------------------------------------------------------------
+
+
+class _OffLevelsOnly(Defense):
+    """Right wherever a value lies between the grey levels 0, ½ and 1; else class 1 above a quarter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x[:, 0, 0, 0]
+        between = (2 * value - (2 * value).round()).abs() > 1e-3
+        return torch.stack([torch.where(between, 1.0, 0.25), torch.where(between, 0.0, value)], 1)
+
+
+def _on_three_levels(value: float, rounding: bool) -> tuple[Row, Tensor]:
+    data = DataInfo("three-levels", InputSpec((1, 1, 1), levels=3), 2)
+    x, zeros = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
+    how = Judging(Lp("linf", 0.6), ONE, None, 8, ("s",), rounding=rounding)
+    found = judge(_OffLevelsOnly(data).eval(), x, zeros, ["a"], torch.full_like(x, value), no_counts(1), how)
+    return found.rows[0], found.x_adv
+
+
+@pytest.mark.parametrize(("rounding", "robust", "kept"), [(False, 1, 0.4), (True, 0, 0.5)])
+def test_a_point_is_judged_on_the_grey_levels_next_to_it_as_well(rounding: bool, robust: int, kept: float) -> None:
+    row, x_adv = _on_three_levels(0.4, rounding)
+    assert (row.report_robust, row.rounded, x_adv.item()) == (robust, rounding, pytest.approx(kept))
+
+
+def test_a_point_stays_where_its_grey_level_is_survived_as_well() -> None:
+    row, x_adv = _on_three_levels(0.1, rounding=True)
+    assert (row.report_robust, row.rounded, x_adv.item()) == (1, False, pytest.approx(0.1))

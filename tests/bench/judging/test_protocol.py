@@ -61,7 +61,7 @@ def _verdicts() -> Fingerprint:
     found: Fingerprint = {}
     for name, clean, towards in (("attacked", False, None), ("clean", True, None), ("targeted", False, y + 1)):
         how = Judging(Lp("linf", 0.3), Draws(1, 1), 0.4, 4, STREAM, clean, towards)
-        rows = judge(ScriptedDetector().eval(), x, y, ids, x_adv, counts, how)
+        rows = judge(ScriptedDetector().eval(), x, y, ids, x_adv, counts, how).rows
         found |= {f"{name}: {column}": values for column, values in _columns(rows).items()}
     return found
 
@@ -73,7 +73,7 @@ def _draws() -> Fingerprint:
     coin = Coin().eval()
     found = tally(coin, x, y, 7, None, 8, *STREAM, "report")
     how = Judging(Lp("l2", 1.0), Draws(6, 11), None, 8, STREAM)
-    rows = judge(coin, x, y, list("abcde"), x.flip(2), Counts(*torch.zeros(4, 5, dtype=torch.int64)), how)
+    rows = judge(coin, x, y, list("abcde"), x.flip(2), Counts(*torch.zeros(4, 5, dtype=torch.int64)), how).rows
     return {
         "right of 7": found.correct.tolist(),
         "first answers": found.prediction.tolist(),

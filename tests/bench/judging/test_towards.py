@@ -68,7 +68,7 @@ def verdict(defense: Defense, x_adv: Tensor, towards: int, threshold: float | No
     how = Judging(
         Lp("linf", 1.0), more.get("draws", Draws(1, 1)), threshold, 8, ("s",), towards=torch.tensor([towards])
     )
-    (row,) = judge(defense.eval(), x, zeros, ["a"], x_adv[None], Counts(zeros, zeros, zeros, zeros), how)
+    (row,) = judge(defense.eval(), x, zeros, ["a"], x_adv[None], Counts(zeros, zeros, zeros, zeros), how).rows
     return row
 
 

@@ -398,10 +398,12 @@ def test_a_study_that_quotes_an_attack_it_does_not_run_is_refused(bench: Bench) 
 
 
 def test_where_memory_runs_out_the_batch_is_halved_the_record_says_so_and_the_rows_stay(tmp_path: Path) -> None:
-    roomy = {"attack": plugin("roomy")}
-    whole = Bench(tmp_path / "whole").configure({"noise": roomy})
-    tight = Bench(tmp_path / "tight").configure({"noise": {**roomy, "fits": 1}})
-    assert whole.evaluate("Means").code == tight.evaluate("Means").code == 0
+    room = tmp_path / "room"
+    roomy = {"attack": plugin("roomy"), "room": str(room)}
+    whole, tight = (Bench(tmp_path / name).configure({"noise": roomy}) for name in ("whole", "tight"))
+    assert whole.evaluate("Means").code == 0
+    room.write_text("1")
+    assert tight.evaluate("Means").code == 0
     for ample, halved in zip(whole.cell("noise"), tight.cell("noise"), strict=True):
         assert (ample.batch_size, ample.notes) == (512, [])
         assert (halved.status, halved.batch_size, halved.notes) == ("ok", 1, ["out of memory: batch halved to 1"])
@@ -410,7 +412,9 @@ def test_where_memory_runs_out_the_batch_is_halved_the_record_says_so_and_the_ro
 
 
 def test_where_one_row_has_no_room_the_shard_is_out_of_memory_and_run_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "work").configure({"noise": {"attack": plugin("roomy"), "fits": 0}})
+    room = tmp_path / "room"
+    room.write_text("0")
+    bench = Bench(tmp_path / "work").configure({"noise": {"attack": plugin("roomy"), "room": str(room)}})
     ended = bench.evaluate("Means")
     assert ended.code == 1 and "out of memory" in ended.err.lower()
     assert bench.status("noise") == "failed" or bench.status("noise") == "out-of-memory"

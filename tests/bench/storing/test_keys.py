@@ -19,7 +19,7 @@ def key(suite: Any = SUITE, defense: Any = PLAIN, attack: Any = PGD, torch: str 
 
 
 CHANGES = {
-    "the protocol's version: was 1, is 2": {"suite": SUITE.model_copy(update={"protocol": PROTOCOL + 1})},
+    "the protocol's version: was 2, is 3": {"suite": SUITE.model_copy(update={"protocol": PROTOCOL + 1})},
     "the norm: was linf, is l2": {"suite": SUITE.model_copy(update={"norm": "l2"})},
     "the radius: was 0.2, is 0.1": {"suite": SUITE.model_copy(update={"eps": 0.1})},
     "the seed: was 0, is 5": {"suite": SUITE.model_copy(update={"seed": 5})},

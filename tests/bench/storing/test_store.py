@@ -251,7 +251,7 @@ def test_unknown_columns_and_short_rows_are_refused(results: Results) -> None:
     with pytest.raises(InputError, match=r"rows\.0\.id: Field required"):
         read_record(path, ShardRecord)
     path.write_text(json.dumps({**raw, "columns": raw["columns"][:-1]}))
-    with pytest.raises(InputError, match=r"rows: a row has not the 18 values"):
+    with pytest.raises(InputError, match=r"rows: a row has not the 19 values"):
         read_record(path, ShardRecord)
 
 
