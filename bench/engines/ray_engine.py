@@ -90,7 +90,7 @@ class RayEngine:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self._address is None:
-                ray.init(include_dashboard=False, num_cpus=self._most, **quiet)
+                ray.init(address="local", include_dashboard=False, num_cpus=self._most, **quiet)
             else:
                 ray.init(address=self._address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

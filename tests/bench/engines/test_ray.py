@@ -156,6 +156,20 @@ def test_how_jobs_end(cluster: Any) -> None:
     assert (outcomes["stuck"].status, outcomes["stuck"].error) == ("timeout", "stopped after 1 s")
 
 
+def test_without_an_address_it_is_a_cluster_of_its_own(cluster: Any) -> None:
+    program = """
+from operator import add
+from bench.engines.graph import Job
+from bench.engines.ray_engine import RayEngine
+with RayEngine(workers=2) as engine:
+    print(engine.workers, *(outcome.value for outcome in engine.run([Job("add", add, (3, 4))])))
+"""
+    # RAY_ADDRESS names another; so does a file that `ray start` leaves.
+    beside = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run([sys.executable, "-c", program], env=beside, capture_output=True, text=True)
+    assert ended.stdout.split() == ["2", "7"], ended.stderr
+
+
 def test_a_worker_with_other_code_is_refused_with_a_line(
     cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
