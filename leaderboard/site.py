@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, one_line
 from bench.contracts.threat import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
@@ -70,7 +71,7 @@ def render(summaries: list[SuiteSummary], results: Path, out: Path, unreadable: 
     with _replacing(out) as folder:
         _write_assets(folder)
         environment = _environment()
-        taken: set[str] = {"assets"}
+        taken: set[str] = {"assets", "index.html"}
         pages = [
             _SuitePages.of(suite, formatting.file_name(suite.record.name, taken), i == 0)
             for i, suite in enumerate(shown)
@@ -133,6 +134,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leaderboard"),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -158,6 +160,11 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(captions=captions, plot=waveforms, plots=detection, views=views, missing=MISSING)
     environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of a template writes, before it is escaped: HTML has no place for control characters."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _write_suite(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.summary.columns import TIER_COLUMNS, cell_columns_in, columns_in, estimate_fields, fields_of
+from bench.summary.escaping import csv_field
 from bench.summary.numbers import AttackSummary, DefenseSummary, SuiteSummary
 
 Row = dict[str, Any]
@@ -76,15 +77,13 @@ def _plain(value: Any) -> Any:
 
 
 def _field(value: Any) -> Any:
-    """One CSV field. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """One CSV field; a list of names and any other structure as text."""
     value = _plain(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = "; ".join(value)
     elif isinstance(value, (list, dict)):
         value = json.dumps(value, default=str)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    return csv_field(value)
 
 
 def write_table(stem: Path, rows: list[Row]) -> None:

@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from bench.cli.scene import Scene, example, in_a_scene, with_changes
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench check ours", "bench check path/to/mine.py:Mine --suite digits"))
@@ -22,7 +23,7 @@ def check(scene: Scene, defense: str) -> int:
         verdicts.append(finding.verdict)
         console.print(f"{marks[finding.verdict]} {finding.rule}", highlight=False, soft_wrap=True)
         if finding.detail:
-            console.print(f"    {finding.detail}", style="dim", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"    {one_line(finding.detail)}", style="dim", highlight=False, markup=False, soft_wrap=True)
     failed, warned = verdicts.count("fail"), verdicts.count("warn")
     console.print(f"{len(verdicts)} rules: {failed} broken, {warned} with a warning.", highlight=False)
     return 2 if failed else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench compact --suite digits --results results"))
@@ -25,7 +26,7 @@ def compact(results: Path, suite_names: tuple[str, ...]) -> int:
     for name in stored_suites(results, suite_names):
         for done in compact_suite(results, name):
             line = f"{name}: {done.defense}: {done.before / 2**20:.2f} MiB to {done.after / 2**20:.2f} MiB"
-            click.echo(f"{line} ({done.note})" if done.note else line)
+            click.echo(one_line(f"{line} ({done.note})" if done.note else line))
             for text in done.unreadable:
                 click.echo(f"warning: {text}", err=True)
                 code = 1

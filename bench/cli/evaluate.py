@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
 from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes
+from bench.contracts.errors import one_line
 
 #: Shards from which on a run is announced.
 _LONG = 10
@@ -78,5 +79,5 @@ def evaluate(
         failures = evaluation.run()
     click.echo(report.render(summarise(results, scene.suite.name), "json" if as_json else "table"))
     for failure in failures:
-        click.echo(f"failed: {failure}", err=True)
+        click.echo(f"failed: {one_line(failure)}", err=True)
     return 1 if failures else 0

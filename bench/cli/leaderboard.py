@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench leaderboard --results results --out site --serve"))
@@ -27,7 +28,7 @@ def leaderboard(results: Path, suite_names: tuple[str, ...], out: Path, serve: b
     index = site.render(summaries, results, out, unreadable)
     unreadable = unreadable + [text for summary in summaries for text in summary.unreadable]
     for text in unreadable:
-        click.echo(f"warning: {text}", err=True)
+        click.echo(f"warning: {one_line(text)}", err=True)
     click.echo(f"The leaderboard is at {index}; open it in a browser ({index.resolve().as_uri()}).")
     if serve:
         site.serve(out, port)

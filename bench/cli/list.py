@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.scene import PATH, example
+from bench.contracts.errors import one_line
 
 
 @click.command("list", epilog=example("bench list attacks"))
@@ -65,5 +67,5 @@ def _suites(config: Path | None) -> tuple[tuple[list[str], list[list[str]]], lis
 def _table(columns: list[str], rows: list[list[str]]) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(one_line(cell)) for cell in row))
     return table

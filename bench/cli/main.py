@@ -24,7 +24,7 @@ from bench.cli.report import report
 from bench.cli.status import status
 from bench.cli.train import train
 from bench.cli.verify import verify
-from bench.contracts.errors import TRACEBACK, InputError
+from bench.contracts.errors import TRACEBACK, InputError, one_line
 
 
 class _Group(click.Group):
@@ -51,7 +51,7 @@ class _Group(click.Group):
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(" ".join(message.split()), err=True)
+    click.echo(one_line(message.strip()), err=True)
     sys.exit(code)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench report --suite digits --results results --format markdown"))
@@ -26,5 +27,5 @@ def report(form: str, suite_names: tuple[str, ...], results: Path) -> int:
     below = form in ("table", "markdown")  # there, what is left out of a suite is said below its tables
     left_out = [] if below else [text for summary in summaries for text in reports.remarks(summary)]
     for text in unreadable + left_out:
-        click.echo(f"warning: {text}", err=True)
+        click.echo(f"warning: {one_line(text)}", err=True)
     return 1 if unreadable or any(summary.unreadable for summary in summaries) else 0

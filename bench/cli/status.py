@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example, pick_device
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench status --suite digits --results results --why"))
@@ -45,7 +46,7 @@ def status(
             continue
         found = suite_status(shipped.suite(name), results, device=machine, root=data_root, checkpoints=checkpoints)
         for line in describe(found, why):
-            click.echo(line)
+            click.echo(one_line(line))
     unused = unused_checkpoints(shipped.suites.values(), checkpoints)
     if unused:
         click.echo(f"{len(unused)} checkpoints that no suite of the configuration evaluates:")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.cli.scene import PATH, RESULTS, example, pick_device
+from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench verify --suite digits --results results --defense ours"))
@@ -40,6 +41,6 @@ def verify(
     for verdict in judge_again(results, suite_name, defenses, pick_device(device), where, attacks):
         remark = "; ".join(text for text in (verdict.problem, verdict.note) if text)
         line = f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ"
-        click.echo(f"{line} ({remark})" if remark else line)
+        click.echo(one_line(f"{line} ({remark})" if remark else line))
         confirmed &= verdict.confirmed
     return 0 if confirmed else 1

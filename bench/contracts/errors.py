@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ class KnowledgeError(RuntimeError):
 
 class NotApplicable(RuntimeError):
     """An attack cannot be run in this setting (for example a norm it lacks); the message says why."""
+
+
+#: Breaks of a line or a cell, with the white space around them. (Not every white space: numbers have no-break spaces.)
+_BREAKS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
+#: What would steer a terminal, end a string, turn the reading order round, or be no character at all.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """Text of a plugin as it can be shown anywhere: on one line, each control character a U+FFFD."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))
 
 
 def raised(what: str, error: BaseException, hint: str = "") -> PluginError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from bench.contracts.errors import one_line
 from bench.engines.graph import Job
 
 #: Seconds between two updates of a live bar.
@@ -222,7 +223,12 @@ class Display:
     def running(self, title: str, total: int) -> Iterator[None]:
         ended = threading.Event()
         clockwork = threading.Thread(target=self._tick, args=(ended,), daemon=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[line]}", markup=False),
+        )
         live = self.console.is_terminal and not self._quiet
         with Progress(*columns, console=self.console, transient=True) if live else nullcontext() as self._bar:
             if self._bar is not None:
@@ -250,7 +256,7 @@ class Display:
             if self._quiet or (now - self._last < (_LIVE_EVERY if live else self._every) and not ended):
                 return
             self._last = now
-            line = tracker.line()
+            line, what = one_line(tracker.line()), one_line(what)
             if self._bar is not None:
                 self._bar.update(self._task, completed=tracker.done, line=line, description=what)
             else:

@@ -26,7 +26,7 @@ from torch import Tensor
 from bench.contracts.defense import Defense, DefenseSpec, count_parameters
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
-from bench.storing.store import slug, write_atomically
+from bench.storing.store import readable, slug, write_atomically
 
 #: The fields of a training record that decide which weights come out; the others say how the training went.
 IDENTITY = ("defense", "recipe_version", "data", "data_version", "threat", "seed")
@@ -114,7 +114,7 @@ def file_stem(identity: dict[str, Any]) -> str:
     threat = counted["threat"]
     ball = [] if threat is None else [str(Lp(threat["norm"], threat["eps"]))]
     digest = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
-    return "-".join(slug(part) for part in [counted["data"], *ball, digest[:8]])
+    return "-".join(readable(part) for part in [counted["data"], *ball, digest[:8]])
 
 
 def record_path(path: Path) -> Path:
@@ -145,7 +145,7 @@ def find_checkpoint(defense: Defense, spec: DefenseSpec, settings: TrainingSetti
             return next(iter(found))
         if found:
             raise InputError(f"{spec.name}: has several checkpoints ({listed}); say which settings are meant")
-        path = folder / slug(spec.name) / f"{slug(defense.data.name)}-*.safetensors"
+        path = folder / slug(spec.name) / f"{readable(defense.data.name)}-*.safetensors"
         suite = f"--suite SUITE` (a suite on {defense.data.name})"
         raise InputError(f"checkpoint {path}: does not exist; {_made_by(spec)} {suite}")
     path = checkpoint_path(defense, spec.name, settings, folder)

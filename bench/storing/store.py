@@ -31,11 +31,22 @@ from bench.storing.records import (
 )
 
 R = TypeVar("R", bound=Record)
+#: Characters of a name that are part of its file name; a suffix, and that of an unfinished file, come on top.
+_LONGEST = 160
+
+
+def readable(name: str) -> str:
+    """A name as part of a file name: everything but letters, digits and ``._,=()-`` becomes ``-``."""
+    return re.sub(r"[^A-Za-z0-9_.,=()-]+", "-", name).strip("-.") or "unnamed"
 
 
 def slug(name: str) -> str:
-    """A name as a file name: everything but letters, digits and ``._,=()-`` becomes ``-``."""
-    return re.sub(r"[^A-Za-z0-9_.,=()-]+", "-", name).strip("-.") or "unnamed"
+    """A plugin's name as a file name: as :func:`readable`, and no two names share a file.
+
+    Where that changes the name, or it is longer than a file system takes, a hash of the whole name is appended.
+    """
+    safe = readable(name)[:_LONGEST].rstrip(".-")
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -167,7 +178,7 @@ class Store:
     """The results of one suite below a results folder (layout: ``bench.storing.records``)."""
 
     def __init__(self, root: Path, suite: str) -> None:
-        self.root, self.folder = root, root / slug(suite)
+        self.root, self.folder = root, root / readable(suite)
 
     def defense_folder(self, defense: str) -> Path:
         return self.folder / slug(defense)
@@ -302,7 +313,7 @@ def stored_suites(root: Path, names: Sequence[str] = ()) -> list[str]:
     """
     known = suites(root)
     for name in names:
-        if slug(name) not in known:
+        if readable(name) not in known:
             hint = did_you_mean(name, known) if known else f"; run: {_command(root, name)}"
             raise InputError(f"no results of suite {name!r} in {root}{hint}")
     if not known:

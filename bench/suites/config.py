@@ -28,7 +28,7 @@ from bench.contracts.threat import Lp, Norm, format_eps
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.keys import PROTOCOL, Protocol
 from bench.storing.records import CLEAN
-from bench.storing.store import slug
+from bench.storing.store import readable
 from bench.suites.problems import first_problem
 from bench.suites.values import Eps, Name
 
@@ -258,7 +258,7 @@ class Suite(_Strict):
         threat = self._other_threat(norm, eps)
         if threat != self.threat_model:
             update |= {"threat_model": threat, "trained_for": self.weights}
-            marks.append(slug(str(Lp(threat.norm, threat.eps))))
+            marks.append(readable(str(Lp(threat.norm, threat.eps))))
         if threat.norm != self.threat_model.norm:
             update["attacks"] = {name: entry for name, entry in self.attacks.items() if entry.eps is None}
             if not update["attacks"]:

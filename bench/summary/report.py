@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from bench.contracts.errors import one_line
 from bench.contracts.threat import format_eps
 from bench.storing.records import AttackRecord, SuiteRecord
 from bench.summary.columns import cell_columns_in, columns_in, fields_of
+from bench.summary.escaping import csv_field, markdown, table_cell
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
 #: ``what`` of a point of the curve of robust accuracy by radius.
@@ -113,10 +115,9 @@ def render_all(summaries: Sequence[SuiteSummary], form: str) -> str:
         warned = [text for summary in summaries for text in remarks(summary)]
         return json.dumps({"suites": suites, "results": rows, "warnings": warned}, indent=1)
     if form == "csv":
-        joined = [{name: _joined(value) for name, value in row.items()} for row in rows]
+        joined = [{name: csv_field(_joined(value)) for name, value in row.items()} for row in rows]
         return pd.DataFrame(joined).to_csv(index=False).rstrip("\n")
-    style = "github" if form == "markdown" else "simple"
-    return "\n\n".join(_page(summary, style) for summary in summaries)
+    return "\n\n".join(_page(summary, form) for summary in summaries)
 
 
 def remarks(summary: SuiteSummary) -> list[str]:
@@ -124,13 +125,16 @@ def remarks(summary: SuiteSummary) -> list[str]:
     return summary.unreadable + summary.warnings
 
 
-def _page(summary: SuiteSummary, style: str) -> str:
+def _page(summary: SuiteSummary, form: str) -> str:
     """What is incomplete comes before the numbers that it may have raised."""
-    parts = [headline(summary)]
-    parts += [_incomplete(defense) for defense in summary.defenses if not defense.complete]
+    written, said, style = (table_cell, one_line, "simple") if form == "table" else (markdown, markdown, "github")
+    parts = [said(headline(summary))]
+    parts += [said(_incomplete(defense)) for defense in summary.defenses if not defense.complete]
     for rows in (overview(summary), matrix(summary)):
-        parts.append(tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True))
-    return "\n\n".join(parts + [f"warning: {text}" for text in remarks(summary)])
+        cells = [[written(text) for text in row.values()] for row in rows]
+        headers = [written(text) for text in (rows[0] if rows else ())]
+        parts.append(tabulate(cells, headers=headers, tablefmt=style, disable_numparse=True))
+    return "\n\n".join(parts + [f"warning: {said(text)}" for text in remarks(summary)])
 
 
 def _incomplete(defense: DefenseSummary) -> str:

@@ -33,7 +33,7 @@ from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import TrainingSettings, checkpoint_path, round_to_half_, save
 from bench.storing.digest import code_digest
 from bench.storing.provenance import versions
-from bench.storing.store import slug, write_atomically
+from bench.storing.store import readable, write_atomically
 
 #: The learning rate is multiplied by this at every milestone.
 DECAY = 0.1
@@ -163,7 +163,7 @@ class TrainingRun:
         else:
             descent = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
         mean = _Average(module, average) if average else None
-        saved = _SavedStage(self.state / f"{slug(stage)}.safetensors", self.identity, module, descent, mean)
+        saved = _SavedStage(self.state / f"{readable(stage)}.safetensors", self.identity, module, descent, mean)
         done, seconds, loss = saved.load_()
         steps = math.ceil(len(self.train) / batch_size) * replays
 

@@ -123,16 +123,27 @@ def test_the_same_record_is_the_same_text() -> None:
     ("name", "folder"),
     [
         ("ours(random_start=False)", "ours(random_start=False)"),
-        ("pkg.module:Name", "pkg.module-Name"),
-        ("a/../../b c", "a-..-..-b-c"),
-        ("../..", "unnamed"),
-        ("/etc/passwd", "etc-passwd"),
-        ("é", "unnamed"),
+        ("pkg.module.Name", "pkg.module.Name"),
+        ("a/../../b c", "a-..-..-b-c-"),
+        ("../..", "unnamed-"),
+        ("/etc/passwd", "etc-passwd-"),
+        ("é", "unnamed-"),
+        ("", "unnamed-"),
+        ("nul\0escape\x1b[2Jline\nbreak", "nul-escape-2Jline-break-"),
     ],
 )
 def test_no_name_leads_out_of_the_folder(name: str, folder: str) -> None:
-    assert slug(name) == folder
+    assert slug(name).startswith(folder)
+    assert len(slug(name)) == len(folder) + 8 * folder.endswith("-")
     assert len(Path(slug(name)).parts) == 1
+
+
+def test_no_two_names_share_a_folder_and_none_is_too_long_for_one(tmp_path: Path) -> None:
+    names = ["a b", "a-b", "a/b", "<a-b>", "n" * 300, "n" * 299, "n" * 160]
+    folders = {slug(name) for name in names}
+    assert len(folders) == len(names)
+    for folder in folders:
+        (tmp_path / f".{folder}.json.gz.12345678.part").write_text("")
 
 
 # -- whole or absent --------------------------------------------------------------------------------------------
