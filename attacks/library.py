@@ -18,7 +18,8 @@ from bench.contracts.errors import InputError, NotApplicable, in_one_line
 from bench.contracts.inputs import DataInfo, InputSpec, as_inputs, as_labels, check_inputs, check_labels
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Target, predictions
-from bench.contracts.threat import Lp, as_eps
+from bench.contracts.threat import Lp
+from bench.contracts.words import as_eps
 from bench.plugins.resolve import get_attack
 
 #: What inputs and labels may come in.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.contracts.attack import Tier
+from bench.contracts.words import Tier
 from bench.summary.metrics import Array
 from bench.summary.numbers import DetectionSummary, TierSummary
 

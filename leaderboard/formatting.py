@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.summary.columns import MISSING
 from bench.summary.numbers import Estimate
 

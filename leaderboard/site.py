@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.contracts.errors import InputError, one_line
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.studies.input_gradients import record as input_gradients

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
+from bench.cli.options import defense_argument
 from bench.cli.scene import Scene, example, in_a_scene, with_changes
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench check ours", "bench check path/to/mine.py:Mine --suite digits"))
-@click.argument("defense")
+@defense_argument
 @with_changes
 @in_a_scene
 def check(scene: Scene, defense: str) -> int:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, example
+from bench.cli.options import results_option, stored_suite_options
+from bench.cli.scene import example
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench compact --suite digits --results results"))
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--suite", "suite_names", multiple=True, help="Only this suite (repeat) [default: all with results].")
+@results_option
+@stored_suite_options
 def compact(results: Path, suite_names: tuple[str, ...]) -> int:
     """Make stored results small enough to be published, in place.
 

@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene, with_changes
+from bench.cli.options import attack_options, defense_options, json_option, quiet_option, results_option
+from bench.cli.scene import Scene, example, in_a_scene, with_changes
 from bench.contracts.errors import one_line
 
 #: Shards from which on a run is announced.
@@ -18,13 +19,13 @@ _LONG = 10
 @click.command(
     epilog=example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
 )
-@click.option("--defense", "defenses", multiple=True, help="A defense: name, file.py:Name or module:attr (repeat).")
+@defense_options(help="A defense: name, file.py:Name or module:attr (repeat).")
 @click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
-@click.option("--attack", "attacks", multiple=True, help="Only this attack of the suite (repeat for several).")
+@attack_options(help="Only this attack of the suite (repeat for several).")
 @click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress; failures and what was skipped are said all the same.")
+@results_option
+@json_option
+@quiet_option
 @on_an_engine
 @with_changes
 @in_a_scene

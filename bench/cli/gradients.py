@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+from bench.cli.options import defense_options, results_option
+from bench.cli.scene import Scene, example, in_a_scene
 
 
 @click.command(epilog=example("bench gradients --defense prm --suite digits --results results"))
-@click.option("--defense", "defenses", multiple=True, help="A differentiable defense (repeat for several).")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@defense_options(help="A differentiable defense (repeat for several).")
+@results_option
 @in_a_scene
 def gradients(scene: Scene, defenses: tuple[str, ...], results: Path) -> None:
     """Measure input gradients per pixel, and accuracy under PGD confined to some pixels."""

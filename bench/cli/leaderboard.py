@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, example
+from bench.cli.options import PATH, results_option, stored_suite_options
+from bench.cli.scene import example
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench leaderboard --results results --out site --serve"))
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--suite", "suite_names", multiple=True, help="Only this suite (repeat) [default: all with results].")
+@results_option
+@stored_suite_options
 @click.option("--out", type=PATH, default=Path("site"), show_default=True, help="Site folder.")
 @click.option("--serve", is_flag=True, help="Serve it on this machine afterwards.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)

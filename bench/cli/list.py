@@ -1,4 +1,4 @@
-"""`bench list`: what is registered, and where it comes from."""
+"""`bench list`: what is registered, and where it comes from. Imports no PyTorch unless a plugin has to be imported."""
 
 from __future__ import annotations
 
@@ -7,53 +7,52 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.scene import PATH, example
+from bench.cli.options import PATH, json_option
+from bench.cli.scene import example
 from bench.contracts.errors import one_line
+
+#: Columns, rows, and a line for each entry that cannot be listed.
+_Listed = tuple[list[str], list[list[str]], list[str]]
 
 
 @click.command("list", epilog=example("bench list attacks"))
-@click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]))
+@click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]), required=False)
 @click.option("--config", type=PATH, help="Another bench.yaml (for suites).")
-@click.option("--json", "as_json", is_flag=True, help="As a JSON list, one object per entry.")
-def list_(what: str, config: Path | None, as_json: bool) -> None:
-    """List what is registered, and where it comes from. Piped, each entry is one line."""
-    (columns, rows), problems = _suites(config) if what == "suites" else _plugins(what)
+@json_option
+def list_(what: str | None, config: Path | None, as_json: bool) -> None:
+    """List what is registered, and where it comes from: all, or one kind. Piped, each entry is one line."""
+    kinds = [what] if what else ["defenses", "attacks", "suites"]
+    found = {kind: _suites(config) if kind == "suites" else _plugins(kind) for kind in kinds}
     if as_json:
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
+        lists = {
+            kind: [dict(zip(columns, row, strict=True)) for row in rows] for kind, (columns, rows, _) in found.items()
+        }
+        click.echo(json.dumps(lists[what] if what else lists, indent=1, ensure_ascii=False))
     else:
-        console = Console()
-        if not console.is_terminal:  # a line that another program reads is not wrapped
-            console = Console(width=sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True)))
-        console.print(_table(columns, rows))
-    for problem in problems:
-        click.echo(f"skipped: {problem}", err=True)
+        for number, (columns, rows, _) in enumerate(found.values()):
+            if number:
+                click.echo()
+            _print(columns, rows)
+    for *_, problems in found.values():
+        for problem in problems:
+            click.echo(f"skipped: {problem}", err=True)
 
 
-def _plugins(what: str) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
-    """Columns and rows of ``defenses`` or ``attacks``, and a line for each plugin that cannot be imported."""
-    from bench.contracts.attack import AttackSpec
+def _plugins(what: str) -> _Listed:
+    from bench.plugins.glance import glimpses
     from bench.plugins.registry import ATTACKS, DEFENSES
 
     registry = ATTACKS if what == "attacks" else DEFENSES
-    loaded, problems = registry.load_all()
-    rows = []
-    for name, obj in loaded.items():
-        spec = getattr(obj, "attack", None)
-        if isinstance(spec, AttackSpec):
-            about = [f"{spec.knowledge}; {', '.join(spec.norms)}", spec.summary]
-        else:
-            card = getattr(obj, "card", None)
-            about = [getattr(card, "family", "–"), getattr(card, "title", "") or name]
-        rows.append([name, *about, registry.entry(name).origin])
+    found, problems = glimpses(registry)
+    rows = [[name, seen.group, seen.title, seen.origin] for name, seen in found.items()]
     second = "knowledge; norms" if registry is ATTACKS else "family"
-    return ([registry.kind, second, "what it is", "from"], rows), problems
+    return [registry.kind, second, "what it is", "from"], rows, problems
 
 
-def _suites(config: Path | None) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
-    from bench.contracts.threat import format_eps
+def _suites(config: Path | None) -> _Listed:
+    from bench.contracts.words import format_eps
     from bench.suites.reading import load_config
 
     rows = []
@@ -61,11 +60,15 @@ def _suites(config: Path | None) -> tuple[tuple[list[str], list[list[str]]], lis
         threat = f"{suite.threat_model.norm} {format_eps(suite.threat_model.eps)}"
         origin = f"{suite.origin}, in place of the shipped one" if suite.replaces else suite.origin
         rows.append([name, suite.data, str(suite.examples or "all"), threat, suite.description, origin])
-    return (["suite", "data", "examples", "threat model", "what it is", "from"], rows), []
+    return ["suite", "data", "examples", "threat model", "what it is", "from"], rows, []
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> Table:
+def _print(columns: list[str], rows: list[list[str]]) -> None:
+    console = Console(markup=False)
+    if not console.is_terminal:  # a line that another program reads is not wrapped
+        width = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True))
+        console = Console(markup=False, width=width)
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(escape(one_line(cell)) for cell in row))
-    return table
+        table.add_row(*map(one_line, row))
+    console.print(table)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, example
+from bench.cli.options import PATH
+from bench.cli.scene import example
 
 
 @click.group(epilog=example("bench new defense my-defense"))

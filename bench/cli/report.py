@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, example
+from bench.cli.options import results_option, stored_suite_options
+from bench.cli.scene import example
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench report --suite digits --results results --format markdown"))
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table")
-@click.option("--suite", "suite_names", multiple=True, help="Only this suite (repeat) [default: all with results].")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@stored_suite_options
+@results_option
 def report(form: str, suite_names: tuple[str, ...], results: Path) -> int:
     """Print stored results.
 

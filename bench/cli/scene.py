@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.options import checkpoints_option, config_option, data_root_option, device_option, suite_option
 from bench.contracts.errors import InputError
 
 if TYPE_CHECKING:
     from bench.contracts.defense import DefenseSpec
     from bench.suites.config import Suite
-
-RESULTS = Path("runs")
-PATH = click.Path(path_type=Path)
 
 
 def example(*lines: str) -> str:
@@ -84,14 +82,14 @@ class Scene:
 
 
 _SCENE = (
-    click.option("--suite", "suite_name", default="demo", show_default=True, help="A suite of the configuration."),
-    click.option("--config", type=PATH, help="Another bench.yaml."),
+    suite_option(help="A suite of the configuration."),
+    config_option,
     click.option("--data", "data_reference", help="Other data: digits, cifar10, …, folder:PATH, file:PATH.npz."),
-    click.option("--data-root", type=PATH, help="Where downloaded data sets are kept."),
+    data_root_option,
     click.option("--download", is_flag=True, help="Download the data set if it is not there (SHA-256 checked)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense."),
-    click.option("--checkpoints", type=PATH, help="Folder of checkpoints [default: beside the defense's code]."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    checkpoints_option,
+    device_option,
 )
 
 

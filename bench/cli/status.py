@@ -6,18 +6,26 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, example, pick_device
+from bench.cli.options import (
+    checkpoints_option,
+    config_option,
+    data_root_option,
+    device_option,
+    results_option,
+    stored_suite_options,
+)
+from bench.cli.scene import example, pick_device
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench status --suite digits --results results --why"))
-@click.option("--suite", "suite_names", multiple=True, help="Only this suite (repeat) [default: all with results].")
+@stored_suite_options
 @click.option("--why", is_flag=True, help="Say for every stale result what has changed since.")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--config", type=PATH, help="Another bench.yaml.")
-@click.option("--data-root", type=PATH, help="Where downloaded data sets are kept.")
-@click.option("--checkpoints", type=PATH, help="Folder of the defenses' checkpoints.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@results_option
+@config_option
+@data_root_option
+@checkpoints_option
+@device_option
 def status(
     suite_names: tuple[str, ...],
     why: bool,

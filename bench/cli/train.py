@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
+from bench.cli.options import defense_options
 from bench.cli.scene import Scene, example, in_a_scene, worker_count
 
 
 @click.command(epilog=example("bench train --defense ours --suite digits"))
-@click.option("--defense", "defenses", multiple=True, help="A defense (repeat for several).")
+@defense_options(help="A defense (repeat for several).")
 @click.option("--all", "every", is_flag=True, help="Every defense with a recipe; of a study all variants.")
 @click.option("--again", is_flag=True, help="Train also what has a checkpoint already.")
 @click.option("--half", is_flag=True, help="Store the weights in half precision, rounded before they are measured.")

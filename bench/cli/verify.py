@@ -6,19 +6,28 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, example, pick_device
+from bench.cli.options import (
+    attack_options,
+    checkpoints_option,
+    data_root_option,
+    defense_options,
+    device_option,
+    results_option,
+    suite_option,
+)
+from bench.cli.scene import example, pick_device
 from bench.contracts.errors import one_line
 
 
 @click.command(epilog=example("bench verify --suite digits --results results --defense ours"))
-@click.option("--suite", "suite_name", default="demo", show_default=True, help="The suite whose results are checked.")
-@click.option("--defense", "defenses", multiple=True, help="Only this defense (repeat) [default: all stored].")
-@click.option("--attack", "attacks", multiple=True, help='Only this attack, or "clean" (repeat) [default: all].')
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@suite_option(help="The suite whose results are checked.")
+@defense_options(help="Only this defense (repeat) [default: all stored].")
+@attack_options(help='Only this attack, or "clean" (repeat) [default: all].')
+@results_option
+@device_option
 @click.option("--data", "data_reference", help="Where the images are here, if the recorded folder is not.")
-@click.option("--data-root", type=PATH, help="Where downloaded data sets are kept.")
-@click.option("--checkpoints", type=PATH, help="Folder of the defenses' checkpoints.")
+@data_root_option
+@checkpoints_option
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 from torch import Tensor
 
 from bench.contracts.errors import InputError, did_you_mean
+from bench.contracts.words import KNOWLEDGE, Knowledge
 
 if TYPE_CHECKING:
     import torch
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from bench.contracts.inputs import DataInfo
     from bench.contracts.threat import Lp
     from bench.data.splits import Split
-
-Knowledge = Literal["transfer", "decision", "score", "gradient"]
-#: From least to most: each level may use what the levels before it may.
-KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
-
-#: What an attack is shown of a defense's detector (Carlini & Wagner 2017). ``oblivious``: nothing, it attacks the
-#: classifier alone; ``transfer``: its points are made on a copy of classifier and detector, trained by the defense's
-#: own recipe with another seed, where it is shown all; ``adaptive``: all that its knowledge allows. The judge rejects
-#: in every tier.
-Tier = Literal["oblivious", "transfer", "adaptive"]
 
 
 @dataclass(frozen=True)

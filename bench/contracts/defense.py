@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import KINDS, DataInfo
+from bench.contracts.inputs import DataInfo
+from bench.contracts.words import KINDS
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun

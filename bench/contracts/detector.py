@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Approximation, Card, Defense, freeze
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import KINDS, DataInfo
+from bench.contracts.inputs import DataInfo
+from bench.contracts.words import KINDS
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun

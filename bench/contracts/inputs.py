@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError
-
-Kind = Literal["image", "waveform"]
-KINDS: tuple[str, ...] = get_args(Kind)
+from bench.contracts.words import KINDS, Kind
 
 
 @dataclass(frozen=True)

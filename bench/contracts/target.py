@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.detection import Detection
 from bench.contracts.errors import InputError, KnowledgeError, NotApplicable
 from bench.contracts.levels import Levels
 from bench.contracts.threat import Lp, ThreatModel, as_lp
+from bench.contracts.words import KNOWLEDGE
 
 #: A differentiable path from images to logits: ``(defense, x) -> logits``.
 Through = Callable[[Defense, Tensor], Tensor]
@@ -30,11 +30,6 @@ class Objective(Protocol):
         """The objective of a slice of the rows."""
         ...
 
-
-#: How a targeted suite chooses the class that each example has to reach. ``least-likely``: the one with the smallest
-#: clean logit of the defense under attack; ``random``: any other than y, the same for every defense; ``next``: y + 1,
-#: modulo the number of classes.
-Towards = Literal["least-likely", "random", "next"]
 
 #: The label :meth:`Target.labels` gives to an input that the defense's detector rejects.
 REJECTED = -1

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bench.contracts.balls import distances, l1_projection, l2_projection, largest_positions, uniform_directions
 from bench.contracts.errors import InputError, NotApplicable
-
-Norm = Literal["linf", "l2", "l1", "l0"]
-NORMS: tuple[str, ...] = get_args(Norm)
+from bench.contracts.words import NORMS, Norm, format_eps
 
 
 class ThreatModel(Protocol):
@@ -128,35 +125,3 @@ def as_lp(threat: ThreatModel) -> Lp:
     if not isinstance(threat, Lp):
         raise NotApplicable(f"needs an Lp ball as threat model, not {threat}")
     return threat
-
-
-def format_eps(eps: float) -> str:
-    """``0.2`` where a short decimal says it, ``8/255`` where that is how the field writes it, else four digits."""
-    if abs(eps - round(eps, 3)) < 1e-9:
-        return f"{eps:g}"
-    scaled = eps * 255
-    return f"{round(scaled)}/255" if abs(scaled - round(scaled)) < 1e-6 else f"{eps:.4g}"
-
-
-def parse_eps(value: object) -> object:
-    """``"8/255"`` as a number; anything else is left for the validation of numbers."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", value)):
-        try:
-            return float(match[1]) / float(match[2])
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-def as_eps(value: object) -> float:
-    """A radius that a caller wrote: a number, of NumPy or torch too, or a fraction such as ``"8/255"``.
-
-    Raises:
-        InputError: for anything else. Whether the number is a radius, :class:`Lp` says.
-    """
-    try:
-        if value is not None and not isinstance(value, bool):
-            return float(parse_eps(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise InputError(f'eps: {value!r} is not a number or a fraction such as "8/255"')

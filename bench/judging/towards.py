@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Towards
+from bench.contracts.words import Towards
 
 #: Rows per pass; fixed, so that what a randomised defense draws does not hang on the batch size of a run.
 _ROWS = 64

@@ -14,7 +14,8 @@ import annotated_types
 from attacks.toolkit.estimators import ESTIMATORS, EstimatorLike
 from attacks.toolkit.losses import LOSSES, LossLike
 from attacks.toolkit.masks import MaskLike
-from bench.contracts.attack import KNOWLEDGE, AttackSpec
+from bench.contracts.attack import AttackSpec
+from bench.contracts.words import KNOWLEDGE
 from bench.plugins.registry import ATTACKS
 from bench.plugins.resolve import get_attack
 from bench.reference.markdown import first_paragraph, inline, meaning, page, split_docstring, table

@@ -21,14 +21,15 @@ from bench.contracts.defense import Defense, DefenseSpec, Function, as_logits, a
 from bench.contracts.errors import InputError, in_one_line
 from bench.contracts.inputs import DataInfo, InputSpec, as_inputs, as_labels, check_inputs, check_labels
 from bench.contracts.seeding import seeded
-from bench.contracts.threat import Lp, as_eps
+from bench.contracts.threat import Lp
+from bench.contracts.words import as_eps
 from bench.data.splits import Data, Split
 from bench.engines.serial import SerialEngine
 from bench.plugins.held import holding
 from bench.running.cell import forget
 from bench.running.evaluate import Evaluation, Request
 from bench.running.progress import Display
-from bench.storing.store import slug
+from bench.storing.names import slug
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import FIELDS, Config, Suite
 from bench.suites.problems import first_problem

@@ -26,7 +26,8 @@ from torch import Tensor
 from bench.contracts.defense import Defense, DefenseSpec, count_parameters
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
-from bench.storing.store import readable, slug, write_atomically
+from bench.storing.names import readable, slug
+from bench.storing.store import write_atomically
 
 #: The fields of a training record that decide which weights come out; the others say how the training went.
 IDENTITY = ("defense", "recipe_version", "data", "data_version", "threat", "seed")

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 #: The packages of this project. What they do is told by declared versions, so that no hash follows an import into them.
 PACKAGES = ("attacks", "bench", "defenses")
@@ -35,6 +35,8 @@ def digest(*parts: object) -> str:
 
 def state_digest(module: nn.Module) -> str:
     """SHA-256 of a module's parameters and buffers: names, types, shapes and bytes."""
+    import torch  # here, since records need this module, and reading suites and names needs no torch
+
     sha = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

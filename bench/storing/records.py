@@ -24,9 +24,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.contracts.attack import Tier
-from bench.contracts.inputs import Kind
-from bench.contracts.target import Towards
+from bench.contracts.words import Kind, Tier, Towards
 from bench.storing.digest import digest
 from bench.storing.keys import (
     AWARENESS,

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import shlex
 import tempfile
 import zlib
@@ -21,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError, NewerSchemaError, did_you_mean
+from bench.storing.names import readable, slug
 from bench.storing.records import (
     SCHEMA_VERSION,
     DefenseRecord,
@@ -31,22 +31,6 @@ from bench.storing.records import (
 )
 
 R = TypeVar("R", bound=Record)
-#: Characters of a name that are part of its file name; a suffix, and that of an unfinished file, come on top.
-_LONGEST = 160
-
-
-def readable(name: str) -> str:
-    """A name as part of a file name: everything but letters, digits and ``._,=()-`` becomes ``-``."""
-    return re.sub(r"[^A-Za-z0-9_.,=()-]+", "-", name).strip("-.") or "unnamed"
-
-
-def slug(name: str) -> str:
-    """A plugin's name as a file name: as :func:`readable`, and no two names share a file.
-
-    Where that changes the name, or it is longer than a file system takes, a hash of the whole name is appended.
-    """
-    safe = readable(name)[:_LONGEST].rstrip(".-")
-    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.contracts.attack import KNOWLEDGE, AttackSpec, Knowledge, Tier
+from bench.contracts.attack import AttackSpec
 from bench.contracts.errors import InputError, PluginError, did_you_mean
-from bench.contracts.threat import Norm
+from bench.contracts.words import KNOWLEDGE, Knowledge, Norm, Tier
 from bench.plugins.resolve import get_attack
 from bench.suites.config import Suite
 

@@ -19,21 +19,20 @@ from pydantic import (
     model_validator,
 )
 
-from bench.contracts.attack import Knowledge, Tier
-from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.inputs import DataInfo
-from bench.contracts.target import Towards
-from bench.contracts.threat import Lp, Norm, format_eps
-from bench.storing.checkpoints import TrainingSettings
+from bench.contracts.words import Knowledge, Norm, Tier, Towards, format_eps
 from bench.storing.keys import PROTOCOL, Protocol
+from bench.storing.names import readable
 from bench.storing.records import CLEAN
-from bench.storing.store import readable
 from bench.suites.problems import first_problem
 from bench.suites.values import Eps, Name
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # as these import torch, what makes them imports them: listing suites is to take no seconds
+    from bench.contracts.defense import DefenseSpec
+    from bench.contracts.inputs import DataInfo
+    from bench.contracts.threat import Lp
     from bench.data.splits import Data
+    from bench.storing.checkpoints import TrainingSettings
 
 
 class _Strict(BaseModel):
@@ -203,6 +202,8 @@ class Suite(_Strict):
 
     def threat_for(self, info: DataInfo, eps: float | None = None) -> Lp:
         """The threat model on this data, in the box of its values; ``eps``: with another radius."""
+        from bench.contracts.threat import Lp
+
         radius = self.threat_model.eps if eps is None else eps
         return Lp(self.threat_model.norm, radius, info.input.low, info.input.high)
 
@@ -213,6 +214,9 @@ class Suite(_Strict):
 
     def training(self, data: Data) -> TrainingSettings:
         """:attr:`weights` on a data set, by which a checkpoint is found; `bench train` on this suite makes it."""
+        from bench.contracts.threat import Lp
+        from bench.storing.checkpoints import TrainingSettings
+
         asked, box = self.weights, data.info.input
         options = ["--suite", self._name.partition("@")[0], *(["--data", self.data] if self._moved else [])]
         options += [] if self._file is None else ["--config", str(self._file)]
@@ -242,7 +246,7 @@ class Suite(_Strict):
 
         Args:
             data: reference of a data set.
-            norm: of :data:`bench.contracts.threat.NORMS`.
+            norm: of :data:`bench.contracts.words.NORMS`.
             eps: a number, or a fraction such as ``"8/255"``; needed with another norm.
             examples: how many, from the first on.
             seed: of the run's random numbers.
@@ -258,7 +262,7 @@ class Suite(_Strict):
         threat = self._other_threat(norm, eps)
         if threat != self.threat_model:
             update |= {"threat_model": threat, "trained_for": self.weights}
-            marks.append(readable(str(Lp(threat.norm, threat.eps))))
+            marks.append(readable(f"{threat.norm} {format_eps(threat.eps)}"))
         if threat.norm != self.threat_model.norm:
             update["attacks"] = {name: entry for name, entry in self.attacks.items() if entry.eps is None}
             if not update["attacks"]:
@@ -335,6 +339,8 @@ def variants_of(suite: Suite, checkpoints: Path | None = None) -> list[DefenseSp
     """The defenses that a study compares; none for another suite."""
     if suite.study is None:
         return []
+    from bench.contracts.defense import DefenseSpec
+
     name = suite.study.defense
     written = [{key: str(value) for key, value in variant.set.items()} for variant in suite.study.variants]
     return [DefenseSpec(name, params, checkpoints) for params in written]

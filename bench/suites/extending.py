@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.threat import parse_eps
+from bench.contracts.words import parse_eps
 
 #: Fields that are taken over field by field; of the others, the whole value.
 _NESTED = ("threat_model", "draws")

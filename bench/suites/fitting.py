@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import InputSpec
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.suites.config import Suite
 
 if TYPE_CHECKING:

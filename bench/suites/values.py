@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from bench.contracts.threat import parse_eps
+from bench.contracts.words import parse_eps
 
 #: A radius: a number, or a fraction such as ``"8/255"``.
 Eps = Annotated[

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from bench.contracts.attack import Tier
+from bench.contracts.words import Tier
 from bench.summary.detection import TIERS
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary, TierSummary
 

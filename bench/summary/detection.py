@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.contracts.attack import Tier
 from bench.contracts.threat import Lp
+from bench.contracts.words import Tier
 from bench.storing.records import AttackRecord, Row
 from bench.summary.metrics import Array, wilson
 from bench.summary.numbers import DetectionSummary, Estimate, Flag, HalfRadius, TierSummary, estimate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.data.chance import CAUSES, Chance
 from bench.summary.numbers import AttackSummary, Flag
 from bench.summary.results import DefenseResults

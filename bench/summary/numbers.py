@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.contracts.attack import Tier
+from bench.contracts.words import Tier
 from bench.storing.records import AttackRecord, DefenseRecord, SuiteRecord
 from bench.summary.metrics import Array, wilson
 from bench.summary.ranking import Scores

@@ -11,7 +11,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.contracts.errors import one_line
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord, SuiteRecord
 from bench.summary.columns import cell_columns_in, columns_in, fields_of
 from bench.summary.escaping import csv_field, markdown, table_cell

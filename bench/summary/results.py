@@ -7,8 +7,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.contracts.attack import Tier
 from bench.contracts.threat import Lp
+from bench.contracts.words import Tier
 from bench.storing.current import current_shards
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store

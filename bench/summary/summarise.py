@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.contracts.errors import InputError
+from bench.storing.names import slug
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
-from bench.storing.store import open_suite, read_record, slug, stored_suites
+from bench.storing.store import open_suite, read_record, stored_suites
 from bench.summary.detection import at_half, detection_of, implied_flag
 from bench.summary.flags import find_flags
 from bench.summary.metrics import judging_error

@@ -32,8 +32,9 @@ from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing.checkpoints import TrainingSettings, checkpoint_path, round_to_half_, save
 from bench.storing.digest import code_digest
+from bench.storing.names import readable
 from bench.storing.provenance import versions
-from bench.storing.store import readable, write_atomically
+from bench.storing.store import write_atomically
 
 #: The learning rate is multiplied by this at every milestone.
 DECAY = 0.1

@@ -11,11 +11,11 @@ from registered import CASES, EPS, NEED_DATA, SMALL, norm_of, radius, run, specs
 from torch import Tensor
 
 import attacks
-from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense
 from bench.contracts.errors import KnowledgeError, NotApplicable
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Target, predictions
+from bench.contracts.words import KNOWLEDGE
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 NAMES = sorted(specs())

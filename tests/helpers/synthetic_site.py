@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bench.contracts.attack import Tier
+from bench.contracts.words import Tier
+from bench.storing.names import slug
 from bench.storing.records import (
     AttackRecord,
     ClaimRecord,
@@ -21,7 +22,7 @@ from bench.storing.records import (
     Timing,
     VariantRecord,
 )
-from bench.storing.store import Store, slug
+from bench.storing.store import Store
 from bench.summary.metrics import wilson
 from bench.summary.numbers import (
     AttackSummary,

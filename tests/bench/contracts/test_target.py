@@ -11,12 +11,12 @@ from stand_ins import TINY, Coin, ScriptedDetector, linear_defense, picture
 from torch import Tensor, nn
 
 from attacks.toolkit.losses import Goal, margin
-from bench.contracts.attack import KNOWLEDGE
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, KnowledgeError
 from bench.contracts.seeding import generator
 from bench.contracts.target import REJECTED, Target
 from bench.contracts.threat import Lp
+from bench.contracts.words import KNOWLEDGE
 
 LINF = Lp("linf", 0.3)
 

@@ -14,7 +14,8 @@ from bench.contracts.defense import BareModel
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
-from bench.contracts.threat import Lp, format_eps
+from bench.contracts.threat import Lp
+from bench.contracts.words import format_eps
 
 IMAGE = (3, 4, 5)
 #: Waveforms of two channels in [-1, 1].

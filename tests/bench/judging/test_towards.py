@@ -10,8 +10,9 @@ from stand_ins import TINY, Coin, Scripted, ScriptedDetector, picture
 from torch import Tensor
 
 from bench.contracts.defense import Defense
-from bench.contracts.target import Counts, Towards
+from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
+from bench.contracts.words import Towards
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.towards import classes_to_reach
 from bench.storing.records import Row

@@ -18,8 +18,9 @@ from written_results import (
 )
 
 from bench.contracts.errors import InputError
+from bench.storing.names import slug
 from bench.storing.records import SCHEMA_VERSION, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
-from bench.storing.store import Store, check_writable, read_record, slug, suites, to_json, write_atomically
+from bench.storing.store import Store, check_writable, read_record, suites, to_json, write_atomically
 
 SUITE = suite_record([attack_record("pgd", params={"steps": 40, "estimator": {"eot": {"of": "identity"}}})])
 DEFENSE = defense_record("ours(random_start=False)", params={"random_start": False}, timing=timing_record())

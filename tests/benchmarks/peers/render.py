@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.contracts.threat import format_eps
+from bench.contracts.words import format_eps
 from bench.storing.provenance import Clock, git_state, hardware
 from bench.summary.metrics import wilson
 
