@@ -22,6 +22,7 @@ from bench.cli.list import list_
 from bench.cli.new import new
 from bench.cli.report import report
 from bench.cli.status import status
+from bench.cli.submit import submit
 from bench.cli.train import train
 from bench.cli.verify import verify
 from bench.contracts.errors import TRACEBACK, InputError, one_line
@@ -61,5 +62,19 @@ def main() -> None:
     """Attack every defense by the worst of all attacks adapted to it, and publish what is left."""
 
 
-for command in (list_, check, train, evaluate, report, status, verify, gradients, compact, leaderboard, new):
+_COMMANDS = (
+    list_,
+    check,
+    train,
+    evaluate,
+    report,
+    status,
+    verify,
+    gradients,
+    compact,
+    leaderboard,
+    new,
+    submit,
+)
+for command in _COMMANDS:
     main.add_command(command)

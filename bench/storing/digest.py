@@ -12,7 +12,7 @@ import inspect
 import json
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -52,14 +52,38 @@ def code_digest(obj: object) -> str:
     that these import, transitively, from their own package or folder. Nothing is imported; only source files are
     read. Other packages do not count.
     """
-    waiting = [_Source.of(Path(file)) for file in sorted(_defining_files(obj))]
+    sources = _reached(_defining_files(obj))
+    return digest(sorted((source.label, source.parsed.meaning) for source in sources))
+
+
+def source_files(*objects: object) -> dict[Path, str]:
+    """The files that :func:`code_digest` of these objects covers, and the packages that they need to be imported.
+
+    Each with the place that it has below a folder from which the same modules can be imported: ``mine.py``,
+    ``package/module.py``.
+    """
+    files = {file for obj in objects for file in _defining_files(obj)}
+    found: dict[Path, str] = {}
+    for source in _reached(files):
+        package = (source.root / "__init__.py").exists()
+        base = source.root.parent if package else source.root
+        above = source.path.relative_to(base).parents if package else ()
+        inits = [base / folder / "__init__.py" for folder in above if folder.parts]
+        for path in (source.path, *inits):
+            found[path] = path.relative_to(base).as_posix()
+    return found
+
+
+def _reached(files: Iterable[str]) -> list[_Source]:
+    """These files and every module that they import, transitively, from their own package or folder."""
+    waiting = [_Source.of(Path(file)) for file in sorted(files)]
     seen: dict[Path, _Source] = {}
     while waiting:
         source = waiting.pop()
         if source.path not in seen:
             seen[source.path] = source
             waiting += [_Source.of(path) for path in source.imports()]
-    return digest(sorted((source.label, source.parsed.meaning) for source in seen.values()))
+    return list(seen.values())
 
 
 def _defining_files(obj: object) -> set[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,11 +35,17 @@ class Places:
     Attributes:
         data: reference of the data set; root: where downloaded data sets are kept.
         checkpoints: folder of the defenses' checkpoints.
+        specs: how to build a defense, by its name in the results.
     """
 
     data: str | None = None
     root: Path | None = None
     checkpoints: Path | None = None
+    specs: Mapping[str, DefenseSpec] = field(default_factory=dict)
+
+    def spec(self, record: DefenseRecord) -> DefenseSpec:
+        """How a stored defense is built here."""
+        return self.specs.get(record.name) or DefenseSpec(record.reference, record.params, self.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def verify(
             yield Verdict(name, "–", 0, 0, record)
             continue
         try:
-            spec = DefenseSpec(record.reference, record.params, places.checkpoints)
+            spec = places.spec(record)
             training = TrainingSettings.of_record(record.training)
             loaded = load_defense(spec, data.info, torch.device(device), training)
             ready(loaded.defense)

@@ -1,0 +1,61 @@
+"""`bench submit` and `bench submit-attack`: a folder that somebody else can check and add to results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.cli.engines import Opener, on_an_engine
+from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+from bench.contracts.errors import one_line
+
+_BY = click.option("--by", default="", help="Who submits it: shown on the site.")
+_NOTE = click.option("--note", default="", help="What there is to say, such as a paper: shown on the site.")
+
+
+@click.command(
+    epilog=example("bench submit --defense mine.py:Mine --suite digits --by 'A. Author' --out mine-on-digits")
+)
+@click.option("--defense", required=True, help="A defense: name, file.py:Name or module:attr.")
+@click.option("--out", type=PATH, required=True, help="The folder to write; it must not exist.")
+@click.option("--with", "extra", type=PATH, multiple=True, help="A further file that its code reads (repeat).")
+@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Where its rows are, or are put.")
+@_BY
+@_NOTE
+@click.option("--quiet", is_flag=True, help="No progress.")
+@on_an_engine
+@in_a_scene
+def submit(
+    scene: Scene,
+    defense: str,
+    out: Path,
+    extra: tuple[Path, ...],
+    results: Path,
+    by: str,
+    note: str,
+    quiet: bool,
+    open_engine: Opener,
+) -> int:
+    """Check, evaluate and verify a defense, and write a folder that can be submitted.
+
+    Results that are there already are used; the same command again goes on where it stopped.
+    """
+    import torch
+
+    from bench.running.progress import Display
+    from bench.submissions.submit import Submission, submit_defense
+
+    torch.set_num_threads(1)
+    asked = Submission(scene.suite, scene.spec(defense), extra, results, out, by, note, scene.device, scene.data_root)
+    with open_engine(scene.device) as engine:
+        made, claimed = submit_defense(asked, engine, Display(Console(stderr=True), quiet=quiet))
+    size = sum(entry.size for entry in made.files)
+    click.echo(
+        one_line(
+            f"{out}: {made.defense} on {made.suite}, worst case {100 * claimed.worst_case:.1f} % of "
+            f"{claimed.examples} examples; {len(made.files)} files, {size / 1e6:.1f} MB"
+        )
+    )
+    return 0
