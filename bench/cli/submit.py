@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+from bench.cli.options import PATH, quiet_option, results_option
+from bench.cli.scene import Scene, example, in_a_scene
 from bench.contracts.errors import one_line
 
 _BY = click.option("--by", default="", help="Who submits it: shown on the site.")
@@ -21,10 +22,10 @@ _NOTE = click.option("--note", default="", help="What there is to say, such as a
 @click.option("--defense", required=True, help="A defense: name, file.py:Name or module:attr.")
 @click.option("--out", type=PATH, required=True, help="The folder to write; it must not exist.")
 @click.option("--with", "extra", type=PATH, multiple=True, help="A further file that its code reads (repeat).")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Where its rows are, or are put.")
+@results_option
 @_BY
 @_NOTE
-@click.option("--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @on_an_engine
 @in_a_scene
 def submit(

@@ -24,9 +24,10 @@ from bench.storing.checkpoints import TrainingSettings, record_path
 from bench.storing.current import current_headers
 from bench.storing.digest import source_files
 from bench.storing.keys import differences
+from bench.storing.names import slug
 from bench.storing.provenance import hardware
 from bench.storing.records import CLEAN, DefenseRecord, Record, SuiteRecord
-from bench.storing.store import Store, slug, to_json, write_atomically
+from bench.storing.store import Store, to_json, write_atomically
 from bench.submissions.contents import check
 from bench.submissions.manifest import Manifest, write_manifest
 from bench.submissions.records import CardRecord, Check, Checks, ClaimedNumbers, Environment
