@@ -93,7 +93,7 @@ class RayEngine:
                 ray.init(address="local", include_dashboard=False, num_cpus=self._most, **quiet)
             else:
                 ray.init(address=self._address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
             raise InputError(f"engine ray: {self._address or 'this machine'}: {str(error).splitlines()[0]}") from None
         here = ray.get_runtime_context().get_node_id()
         self._mailbox: Any = self._ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=self._at(here)).remote()

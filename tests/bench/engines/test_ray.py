@@ -170,6 +170,21 @@ with RayEngine(workers=2) as engine:
     assert ended.stdout.split() == ["2", "7"], ended.stderr
 
 
+def test_a_token_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    asked = {**os.environ, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    asked["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    program = """
+from bench.contracts.errors import InputError
+from bench.engines.ray_engine import RayEngine
+try:
+    RayEngine("127.0.0.1:1").__enter__()
+except InputError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True)
+    assert ended.stdout.startswith("engine ray: 127.0.0.1:1: ") and len(ended.stdout.splitlines()) == 1, ended.stderr
+
+
 def test_a_worker_with_other_code_is_refused_with_a_line(
     cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
