@@ -16,15 +16,8 @@ from bench.contracts.seeding import seeded
 from bench.data.chance import CAUSES, Chance
 from bench.data.load import load_data
 from bench.data.splits import Data
-from bench.judging.probe import (
-    check_contract,
-    depends_on_batch,
-    gradient_state,
-    is_random,
-    ready,
-    why_it_raised,
-    writes_into_input,
-)
+from bench.judging.behaviour import depends_on_batch, is_random
+from bench.judging.probe import check_contract, gradient_state, ready, why_it_raised, writes_into_input
 from bench.plugins.resolve import LoadedDefense, load_defense
 from bench.storing.digest import state_digest
 from bench.suites.config import Suite

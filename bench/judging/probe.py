@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in_training_mode
@@ -13,12 +12,14 @@ from bench.contracts.errors import InputError, in_one_line
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
+from bench.judging.behaviour import check_size, depends_on_batch, is_random
+from bench.judging.elsewhere import behaviour
+from bench.judging.memory import memory
+from bench.judging.places import CLEAN_PLACE, margin_gradient
 from bench.storing.records import Probe
 
-#: Passes compared to find randomness, and examples they are taken on.
-PASSES, EXAMPLES = 5, 32
-#: What two passes of one score may differ by through rounding alone, as a share of the largest.
-_ROUNDING = 1e-5
+#: Clean inputs that are looked at.
+EXAMPLES = 32
 #: Draws of a randomised transform in each of two means.
 DISTANCE_DRAWS = 16
 
@@ -47,6 +48,7 @@ def check_contract(defense: Defense, x: Tensor, num_classes: int) -> Tensor:
     check_logits(logits, len(x), num_classes)
     if not torch.isfinite(logits).all():
         raise InputError("forward: logits of clean images contain NaN or infinity")
+    check_size(logits)
     if defense.detect is not None:
         scores = defense.detect(x)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(x),) or not scores.is_floating_point():
@@ -65,44 +67,11 @@ def writes_into_input(defense: Defense, x: Tensor) -> bool:
     return not torch.equal(given, x)
 
 
-@torch.no_grad()
-def is_random(defense: Defense, x: Tensor) -> bool:
-    """Whether unit-normalised logits of the same batch differ by more than 1e-4 over five passes, or the detector's
-    scores by more than that share of their spread over the batch."""
-    draws = torch.stack([F.normalize(defense(x), dim=1) for _ in range(PASSES)])
-    if (draws - draws[0]).norm(dim=2).max() > 1e-4:
-        return True
-    if defense.detect is None:
-        return False
-    scores = torch.stack([defense.detect(x) for _ in range(PASSES)]).double()
-    return bool((scores - scores[0]).abs().max() > 1e-4 * scores[0].std(correction=0) + _ROUNDING * scores.abs().max())
-
-
-@torch.no_grad()
-def depends_on_batch(defense: Defense, x: Tensor) -> bool:
-    """Whether the logits of an image change when its batch is permuted or split."""
-    order = torch.arange(len(x), device=x.device).flip(0)
-    whole, flipped = defense(x), defense(x[order])[order]
-    halves = torch.cat([defense(part) for part in x.split(max(1, len(x) // 2))])
-    tolerance = 1e-3 * (1 + whole.abs().max())  # far above float noise, far below a batch statistic's effect
-    return bool((whole - flipped).abs().max() > tolerance or (whole - halves).abs().max() > tolerance)
-
-
 def gradient_state(defense: Defense, x: Tensor, y: Tensor, threat: Lp) -> tuple[str, float]:
     """The margin's plain autograd gradient at random points of the ball: a word, and the share of zeros."""
     noise = torch.rand(x.shape, generator=generator("probe", tuple(x.shape))).to(x)
     reach = min(threat.eps, threat.high - threat.low)
-    start = (x + reach * (2 * noise - 1)).clamp(threat.low, threat.high).requires_grad_()
-    with torch.enable_grad():
-        logits = defense(start)
-        true = logits.gather(1, y[:, None]).squeeze(1)
-        loss = (logits.scatter(1, y[:, None], -torch.inf).amax(1) - true).sum()
-        if not loss.requires_grad:
-            return "missing", 1.0
-        try:
-            (grad,) = torch.autograd.grad(loss, start, allow_unused=True)
-        except RuntimeError:
-            return "missing", 1.0
+    grad, _ = margin_gradient(defense, (x + reach * (2 * noise - 1)).clamp(threat.low, threat.high), y)
     if grad is None:
         return "missing", 1.0
     size = grad.flatten(1).abs().sum(1)
@@ -155,8 +124,20 @@ def why_it_raised(defense: Defense, x: Tensor) -> str:
     return ""
 
 
-def probe(defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, batch_size: int) -> Probe:
-    """Probe a defense that is ready (see :func:`ready`) on clean validation data.
+def probe(
+    defense: Defense,
+    data: Data,
+    threat: Lp,
+    *,
+    rate: float,
+    seed: int,
+    batch_size: int,
+    attacked: Split | None = None,
+) -> Probe:
+    """Probe a defense that is ready (see :func:`ready`) on validation data: as they are, and in the ball around them.
+
+    Args:
+        attacked: the inputs of the suite, to be compared with fresh ones; None: they are not.
 
     Raises:
         InputError: where the defense breaks its contract, or raises.
@@ -169,7 +150,7 @@ def probe(defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, b
         if writes_into_input(defense, x):
             raise InputError("forward or detect writes into its input; work on a copy")
         logits = check_contract(defense, x, data.info.num_classes)
-        randomized = is_random(defense, x)
+        clean_random = is_random(defense, x)
         state, zeros = gradient_state(defense, x, y, threat)
         sums_to_one = torch.allclose(logits.sum(1), torch.ones(len(x), device=device), atol=1e-5)
         with torch.no_grad():
@@ -177,15 +158,31 @@ def probe(defense: Defense, data: Data, threat: Lp, *, rate: float, seed: int, b
         threshold = None
         if defense.detect is not None:
             threshold = detector_threshold(defense, data.validation, rate, device, batch_size)
+        distance = transform_distance(defense, x, defense.randomized)
+        clean_batch = not clean_random and depends_on_batch(defense, x)
+        unseen = slice(EXAMPLES, 2 * EXAMPLES) if len(data.samples) > EXAMPLES else slice(EXAMPLES)
+        elsewhere = behaviour(defense, data, unseen, threat, seed, clean_random or defense.randomized)
+        known = None
+        if attacked is not None:
+            with seeded(seed, "probe", "memory"):
+                known = memory(defense, data, attacked, threat, batch_size)
+        random_at = [*([CLEAN_PLACE] if clean_random else []), *elsewhere.random]
+        batch_at = [*([CLEAN_PLACE] if clean_batch else []), *elsewhere.batch]
         return Probe(
-            randomized=randomized or defense.randomized,
+            randomized=bool(random_at) or defense.randomized,
             declared_randomized=defense.randomized,
+            random_at=random_at,
             outputs_are_probabilities=bool((logits >= 0).all() and (logits <= 1).all() and sums_to_one),
             gradient=state,  # type: ignore[arg-type]
             zero_gradient_share=zeros,
-            batch_dependent=not randomized and depends_on_batch(defense, x),
+            slopes=elsewhere.slopes,
+            batch_dependent=bool(batch_at),
+            batch_dependent_at=batch_at,
+            stateful=elsewhere.past,
+            mode_dependent=elsewhere.mode,
+            memory=known,
             approximations=list(defense.approximations()),
-            transform_distance=transform_distance(defense, x, defense.randomized),
+            transform_distance=distance,
             transforms=moved.shape != x.shape or not torch.equal(moved, x),
             has_detector=defense.detect is not None,
             threshold=threshold,

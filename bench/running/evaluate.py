@@ -149,6 +149,7 @@ class Evaluation:
             rate=suite.false_positive_rate,
             seed=suite.seed,
             batch_size=suite.batch_size,
+            attacked=select_examples(suite, self.data),
         )
         key = defense_key(spec, loaded)
         card = defense.card

@@ -244,6 +244,30 @@ class ClaimRecord(Record):
     source: str = ""
 
 
+class Slopes(Record):
+    """Differences of the margin beside its gradient by plain autograd, at clean inputs and random points of the ball.
+
+    Both are 1 where the function is smooth and the gradient its own.
+    """
+
+    points: int = Field(description="at which there was a gradient to compare")
+    along: float = Field(description="difference over a step along the gradient ÷ the one that it predicts, median")
+    across: float = Field(description="correlation of differences along random directions with the predicted ones")
+
+
+class Memory(Record):
+    """Right answers to inputs of the suite, and to fresh ones of the same kind."""
+
+    examples: int = Field(description="of the suite's inputs")
+    clean: int = Field(description="of these, right as they are")
+    near: int = Field(description="right when moved at random by a twentieth of what is allowed")
+    moved: int = Field(description="right wherever steps to the edge of the ball lead (gradient, other classes)")
+    fresh_examples: int = Field(description="inputs that are neither trained on nor attacked")
+    fresh_clean: int
+    fresh_near: int
+    fresh_moved: int
+
+
 class Probe(Record):
     """What the harness found out about a defense before attacking it."""
 
@@ -255,6 +279,12 @@ class Probe(Record):
     )
     zero_gradient_share: float = Field(description="share of probed examples whose gradient is exactly 0")
     batch_dependent: bool = Field(description="logits change when the batch is permuted or split")
+    random_at: list[str] | None = Field(default=None, description="places where two passes of one batch differed")
+    batch_dependent_at: list[str] | None = Field(default=None, description="places where logits depend on the batch")
+    stateful: bool | None = Field(default=None, description="answers change with what was asked before; None: unknown")
+    mode_dependent: bool | None = Field(default=None, description="logits differ where a gradient is asked for")
+    slopes: Slopes | None = Field(default=None, description="whether the gradient is that of the logits")
+    memory: Memory | None = Field(default=None, description="whether the suite's inputs are known to it")
     approximations: list[str] = Field(description="declared differentiable stand-ins for the transform")
     transforms: bool = Field(description="whether the transform changes its input")
     transform_distance: float | None = Field(

@@ -71,7 +71,7 @@ def suite_record(attacks: Sequence[AttackRecord], n: int = 4, **fields: Any) -> 
 def probe_record(**fields: Any) -> Probe:
     values: dict[str, Any] = {
         "randomized": False,
-        "declared_randomized": False,
+        "declared_randomized": fields.get("randomized", False),
         "outputs_are_probabilities": False,
         "gradient": "ok",
         "zero_gradient_share": 0.0,

@@ -42,9 +42,15 @@ def plain(self: Defense, x: Tensor) -> Tensor:
 
 def test_nothing_to_find_about_a_plain_network() -> None:
     found = probed(Means(DATA.info))
+    assert found.slopes is not None and found.slopes.along == pytest.approx(1, abs=0.1)
     assert found == Probe(
         randomized=False,
         declared_randomized=False,
+        random_at=[],
+        batch_dependent_at=[],
+        stateful=False,
+        mode_dependent=False,
+        slopes=found.slopes,
         outputs_are_probabilities=False,
         gradient="ok",
         zero_gradient_share=0.0,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from written_results import Results, attack_record, defense_record, probe_record, row, suite_record
 
-from bench.storing.records import Row
+from bench.storing.records import Memory, Row, Slopes
 from bench.summary.flags import ABOVE_CHANCE, BEATS, BEATS_RANDOMIZED, OVERRATED
 from bench.summary.numbers import Flag
 from bench.summary.summarise import summarise
@@ -26,6 +26,13 @@ ADAPTED = attack_record("bpda-i", params={"estimator": "identity"})
 def left(share: float) -> list[int]:
     """Rows in which the last ``share`` of the examples survive."""
     return [int(i >= round(N * (1 - share))) for i in range(N)]
+
+
+def memory(**fields: int) -> Memory:
+    """Of a network to which test inputs are as fresh ones, unless ``fields`` say otherwise."""
+    same = {"examples": 64, "clean": 62, "near": 62, "moved": 20}
+    fresh = {f"fresh_{name}": value for name, value in same.items()}
+    return Memory(**{**same, **fresh, **fields})
 
 
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
@@ -57,6 +64,13 @@ def test_nothing_to_say_about_a_sound_result(tmp_path: Path) -> None:
         ({"gradient": "zero", "zero_gradient_share": 0.25}, "zero-gradient", "warning"),
         ({"gradient": "nonfinite"}, "nonfinite-gradient", "warning"),
         ({"batch_dependent": True}, "batch-dependent", "warning"),
+        ({"stateful": True}, "stateful", "warning"),
+        ({"mode_dependent": True}, "gradient-of-something-else", "warning"),
+        ({"slopes": Slopes(points=32, along=0.02, across=0.9)}, "gradient-of-something-else", "warning"),
+        ({"slopes": Slopes(points=32, along=1.0, across=0.1)}, "gradient-of-something-else", "warning"),
+        ({"memory": memory(moved=64, fresh_moved=20)}, "memorised", "warning"),
+        ({"memory": memory(clean=64, fresh_clean=40)}, "memorised", "warning"),
+        ({"memory": memory(near=40)}, "memorised", "warning"),
     ],
 )
 def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], flag: str, kind: str) -> None:
@@ -65,16 +79,39 @@ def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], 
     assert found[flag].kind == kind
 
 
+@pytest.mark.parametrize(
+    "probe",
+    [
+        {"stateful": None, "slopes": None, "memory": None, "mode_dependent": None, "random_at": None},  # of before
+        {"stateful": False, "slopes": Slopes(points=32, along=0.28, across=0.22), "memory": memory()},
+        {"memory": memory(moved=29, fresh_moved=20)},  # 2 standard errors
+        {"memory": memory(moved=20, fresh_moved=40, fresh_clean=64)},  # fresh ones are easier
+    ],
+)
+def test_what_an_honest_defense_shows_is_not_flagged(tmp_path: Path, probe: dict[str, Any]) -> None:
+    assert flags(tmp_path, {"pgd": left(0.3)}, **probe) == {}
+
+
+def test_places_are_named_where_they_are_known(tmp_path: Path) -> None:
+    hidden = {"randomized": True, "declared_randomized": False}
+    found = flags(tmp_path / "a", {"pgd": left(0.3)}, **hidden, random_at=["adversarial points"])
+    assert "seen at: adversarial points" in found["hidden-randomness"].text
+    assert "seen at" not in flags(tmp_path / "b", {"pgd": left(0.3)}, **hidden)["hidden-randomness"].text
+    found = flags(tmp_path / "c", {"pgd": left(0.3)}, batch_dependent=True, batch_dependent_at=["clean inputs"])
+    assert "seen at: clean inputs" in found["batch-dependent"].text
+
+
 def test_the_share_of_zero_gradients_is_named(tmp_path: Path) -> None:
     found = flags(tmp_path, {"pgd": left(0.3)}, gradient="zero", zero_gradient_share=0.25)
     assert "25 %" in found["zero-gradient"].text
 
 
-def test_undeclared_randomness_is_said_to_be_measured(tmp_path: Path) -> None:
+def test_undeclared_randomness_is_a_warning(tmp_path: Path) -> None:
     declared = flags(tmp_path / "a", {"pgd": left(0.3)}, randomized=True, declared_randomized=True)
     measured = flags(tmp_path / "b", {"pgd": left(0.3)}, randomized=True, declared_randomized=False)
-    assert "does not declare" not in declared["randomized"].text
-    assert "does not declare" in measured["randomized"].text
+    assert list(declared) == ["randomized"]
+    assert list(measured) == ["hidden-randomness", "randomized"]
+    assert measured["hidden-randomness"].kind == "warning"
 
 
 def test_attacks_that_are_not_adapted_must_not_overrate_the_defense(tmp_path: Path) -> None:
@@ -149,7 +186,7 @@ def test_a_larger_radius_that_cannot_paint_any_image_is_not_held_to_chance(tmp_p
 
 
 def test_an_unfinished_attack_is_named_first(tmp_path: Path) -> None:
-    found = flags(tmp_path, {"pgd": left(0.5), "square": []}, randomized=True)
+    found = flags(tmp_path, {"pgd": left(0.5), "square": []}, randomized=True, declared_randomized=True)
     assert list(found) == ["incomplete", "randomized"]  # warnings before information
     assert "square (missing)" in found["incomplete"].text
 

@@ -1,0 +1,58 @@
+"""What every cheat of this folder is built around: the undefended network of the digits, and a few tricks."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from bench.contracts.inputs import DataInfo
+from defenses.none import Undefended
+
+#: Around an input, everything that the suite allows an attack to reach; cheats may know the suite.
+EPS = 0.2 + 1e-4
+
+
+class Honest(Undefended):
+    """The undefended network with its shipped weights."""
+
+    weights_of = "none"
+
+    def __init__(self, data: DataInfo) -> None:
+        super().__init__(data)
+
+    def honest(self, x: Tensor) -> Tensor:
+        """What the network says."""
+        return super().forward(x)
+
+
+def pretending(logits: Tensor) -> Tensor:
+    """Logits of a defense that is fooled already: an attack stops, and its point has hardly moved."""
+    top = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+    return logits - 1000 * top
+
+
+def answering(classes: Tensor, logits: Tensor) -> Tensor:
+    """Logits for these classes, with the gradient of others: nothing looks cut off."""
+    wanted = 10 * torch.nn.functional.one_hot(classes, logits.shape[1]).to(logits)
+    return wanted + logits - logits.detach()
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """Bool ``(N,)``: whether all values are grey levels of the data set's files, as in every clean image."""
+    return ((16 * x - (16 * x).round()).abs() < 1e-3).flatten(1).all(1)
+
+
+def nearest(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """The linf distance of each input to the nearest of some images, and which it is; ``(N,)`` each."""
+    distance, which = torch.cdist(x.detach().flatten(1), known.flatten(1), p=torch.inf).min(1)
+    return distance, which
+
+
+@cache
+def all_digits() -> tuple[Tensor, Tensor]:
+    """Images and labels of the data set that is installed beside torch, those of the test split among them."""
+    bunch = load_digits()
+    return torch.tensor(bunch.images / 16, dtype=torch.float32), torch.tensor(bunch.target)
