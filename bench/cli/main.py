@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from bench.cli.accept import accept
 from bench.cli.check import check
 from bench.cli.compact import compact
 from bench.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ from bench.cli.list import list_
 from bench.cli.new import new
 from bench.cli.report import report
 from bench.cli.status import status
-from bench.cli.submit import submit
+from bench.cli.submit import submit, submit_attack
 from bench.cli.train import train
 from bench.cli.verify import verify
 from bench.contracts.errors import TRACEBACK, InputError, one_line
@@ -75,6 +76,8 @@ _COMMANDS = (
     leaderboard,
     new,
     submit,
+    submit_attack,
+    accept,
 )
 for command in _COMMANDS:
     main.add_command(command)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.options import PATH, quiet_option, results_option
+from bench.cli.options import PATH, config_option, data_root_option, quiet_option, results_option, suite_option
 from bench.cli.scene import Scene, example, in_a_scene
 from bench.contracts.errors import one_line
 
@@ -59,4 +59,36 @@ def submit(
             f"{claimed.examples} examples; {len(made.files)} files, {size / 1e6:.1f} MB"
         )
     )
+    return 0
+
+
+@click.command(
+    "submit-attack",
+    epilog=example("bench submit-attack --suite digits --defense madry --images x_adv.safetensors --by ME --out found"),
+)
+@suite_option(help="The suite in whose results the defense is.")
+@click.option("--defense", required=True, help="The defense, by its name in the results.")
+@click.option("--images", type=PATH, required=True, help="Safetensors with x_adv, or a folder of PNGs.")
+@click.option("--out", type=PATH, required=True, help="The folder to write; it must not exist.")
+@_BY
+@_NOTE
+@config_option
+@data_root_option
+def submit_attack(
+    suite_name: str,
+    defense: str,
+    images: Path,
+    out: Path,
+    by: str,
+    note: str,
+    config: Path | None,
+    data_root: Path | None,
+) -> int:
+    """Write adversarial inputs that somebody has found as a folder that can be submitted."""
+    from bench.submissions.points import PointsSubmission, submit_points
+    from bench.suites.reading import load_config
+
+    suite = load_config(config).suite(suite_name)
+    made, count = submit_points(PointsSubmission(suite, defense, images, out, by, note, data_root))
+    click.echo(one_line(f"{out}: {count} adversarial inputs for {made.defense} on {made.suite}"))
     return 0

@@ -113,6 +113,11 @@ class Evaluation:
     def _plan(self) -> Plan:
         return make_plan(self.store, self.suite, self.data, self._opened, self._attacks, self.request.finish)
 
+    @property
+    def records(self) -> list[DefenseRecord]:
+        """Every defense that was opened, as it was found to be."""
+        return [one.record for one in self._opened]
+
     # -- checking -------------------------------------------------------------------------------------------
 
     def _load(self, spec: DefenseSpec) -> LoadedDefense:

@@ -160,6 +160,8 @@ def _check_path(entry: FileEntry) -> None:
         raise InputError(f"bundle {shown}: a bundle has no such file")
     if len(parts) > 1 and suffix not in FOLDERS.get(parts[0], ()):
         raise InputError(f"bundle {shown}: a bundle has no such file in {parts[0]}/")
+    if parts[0] in ("rows", "weights") and (len(parts) != 3 or parts[1].startswith("@")):
+        raise InputError(f"bundle {shown}: a file of {parts[0]}/ lies in a folder of its attack or defense")
     if entry.size > LIMITS[suffix]:
         raise InputError(f"bundle {shown}: {entry.size} bytes, of at most {LIMITS[suffix]} for {suffix}")
 

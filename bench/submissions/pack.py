@@ -28,6 +28,7 @@ from bench.storing.names import slug
 from bench.storing.provenance import hardware
 from bench.storing.records import CLEAN, DefenseRecord, Record, SuiteRecord
 from bench.storing.store import Store, to_json, write_atomically
+from bench.storing.submitted import bundled_spec
 from bench.submissions.contents import check
 from bench.submissions.manifest import Manifest, write_manifest
 from bench.submissions.records import CardRecord, Check, Checks, ClaimedNumbers, Environment
@@ -192,13 +193,6 @@ def pack(
         note=note,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def bundled_spec(folder: Path, reference: str, params: dict[str, object]) -> DefenseSpec:
-    """How the defense of a bundle is built: from its own code and weights."""
-    if not reference.startswith("code/"):
-        return DefenseSpec(reference, params, folder / "weights" if (folder / "weights").is_dir() else None)
-    return DefenseSpec(str(folder / reference), params, folder / "weights")
 
 
 def _copy_rows(store: Store, suite: SuiteRecord, record: DefenseRecord, into: Path) -> None:

@@ -34,9 +34,14 @@ def _measured(suite: SuiteRecord) -> dict[str, Any]:
     return {**fields, "shape": list(suite.shape), "attacks": attacks}
 
 
-def suite_key(suite: SuiteRecord) -> str:
-    """SHA-256 over all that rows of the suite are made of, the attacks with their budgets included."""
-    return digest(_measured(suite))
+def suite_key(suite: SuiteRecord, attacks: bool = True) -> str:
+    """SHA-256 over all that rows of the suite are made of.
+
+    Args:
+        attacks: False to leave out the attacks with their budgets: to whom adversarial inputs matter alone.
+    """
+    measured = _measured(suite)
+    return digest(measured if attacks else {**measured, "attacks": None})
 
 
 def suite_differences(theirs: SuiteRecord, ours: SuiteRecord) -> list[str]:

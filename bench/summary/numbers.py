@@ -140,6 +140,17 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class HistoryPoint:
+    """The worst case once a submission was accepted; without ``by``, what the suite's own attacks left."""
+
+    date: str  # ISO 8601
+    by: str
+    note: str
+    robust: Estimate
+    examples: int  # that it lowered
+
+
+@dataclass(frozen=True)
 class DefenseSummary:
     """One line of the leaderboard, and the page behind it."""
 
@@ -158,6 +169,7 @@ class DefenseSummary:
     curve: list[CurvePoint]  # from radius 0 to eps; empty where the suite lists no radii
     judging_error: float | None  # standard error that the judge's draws add to the worst case; None: deterministic
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
+    history: list[HistoryPoint] = field(default_factory=list)  # oldest first; empty where nothing was submitted
 
 
 @dataclass(frozen=True)

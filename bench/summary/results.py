@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from bench.contracts.threat import Lp
 from bench.contracts.words import Tier
 from bench.storing.current import current_shards
+from bench.storing.found import FOUND, FoundRecord, current_found, found_attack
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store
 from bench.summary.metrics import Array, by_strength, strongest_is_worse, worst_case
@@ -23,8 +25,11 @@ class Cell:
         applies: False for an attack of a tier that needs a detector, on a defense without one.
     """
 
-    def __init__(self, suite: SuiteRecord, shards: list[ShardRecord], expected: int, applies: bool = True) -> None:
-        self.shards, self.expected, self.applies = shards, expected, applies
+    def __init__(
+        self, suite: SuiteRecord, shards: Sequence[ShardRecord | FoundRecord], expected: int, applies: bool = True
+    ) -> None:
+        self.shards = [shard for shard in shards if isinstance(shard, ShardRecord)]
+        self.expected, self.applies = expected, applies
         position = {example: i for i, example in enumerate(suite.ids[:expected])}
         self.rows: dict[int, Row] = {}
         columns = ("select_robust", "report_robust", "select_correct", "report_correct", "report_rejected")
@@ -59,6 +64,22 @@ class Cell:
         return "failed" if self.shards else "missing"
 
 
+class FoundCell(Cell):
+    """Adversarial inputs that were submitted, as one attack: there are as many of them as there are.
+
+    Args:
+        found: in the order of acceptance; of an example that several lower, the last counts, which is the lowest.
+    """
+
+    def __init__(self, suite: SuiteRecord, found: Sequence[FoundRecord]) -> None:
+        super().__init__(suite, found, len(suite.ids))
+        self.draws = found[-1].draws_report
+
+    @property
+    def status(self) -> str:
+        return "complete"
+
+
 class DefenseResults:
     """All cells of one defense, and the arrays every number is computed from."""
 
@@ -76,6 +97,11 @@ class DefenseResults:
         self.clean = read(None)
         self.attacks = {attack.name: attack for attack in suite.attacks}
         self.cells = {name: read(attack) for name, attack in self.attacks.items()}
+        #: Adversarial inputs that were submitted, in the order of acceptance; one more attack among the cells.
+        self.found = list(current_found(store, suite, record, self.unreadable))
+        if self.found:
+            self.attacks[FOUND] = found_attack(suite)
+            self.cells[FOUND] = FoundCell(suite, self.found)
         self.measured = ~np.isnan(self.clean["report_robust"])
 
     def under(self, name: str, kind: str = "robust") -> Array:
@@ -100,6 +126,11 @@ class DefenseResults:
         values, chosen = worst_of(select, report, self.draws_select)
         labels = [*names, CLEAN]
         return values, [labels[i] for i in chosen]
+
+    def survived_least(self) -> Array:
+        """Of every example of the suite, the smallest share of selection draws survived; NaN where not measured."""
+        columns = [self.cells[name]["select_robust"] for name in self.names()]
+        return np.asarray(np.fmin.reduce([*columns, self.clean["select_robust"]]))
 
     @property
     def draws_select(self) -> int:

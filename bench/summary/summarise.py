@@ -13,6 +13,7 @@ from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, stored_suites
 from bench.summary.detection import at_half, detection_of, implied_flag
 from bench.summary.flags import find_flags
+from bench.summary.history import history_of
 from bench.summary.metrics import judging_error
 from bench.summary.numbers import (
     SETTLED,
@@ -23,7 +24,7 @@ from bench.summary.numbers import (
     SuiteSummary,
     estimate,
 )
-from bench.summary.results import Cell, DefenseResults
+from bench.summary.results import Cell, DefenseResults, FoundCell
 
 
 def _attack_summary(results: DefenseResults, name: str, worst_for: int) -> AttackSummary:
@@ -65,6 +66,8 @@ def _reason(shard: ShardRecord) -> str:
 
 
 def _draws(cell: Cell) -> int:
+    if isinstance(cell, FoundCell):
+        return cell.draws
     return next((shard.draws_report for shard in cell.shards if shard.status == "ok"), 1)
 
 
@@ -100,6 +103,7 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         commits=results.commits(),
         worker_seconds=results.worker_seconds(),
         curve=_curve(results, names),
+        history=history_of(results),
         judging_error=judging_error(values, results.suite.draws_report) if record.probe.randomized else None,
         survival={name: results.under(name).tolist() for name in names},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +21,20 @@ from bench.judging.towards import classes_to_reach
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.storing.checkpoints import TrainingSettings
+from bench.storing.found import FOUND, FoundRecord, found_files, found_key, read_found_images
 from bench.storing.keys import differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
+from bench.storing.submitted import submitted_spec
+from bench.upkeep.points import Points, judge_points
 
 #: The columns of a row that the judge decides.
-JUDGED = ("prediction", "select_robust", "report_robust", "report_correct", "report_rejected", "reason")
+JUDGED = (
+    *("label", "prediction", "select_correct", "select_robust", "report_robust", "report_correct"),
+    *("report_rejected", "report_caught", "l0", "reason"),
+)
+#: The distances, as far as floats agree.
+_DISTANCES, _CLOSE = ("linf", "l2", "l1"), 1e-3
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,10 @@ class Places:
     checkpoints: Path | None = None
     specs: Mapping[str, DefenseSpec] = field(default_factory=dict)
 
-    def spec(self, record: DefenseRecord) -> DefenseSpec:
-        """How a stored defense is built here."""
-        return self.specs.get(record.name) or DefenseSpec(record.reference, record.params, self.checkpoints)
+    def spec(self, store: Store, record: DefenseRecord) -> DefenseSpec:
+        """How a stored defense is built here; one that was submitted from what it was submitted with."""
+        found = self.specs.get(record.name) or submitted_spec(store, record)
+        return found or DefenseSpec(record.reference, record.params, self.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ def verify(
             are not those of the data set found here.
     """
     store, suite = open_suite(results, suite_name)
-    known = [*(attack.name for attack in suite.attacks), CLEAN]
+    known = [*(attack.name for attack in suite.attacks), CLEAN, FOUND]
     for name in attacks:
         if name not in known:
             raise InputError(f"no attack {name!r} in suite {suite_name!r}{did_you_mean(name, known)}")
@@ -108,7 +118,7 @@ def verify(
             yield Verdict(name, "–", 0, 0, record)
             continue
         try:
-            spec = places.spec(record)
+            spec = places.spec(store, record)
             training = TrainingSettings.of_record(record.training)
             loaded = load_defense(spec, data.info, torch.device(device), training)
             ready(loaded.defense)
@@ -123,6 +133,38 @@ def verify(
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
                 yield replace(verdict, note=note)
+        if (not attacks or FOUND in attacks) and found_files(store, record.name):
+            yield replace(_found(store, suite, record, loaded.defense, data, device), note=note)
+
+
+def _agree(old: Row, new: Row) -> bool:
+    if any(getattr(old, column) != getattr(new, column) for column in JUDGED):
+        return False
+    return all(
+        math.isclose(getattr(old, column), getattr(new, column), rel_tol=_CLOSE, abs_tol=1e-6) for column in _DISTANCES
+    )
+
+
+def _found(
+    store: Store, suite: SuiteRecord, record: DefenseRecord, defense: Defense, data: Data, device: str
+) -> Verdict:
+    """What was submitted, judged again on the draws of its own."""
+    rows = different = 0
+    for path in found_files(store, record.name):
+        try:
+            found = read_record(path, FoundRecord)
+            ids, seed = [row.id for row in found.rows], found.key.suite.seed
+            now = found_key(suite, record, ids, seed, torch="", device="")
+            if not found.key.same_numbers(now):
+                raise InputError("is stale: " + "; ".join(differences(found.key, now)[:-2]))
+            points = Points(ids, read_found_images(store, found))
+            again = judge_points(defense, data, suite, record, points, seed, device).judged.rows
+        except (InputError, KeyError) as error:
+            return Verdict(record.name, FOUND, rows, different, f"number {path.stem}: {error}")
+        rows += len(again)
+        for old, new in zip(found.rows, again, strict=True):
+            different += not _agree(old, new)
+    return Verdict(record.name, FOUND, rows, different)
 
 
 def _stored_defenses(store: Store) -> Iterator[tuple[str, DefenseRecord | str]]:
@@ -174,7 +216,7 @@ def _cell(
         if shard.towards != (None if towards is None else towards.tolist()):
             return Verdict(record.name, name, rows, different, f"shard {number}: other classes to reach than recorded")
         for old, new in ((shard.rows[row], again[row]) for row in kept):
-            different += any(getattr(old, column) != getattr(new, column) for column in JUDGED)
+            different += not _agree(old, new)
     return Verdict(record.name, name, rows, different)
 
 

@@ -65,9 +65,11 @@ def write_plugin(folder: Path) -> Path:
     return folder / "mine.py"
 
 
-def submit(folder: Path, out: Path, *more: str, name: str = "Mine", **fields: Any) -> Ended:
+def submit(
+    folder: Path, out: Path, *more: str, name: str = "Mine", attacks: dict[str, Any] = ATTACKS, **fields: Any
+) -> Ended:
     """``bench submit`` of the plugin in ``folder`` on a suite of twelve digits."""
-    config = write_config(folder / "bench.yaml", ATTACKS, **fields)
+    config = write_config(folder / "bench.yaml", attacks, **fields)
     words = ["--suite", "tiny", "--config", config, "--results", folder / "runs", "--device", "cpu", "--quiet"]
     files = ["--with", folder / "means.safetensors", "--by", "A. Stranger", "--out", out]
     return run_bench("submit", "--defense", f"{folder / 'mine.py'}:{name}", *words, *files, *more)
