@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -32,35 +33,46 @@ def writing(folder: Path, command: str) -> Iterator[None]:
         command: what the other is told.
 
     Raises:
-        InputError: when another process writes there; names its id, host and command.
+        InputError: when another process writes there; names its id, host and command. Also when the system refuses.
     """
     if fcntl is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     with _locked(path) as file:
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}))
-        file.flush()
+        about = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command})
+        with contextlib.suppress(OSError):  # on a full disk it holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), about.encode())
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where the folder has become read-only: the file holds nobody up
+                path.unlink()
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
     while True:
-        with path.open("a+", encoding="utf-8") as file:
+        with _opened(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"results folder {path.parent}: {_who(file)}; wait until it has ended") from None
+            except OSError as error:
+                raise InputError(f"results folder {path.parent}: cannot be locked ({error.strerror})") from None
             # The last holder may have removed the file after it was opened here: then this lock is on no file at all.
             if _is_at(file, path):
                 yield file
                 return
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"results folder {path.parent}: cannot be locked ({error.strerror})") from None
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

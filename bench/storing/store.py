@@ -50,14 +50,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise :class:`InputError` unless files can be created in ``folder`` (which need not exist yet)."""
+    """Raise :class:`InputError` unless files can be written in ``folder`` (which need not exist yet)."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"results folder {folder}: {existing} is not a folder")
     try:  # trying is the only test that also knows about read-only file systems
-        tempfile.TemporaryFile(dir=existing).close()
+        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+            file.write(bytes(4096))  # on a full disk files can be made, but not filled
     except OSError as error:
         raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
 

@@ -40,11 +40,18 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
     A defense with a missing or failed cell is left alone: its worst attack may change.
 
     Raises:
-        InputError: when the suite has no results, a run writes there, or stored inputs are not those of their record.
+        InputError: when the suite has no results, a run writes there, stored inputs are not those of their record, or
+            the system refuses to write.
     """
     store, suite = open_suite(results, suite_name)
     with writing(store.folder, "bench compact"):
-        yield from _compact(store, suite)
+        try:
+            yield from _compact(store, suite)
+        except OSError as error:
+            raise InputError(
+                f"results folder {results}: {error.strerror or error}; what is stored is whole, "
+                "and the same command goes on from there"
+            ) from None
 
 
 def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
