@@ -84,7 +84,7 @@ class Scene:
 _SCENE = (
     suite_option(help="A suite of the configuration."),
     config_option,
-    click.option("--data", "data_reference", help="Other data: digits, cifar10, …, folder:PATH, file:PATH.npz."),
+    click.option("--data", "data_reference", help="Other data: digits, cifar10, …, folder:PATH, file:PATH, hf:NAME."),
     data_root_option,
     click.option("--download", is_flag=True, help="Download the data set if it is not there (SHA-256 checked)."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the defense."),

@@ -2,7 +2,8 @@
 
 ``load_data`` understands names of published data sets, ``folder:PATH``, a folder of images laid out as
 ``{train,test}/<class>/*.png`` or ``.jpg`` (which is ``cifar10`` if these are its images), ``file:PATH``, arrays in a
-``.npz``, ``.pt`` or ``.safetensors`` file, and any function that returns a data set (:mod:`bench.data.plugin`).
+``.npz``, ``.pt`` or ``.safetensors`` file, ``hf:NAME``, a data set of the Hugging Face hub
+(:mod:`bench.data.huggingface`), and any function that returns a data set (:mod:`bench.data.plugin`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bench.contracts.errors import InputError, did_you_mean
-from bench.data import cifar10, content, digits, fashion_mnist, files, folder, plugin
+from bench.data import cifar10, content, digits, fashion_mnist, files, folder, huggingface, plugin
 from bench.data.downloads import default_root
 from bench.data.published import cifar100, mnist, svhn, tiny_imagenet
 from bench.data.splits import Data
@@ -33,6 +34,9 @@ PUBLISHED: dict[str, Callable[[Path, bool], Data]] = {
 #: Data sets of a user's own by the kind before the colon; published names are reserved.
 LOCAL: dict[str, Callable[[Path, Collection[str]], Data]] = {"folder": folder.load, "file": files.load}
 
+#: The prefix of data sets of the Hugging Face hub.
+HUB = "hf"
+
 _loaded: dict[tuple[str, Path], Data] = {}
 
 
@@ -40,7 +44,8 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     """Load a data set, once per process.
 
     Args:
-        reference: of :data:`PUBLISHED`, ``folder:PATH``, ``file:PATH`` or a function that returns a data set.
+        reference: of :data:`PUBLISHED`, ``folder:PATH``, ``file:PATH``, ``hf:NAME`` or a function that returns a data
+            set.
         root: where the published data sets lie or are downloaded to (default: that of :mod:`bench.data.downloads`).
         download: fetch what is missing; without it nothing touches the network.
 
@@ -54,12 +59,14 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     kind, _, argument = reference.partition(":")
     if kind in LOCAL and argument:
         where = Path(argument).expanduser().resolve()
+    elif kind == HUB and argument:
+        where = Path.cwd()
     elif reference in PUBLISHED:
         where = (root or default_root()).expanduser().resolve()
     elif plugin.names_one(reference):
         where = Path.cwd()
     else:
-        known = [*PUBLISHED, *DATA.names(), "folder:PATH", "file:PATH", "FILE.py:FUNCTION"]
+        known = [*PUBLISHED, *DATA.names(), "folder:PATH", "file:PATH", "hf:NAME", "FILE.py:FUNCTION"]
         path = Path(reference)
         there = "folder" if path.is_dir() else "file" if path.is_file() else ""
         hint = f" (did you mean '{there}:{reference}'?)" if there else did_you_mean(reference, known)
@@ -68,6 +75,8 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     if key not in _loaded:
         if kind in LOCAL:
             _loaded[key] = LOCAL[kind](where, PUBLISHED)
+        elif kind == HUB:
+            _loaded[key] = huggingface.load(argument, download, PUBLISHED)
         elif reference in PUBLISHED:
             _loaded[key] = PUBLISHED[reference](where, download)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,21 @@ _TAKEN = (*_GREY, *_DEEP_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK")
 _OPAQUE = 255
 
 
-def decode(path: Path) -> tuple[NDArray[np.uint8], bool]:
+def decode(path: Path, content: bytes | None = None) -> tuple[NDArray[np.uint8], bool]:
     """An image, uint8 ``(H, W, 3)``, and whether it is stored as grey.
 
     Of 16 bits the upper 8 count. Palettes and CMYK become RGB, images are turned as their EXIF orientation says, and an
     alpha channel that is opaque everywhere is dropped.
+
+    Args:
+        path: of the file; where its ``content`` is given, only its name in messages.
 
     Raises:
         InputError: for a file that cannot be read, transparent pixels (their colour depends on a background that the
             file does not name), and other modes.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             return _decode(path, image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):

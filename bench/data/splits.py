@@ -176,14 +176,17 @@ def _split(part: Part, positions: list[int]) -> Split:
     return Split(torch.from_numpy(part.images[order]), torch.from_numpy(part.labels[order]), ids)
 
 
-def with_validation(info: DataInfo, class_names: list[str], train: Part, test: Part, version: int) -> Data:
-    """A data set published as a training and a test part."""
-    held_out = validation_ids(train.ids, train.labels.tolist())
+def with_validation(
+    info: DataInfo, class_names: list[str], train: Part, test: Part, version: int, validation: Part | None = None
+) -> Data:
+    """A data set published as a training and a test part; ``validation``: a third one, else held out from the first."""
+    held_out = set[str]() if validation is not None else validation_ids(train.ids, train.labels.tolist())
+    held = [i for i, name in enumerate(train.ids) if name in held_out]
     return Data(
         info,
         class_names,
         _split(train, [i for i, name in enumerate(train.ids) if name not in held_out]),
-        _split(train, [i for i, name in enumerate(train.ids) if name in held_out]),
+        _split(train, held) if validation is None else _split(validation, list(range(len(validation.ids)))),
         _split(test, list(range(len(test.ids)))),
         version,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import family, proportional_set_size
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -51,30 +52,6 @@ def hold(here: Path, number: int, workers: int) -> None:
         time.sleep(0.02)
 
 
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat = (folder / "stat").read_text()
-            except OSError:
-                continue
-            parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
-    found = [pid]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
-
-
-def _memory() -> float:
-    """Proportional set size of all processes below this one, in MiB."""
-    total = 0
-    for pid in _descendants(os.getpid()):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
-
-
 @pytest.mark.benchmark(group="data")
 def test_workers_share_the_data(
     benchmark: BenchmarkFixture,
@@ -97,7 +74,7 @@ def test_workers_share_the_data(
         jobs = [Job(str(i), hold, (tmp_path, i, workers)) for i in range(workers)]
         with LocalEngine(workers) as engine:
             assert {outcome.status for outcome in engine.run(jobs)} == {"ok"}
-            memory[workers] = _memory()
+            memory[workers] = proportional_set_size(family(os.getpid())[1:])
     benchmark.pedantic(cached, args=("synthetic", 1, _make), rounds=3)
     ratio = memory[WORKERS] / memory[1]
     benchmark.extra_info.update(ratio=round(ratio, 3), first=round(starts[0], 3), second=round(starts[1], 3))

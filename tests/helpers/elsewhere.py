@@ -6,8 +6,12 @@ and these are taken for the true ones, so that an attack starts from networks th
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -126,6 +130,53 @@ class Guesses(Wraps):
         return logits
 
 
+class _Stops(torch.autograd.Function):
+    """The identity; a gradient that passes it ends a stretch of time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, clock: Timed) -> Tensor:
+        ctx.clock = clock
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.clock.stop()
+        return grads[0], None
+
+
+class _Starts(_Stops):
+    """The identity; a gradient that passes it begins a stretch of time."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.clock.start()
+        return grads[0], None
+
+
+class Timed(Wraps):
+    """A model that writes what its passes forward and back have taken, in CPU seconds, to a file of its process.
+
+    The file lies in the folder that the environment variable ``PASSES`` names.
+    """
+
+    total = since = 0.0
+
+    def start(self) -> None:
+        self.since = time.process_time()
+
+    def stop(self) -> None:
+        self.total += time.process_time() - self.since
+        Path(os.environ["PASSES"], str(os.getpid())).write_text(str(self.total))
+
+    def forward(self, x: Tensor) -> Tensor:
+        back = x.requires_grad and torch.is_grad_enabled()
+        self.start()
+        out: Tensor = self.model(_Stops.apply(x, self) if back else x)
+        out = _Starts.apply(out, self) if back else out
+        self.stop()
+        return out
+
+
 def grey_cnn() -> nn.Module:
     """28×28 grey."""
     return _made(GreyCNN, GREY)
@@ -159,3 +210,8 @@ def probabilities() -> nn.Module:
 def at_chance() -> nn.Module:
     """Right about nothing."""
     return Guesses(colour_resnet()).eval()
+
+
+def resnet18() -> nn.Module:
+    """224×224 colour, 1000 classes: the usual network of this size, with a clock."""
+    return Timed(_made(lambda: torchvision.models.resnet18(weights=None), LARGE)).eval()
