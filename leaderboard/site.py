@@ -24,6 +24,7 @@ from bench.contracts.errors import InputError, one_line
 from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
+from bench.storing.submitted import acceptance
 from bench.studies.input_gradients import record as input_gradients
 from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
@@ -202,6 +203,8 @@ def _write_suite(
             tables.write_table(root / pages.base / "detection" / key, tables.tier_rows(suite, defense))
         if defense.curve:
             tables.write_table(root / pages.base / "curves" / key, tables.curve_rows(suite, defense))
+        if defense.history:
+            tables.write_table(root / pages.base / "history" / key, tables.history_rows(suite, defense))
         store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"
         stored = store.defense_folder(defense.record.name) / "gallery.safetensors"
         gallery = write_gallery(stored, defense.record.gallery, root, images, suite.record.low, suite.record.high)
@@ -209,7 +212,16 @@ def _write_suite(
         maps = [] if gradients is None else write_gradients(gradients, root, images)
         studies = [other for other in switcher if _studies(other, defense)]
         path = pages.defense(defense)
-        page("defense.html", path, defense=defense, gallery=gallery, studies=studies, gradients=gradients, maps=maps)
+        page(
+            "defense.html",
+            path,
+            defense=defense,
+            gallery=gallery,
+            studies=studies,
+            gradients=gradients,
+            maps=maps,
+            acceptance=acceptance(store, defense.record.name),
+        )
     for attack in pages.attacks:
         own = [tables.cell_row(suite, d, cell) for d, cell in every_cell if cell.record.name == attack.name]
         tables.write_table(root / pages.base / "attacks" / pages.attack_keys[attack.name], own)

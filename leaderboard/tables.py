@@ -39,6 +39,22 @@ def curve_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
     ]
 
 
+def history_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
+    """The worst case before any submission and after each, in their order."""
+    return [
+        {
+            "defense": defense.record.name,
+            "date": point.date,
+            "by": point.by,
+            "note": point.note,
+            "examples": point.examples,
+            **estimate_fields("worst_case_robust_accuracy", point.robust),
+            **_setting(suite),
+        }
+        for point in defense.history
+    ]
+
+
 def tier_rows(suite: SuiteSummary, defense: DefenseSummary) -> list[Row]:
     """The detector's numbers, one row per tier of attacks; none without a detector."""
     tiers = defense.detection.tiers.values() if defense.detection else ()

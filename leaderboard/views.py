@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from bench.storing.found import FOUND
 from bench.storing.records import CLEAN, AttackRecord, ClaimRecord, DefenseRecord
 from bench.studies.input_gradients.record import MaskedPGD
 from bench.summary.metrics import wilson
-from bench.summary.numbers import AttackSummary, CurvePoint, DefenseSummary, Estimate, Flag, SuiteSummary
+from bench.summary.numbers import AttackSummary, CurvePoint, DefenseSummary, Estimate, Flag, HistoryPoint, SuiteSummary
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ GROUPS = (
     Group("blind", "Detector not shown", "made for the classifier alone, or on a copy of classifier and detector"),
     Group("score", "Scores", "sees logits only"),
     Group("decision", "Labels", "sees predicted labels only"),
+    Group("unknown", "Submitted", "adversarial inputs that were submitted as such; what their makers saw is not known"),
     Group("transfer", "No access", "sees nothing of the defense"),
     Group("sanity", "Not counted", "sanity checks outside the threat model; no part of the worst case"),
 )
@@ -126,7 +128,8 @@ def survival_plot(defense: DefenseSummary) -> list[Bar]:
     ``together`` is left out for a randomised defense: there, the minimum over attacks of shares of draws counts
     luck as strength, which the worst case on fresh draws avoids.
     """
-    measured = [(c.robust, c.record) for c in defense.attacks if c.record.counted and c.robust]
+    attacks = [cell for cell in defense.attacks if cell.record.name != FOUND]
+    measured = [(c.robust, c.record) for c in attacks if c.record.counted and c.robust]
     measured.sort(key=lambda pair: pair[0].value)
     certain = all(share in (0, 1) for shares in defense.survival.values() for share in shares)
     alive: list[float] = []
@@ -138,6 +141,22 @@ def survival_plot(defense: DefenseSummary) -> list[Bar]:
         together = sum(alive) / len(alive) if certain and shares else None
         bars.append(Bar(record.name, group_of(record).id, robust, together))
     return bars
+
+
+@dataclass(frozen=True)
+class Step:
+    """A point of the history: how far along the axis it stands, in [0, 1]; ``before`` is the number that it lowered."""
+
+    point: HistoryPoint
+    before: Estimate | None
+    place: float
+
+
+def history_steps(defense: DefenseSummary) -> list[Step]:
+    """The worst case before any submission and after each, oldest first, evenly spaced."""
+    last = max(1, len(defense.history) - 1)
+    before: list[Estimate | None] = [None, *(point.robust for point in defense.history)]
+    return [Step(point, before[i], i / last) for i, point in enumerate(defense.history)]
 
 
 @dataclass(frozen=True)
@@ -208,7 +227,9 @@ def results_of(suite: SuiteSummary, attack: str) -> list[Result]:
     def key(result: Result) -> float:
         return -result.cell.robust.value if result.cell and result.cell.robust else math.inf
 
-    return sorted((Result(defense, cells(defense).get(attack)) for defense in suite.defenses), key=key)
+    found = (Result(defense, cells(defense).get(attack)) for defense in suite.defenses)
+    # Of what was submitted nothing is missing.
+    return sorted((result for result in found if result.cell or attack != FOUND), key=key)
 
 
 @dataclass(frozen=True)
