@@ -52,6 +52,13 @@ class Answers:
         return not (scores - other.scores.double()).abs().max() <= allowed
 
 
+def undecided(logits: Tensor) -> Tensor:
+    """Bool ``(N,)``: whether the two largest logits are so near that float noise may decide between them."""
+    first, second = logits.topk(2, dim=1).values.T
+    near: Tensor = first - second <= 2 * _LOGITS * (1 + logits.abs().amax(1))
+    return near
+
+
 def joined(parts: list[Answers]) -> Answers:
     """Answers to several batches as those to one."""
     scores = [part.scores for part in parts if part.scores is not None]

@@ -6,7 +6,7 @@ import contextlib
 import re
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -31,13 +31,15 @@ from bench.storing import provenance
 from bench.storing.current import Piece
 from bench.storing.lock import writing
 from bench.storing.patience import Patience
-from bench.storing.records import ClaimRecord, DefenseRecord
+from bench.storing.records import ClaimRecord, DefenseRecord, Probe
 from bench.storing.store import Store, check_writable, write_atomically
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite
 from bench.suites.fitting import check_fit
 
 T = TypeVar("T")
+#: Where a probe could not look, but attacks did.
+ATTACKED_PLACE = "inputs that attacks found"
 #: Inputs whose box is checked at a time.
 _CHECKED = 1024
 
@@ -64,6 +66,12 @@ def _unless_broken(read: Callable[[], T | None]) -> T | None:
         raise
     except InputError:
         return None
+
+
+def _with_hidden_randomness(found: Probe) -> Probe:
+    """What a probe found, and that the defense is randomised at adversarial inputs of the attacks."""
+    places = found.random_at or []
+    return found.model_copy(update={"randomized": True, "random_at": [*places, *({ATTACKED_PLACE} - set(places))]})
 
 
 def _last_line(outcome: Outcome) -> str:
@@ -107,6 +115,7 @@ class Evaluation:
         self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
+        self._records: dict[str, DefenseRecord] = {}
         self._attacks, self._opened = attacks, self._open_all()
         self.plan = self._plan()
 
@@ -159,6 +168,8 @@ class Evaluation:
         key = defense_key(spec, loaded)
         card = defense.card
         before = _unless_broken(partial(self.store.defense, spec.name))
+        if before and before.key == key and before.again and before.again.random:
+            found = _with_hidden_randomness(found)
         record = DefenseRecord(
             **key.model_dump(),
             reference=provenance.shorten(spec.reference),
@@ -175,6 +186,7 @@ class Evaluation:
             training=loaded.training,
             probe=found,
             timing=before.timing if before and before.key == key else None,
+            again=before.again if before and before.key == key else None,
             provenance=provenance.finish(clock, self.device),
         )
         setting = Setting(
@@ -229,10 +241,26 @@ class Evaluation:
         """
         self._confirm()
         with writing(self.store.folder, self.request.command):
-            return self._run()
+            failures = self._run()
+            return self._run() if self._judge_over_draws() else failures
+
+    def _judge_over_draws(self) -> bool:
+        """Plan again for defenses that turned out to be randomised at what attacks found: one draw was luck."""
+        opened = []
+        for one in self._opened:
+            record = self._records.get(one.name, one.record)
+            if record.again and record.again.random and not one.setting.randomized:
+                record = record.model_copy(update={"probe": _with_hidden_randomness(record.probe)})
+                one = replace(one, setting=replace(one.setting, randomized=True), record=record)
+            opened.append(one)
+        if opened == self._opened:
+            return False
+        self._opened = opened
+        self.plan = self._plan()
+        return True
 
     def _run(self) -> list[str]:
-        plan, records = self.plan, {}
+        plan, records = self.plan, self._records
         self._write(partial(self.store.write_suite, self.suite))
         for cell in plan.cells:
             records[cell.opened.name] = cell.opened.record
@@ -269,8 +297,8 @@ class Evaluation:
             defense = (plan.galleries | plan.timings)[name].name
             made = {"timing": outcome.value}
             if name in plan.galleries:
-                entries, images = outcome.value
-                made = {"gallery": entries}
+                entries, images, again = outcome.value
+                made = {"gallery": entries} if again is None else {"gallery": entries, "again": again}
                 if images is not None:
                     path = self.store.defense_folder(defense) / "gallery.safetensors"
                     self._write(partial(write_atomically, path, images))

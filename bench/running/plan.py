@@ -15,10 +15,11 @@ from typing import Any
 from bench.data.splits import Data, data_digest
 from bench.engines.graph import Job
 from bench.engines.supply import Supply
+from bench.running.again import finish, found_by_attacks
 from bench.running.cell import Setting, prepare, run_shard
 from bench.running.costs import Basis, Costs, Expected
 from bench.running.describe import attack_record
-from bench.running.gallery import choose, gallery_of
+from bench.running.gallery import choose
 from bench.running.progress import Tracker, clock
 from bench.running.timing import timing_of
 from bench.storing import provenance
@@ -316,17 +317,20 @@ def _add_finishing(plan: Plan, store: Store, suite: SuiteRecord) -> None:
         name = f"gallery of {defense}"
         plan.galleries[name] = one
         chosen = Supply(f"examples shown of {defense}", partial(choose, store.root, suite, one.record))
+        found = None
+        if shards[defense] or one.record.again is None:
+            found = Supply(f"inputs found for {defense}", partial(found_by_attacks, store.root, suite, one.record))
         plan.jobs.append(
             Job(
                 name,
-                gallery_of,
-                (one.setting, chosen),
+                finish,
+                (one.setting, chosen, found),
                 after=tuple(shards[defense]),
                 cost=_GALLERY_SECONDS,
                 kind="gallery",
                 loads=defense,
                 anyway=True,
-                supplies=(one.setting.data, one.setting.weights, chosen),
+                supplies=(one.setting.data, one.setting.weights, chosen, *([found] if found else [])),
             )
         )
     for defense, one in opened.items():

@@ -296,6 +296,15 @@ class Probe(Record):
     validation_examples: int = Field(description="clean examples the threshold was set on")
 
 
+class Again(Record):
+    """What a defense said of adversarial inputs when it was asked once more after the attacks."""
+
+    points: int = Field(description="adversarial inputs of all attacks that it was asked about")
+    random: bool = Field(description="two passes of one batch of them differed")
+    batch_dependent: bool = Field(description="answers change when that batch is permuted or split")
+    differing: int = Field(description="right then and wrong now, or the other way round; 0 where it is randomised")
+
+
 class Timing(Record):
     """Measured alone on the machine, in one run with the reference."""
 
@@ -349,6 +358,7 @@ class DefenseRecord(Record):
     probe: Probe
     timing: Timing | None = None
     gallery: list[GalleryEntry] = Field(default=[])
+    again: Again | None = Field(default=None, description="asked once more about what attacks found")
     provenance: Provenance
 
     @property
