@@ -23,6 +23,7 @@ from bench.cli.list import list_
 from bench.cli.new import new
 from bench.cli.report import report
 from bench.cli.status import status
+from bench.cli.study import study
 from bench.cli.submit import submit, submit_attack
 from bench.cli.train import train
 from bench.cli.verify import verify
@@ -72,6 +73,7 @@ _COMMANDS = (
     status,
     verify,
     gradients,
+    study,
     compact,
     leaderboard,
     new,
