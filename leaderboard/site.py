@@ -26,10 +26,11 @@ from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.storing.submitted import acceptance
 from bench.studies.input_gradients import record as input_gradients
+from bench.studies.losses import record as losses_record
 from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise_all
-from leaderboard import detection, formatting, tables, views, waveforms
+from leaderboard import detection, formatting, losses, tables, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
@@ -113,6 +114,9 @@ class _SuitePages:
     def defense(self, defense: DefenseSummary) -> str:
         return f"{self.base}/defenses/{self.defense_keys[defense.slug]}.html"
 
+    def losses(self, defense: DefenseSummary) -> str:
+        return f"{self.base}/losses/{self.defense_keys[defense.slug]}.html"
+
     def attack(self, name: str) -> str:
         return f"{self.base}/attacks/{self.attack_keys[name]}.html"
 
@@ -121,6 +125,15 @@ def _gradients(store: Store, defense: DefenseSummary) -> input_gradients.InputGr
     """The stored measurement of the defense as it is now; what cannot be read is left out."""
     try:
         record = input_gradients.read(store, defense.record.name)
+    except InputError:
+        return None
+    return record if record is not None and record.defense == defense.record.key else None
+
+
+def _losses(store: Store, defense: DefenseSummary) -> losses_record.Losses | None:
+    """The stored study of losses on the defense as it is now; what cannot be read is left out."""
+    try:
+        record = losses_record.read(store, defense.record.name)
     except InputError:
         return None
     return record if record is not None and record.defense == defense.record.key else None
@@ -212,16 +225,13 @@ def _write_suite(
         maps = [] if gradients is None else write_gradients(gradients, root, images)
         studies = [other for other in switcher if _studies(other, defense)]
         path = pages.defense(defense)
-        page(
-            "defense.html",
-            path,
-            defense=defense,
-            gallery=gallery,
-            studies=studies,
-            gradients=gradients,
-            maps=maps,
-            acceptance=acceptance(store, defense.record.name),
-        )
+        study = _losses(store, defense)
+        shown: dict[str, Any] = {"studies": studies, "gradients": gradients, "maps": maps, "losses": study}
+        shown["acceptance"] = acceptance(store, defense.record.name)
+        page("defense.html", path, defense=defense, gallery=gallery, **shown)
+        if study is not None:
+            circles = losses.write_maps(study, root, images)
+            page("losses.html", pages.losses(defense), defense=defense, record=study, maps=circles, losses=losses)
     for attack in pages.attacks:
         own = [tables.cell_row(suite, d, cell) for d, cell in every_cell if cell.record.name == attack.name]
         tables.write_table(root / pages.base / "attacks" / pages.attack_keys[attack.name], own)

@@ -42,9 +42,9 @@ def train_network(seed: int, hidden: int = 64, epochs: int = 3000) -> tuple[nn.M
     return network, float((network(x).argmax(1) == y).float().mean())
 
 
-def measure_circles(seed: int, size: int = 49) -> Circles:
+def measure_circles(seed: int, size: int = 49, epochs: int = 3000) -> Circles:
     """Maps of the lengths of the gradients over ``size × size`` points of the plane, all towards the inner class."""
-    network, accuracy = train_network(seed)
+    network, accuracy = train_network(seed, epochs=epochs)
     ticks = torch.linspace(_LOW, _HIGH, size)
     x = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).view(-1, 2)
     t = torch.full((len(x),), INNER)
@@ -70,7 +70,7 @@ def measure_circles(seed: int, size: int = 49) -> Circles:
     ]
     zero = _zero(_scaled(network, _SCALES[1]), x, t, "ce")
     return Circles(
-        low=_LOW, high=_HIGH, accuracy=accuracy, hidden=int(network[0].out_features), target=square(confidence),
+        low=_LOW, high=_HIGH, accuracy=accuracy, hidden=len(next(network.parameters())), target=square(confidence),
         ce=square(length["ce"]), ce_sign=square(length["ce_sign"]), logit=square(length["logit"]),
         zero_scale=_SCALES[1], zero=zero.view(size, size).int().tolist(), regions=regions,
         underflow=[_underflow(network, x[parts["S3"]], t[parts["S3"]], scale) for scale in _SCALES],
@@ -87,11 +87,16 @@ def _underflow(network: nn.Module, x: Tensor, t: Tensor, scale: float) -> Underf
 
 
 def _scaled(network: nn.Module, scale: float) -> Model:
-    return lambda x: scale * network(x)
+    def scaled(x: Tensor) -> Tensor:
+        logits: Tensor = network(x)
+        return scale * logits
+
+    return scaled
 
 
 def _length(network: Model, x: Tensor, t: Tensor, source: str) -> Tensor:
-    return perturbation(network, x, t, source)[0].norm(dim=1)
+    found: Tensor = perturbation(network, x, t, source)[0].norm(dim=1)
+    return found
 
 
 def _zero(network: Model, x: Tensor, t: Tensor, source: str) -> Tensor:

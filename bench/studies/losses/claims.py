@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from bench.studies.losses.record import SETTINGS, Descent, DetectorCell, Detecto
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 MULTIPLIER, PERTURBATION = SETTINGS
+_K = "mean iterations"
 #: How the sources are written.
 NAMES = {"ce": "CE", "ce_sign": "CE-sign", "logit": "logit", "m_logit": "M-logit", "joint": "all jointly"}
 #: Two means differ where their paired difference is so many standard errors from 0.
@@ -110,9 +112,9 @@ def _of_descents(record: Losses) -> list[Claim]:
 
     found = []
     for title, setting, source, of, most, what in (
-        ("At an equal multiplier CE-sign needs the fewest iterations", MULTIPLIER, "ce_sign", iterations, False, "mean iterations"),
-        ("At an equal perturbation CE needs the fewest iterations", PERTURBATION, "ce", iterations, False, "mean iterations"),
-        ("At an equal perturbation CE-sign needs the most iterations", PERTURBATION, "ce_sign", iterations, True, "mean iterations"),
+        ("At an equal multiplier CE-sign needs the fewest iterations", MULTIPLIER, "ce_sign", iterations, False, _K),
+        ("At an equal perturbation CE needs the fewest iterations", PERTURBATION, "ce", iterations, False, _K),
+        ("At an equal perturbation CE-sign needs the most iterations", PERTURBATION, "ce_sign", iterations, True, _K),
         ("CE needs the smallest l2 perturbation of all", PERTURBATION, "ce", l2, False, "mean l2"),
         ("CE-sign has by far the smallest linf perturbation", PERTURBATION, "ce_sign", linf, False, "mean linf"),
     ):  # fmt: skip
@@ -122,7 +124,9 @@ def _of_descents(record: Losses) -> list[Claim]:
     found.append(
         Claim(
             "M-logit needs more iterations than logit",
-            "; ".join(f"{mean(b.iterations):.3g} and {mean(a.iterations):.3g} at an {s}" for s, (a, b) in logits.items()),
+            "; ".join(
+                f"{mean(b.iterations):.3g} and {mean(a.iterations):.3g} at an {s}" for s, (a, b) in logits.items()
+            ),
             _together([below(a.iterations, b.iterations) for a, b in logits.values()]),
         )
     )
@@ -184,13 +188,16 @@ def _of_circles(record: Losses) -> list[Claim]:
         ),
         Claim(
             "Where the target is sure (S3), the gradient of CE dies and that of the logit does not",
-            f"CE {third.ce:.2g} after {second.ce:.3g} where no class is sure (S2); logit {third.logit:.3g} after {second.logit:.3g}",
+            f"CE {third.ce:.2g} after {second.ce:.3g} where no class is sure (S2); "
+            f"logit {third.logit:.3g} after {second.logit:.3g}",
             _told(third.ce < 0.1 * second.ce and third.logit > 0.1 * second.logit),
         ),
         Claim(
             "There it becomes exactly zero as soon as it is smaller than a number can be, and its sign with it",
             "in float32 on "
-            + ", ".join(f"{100 * u.float32:.0f} % (float64: {100 * u.float64:.0f} %) with logits × {u.scale:g}" for u in under),
+            + ", ".join(
+                f"{100 * u.float32:.0f} % (float64: {100 * u.float64:.0f} %) with logits × {u.scale:g}" for u in under
+            ),
             _told(max(u.float32 for u in under) > 0),
         ),
     ]  # fmt: skip
@@ -221,7 +228,9 @@ def _of_detectors(record: Losses) -> list[Claim]:
     single = {source: mean([balanced(row, source) for row in mine]) for source, mine in alone.items()}
     jointly = {source: mean([c.accuracy for c in cells]) for source, cells in _cells(joint).items()}
     by_depth = {
-        row.depth: mean([balanced(r, r.trained_on) for r in rows if r.network == row.network and r.trained_on != "joint"])
+        row.depth: mean(
+            [balanced(r, r.trained_on) for r in rows if r.network == row.network and r.trained_on != "joint"]
+        )
         for row in joint
     }
     depths = sorted(by_depth)
@@ -251,12 +260,12 @@ def _of_detectors(record: Losses) -> list[Claim]:
         Claim(
             "The deeper the network, the better the detector",
             "accuracy on one source " + ", ".join(f"{d} layers {100 * by_depth[d]:.1f} %" for d in depths),
-            _told(all(by_depth[a] <= by_depth[b] for a, b in zip(depths, depths[1:], strict=False))),
+            _told(all(by_depth[a] <= by_depth[b] for a, b in itertools.pairwise(depths))),
         ),
         Claim(
             "Adversarial retraining is an effective way to find adversarial images",
-            f"an attack that knows the detector reaches its class unseen on {100 * mean(evaded):.1f} % of the images, and on "
-            f"{100 * min(evaded):.1f} % where it does worst (the paper did not try)",
+            f"an attack that knows the detector reaches its class unseen on {100 * mean(evaded):.1f} % of the images, "
+            f"and on {100 * min(evaded):.1f} % where it does worst (the paper did not try)",
             _told(max(evaded) <= 0.5),
         ),
     ]  # fmt: skip

@@ -78,9 +78,7 @@ def other_classes(y: Tensor, num_classes: int, generator: torch.Generator) -> Te
     return (y + shift.to(y)) % num_classes
 
 
-def trace(
-    defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: Step, iterations: int
-) -> Descent:
+def trace(defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: Step, iterations: int) -> Descent:
     """Descend for all ``iterations``, whether the class is reached or not, and note what happens.
 
     Args:
@@ -96,7 +94,8 @@ def trace(
     l2, linf = torch.full((len(x),), torch.nan), torch.full((len(x),), torch.nan)
     shown = _shown(iterations)
     curves: dict[str, list[float]] = {
-        name: [] for name in ("softmax_initial", "softmax_target", "logit_initial", "logit_target", "gradient", "vanished")
+        name: []
+        for name in ("softmax_initial", "softmax_target", "logit_initial", "logit_target", "gradient", "vanished")
     }
     for k in range(iterations + 1):
         start = _clock(x)

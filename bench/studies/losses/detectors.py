@@ -1,7 +1,7 @@
 """Detectors trained on each source of perturbation and on all jointly, against each source: blind and adaptive.
 
-The detector is the built-in ``adversarial-retraining`` by its name. Unlike its own recipe, and like Ozbulak et al. 2020,
-the study trains it on one fixed set of unbounded adversarial images of a classifier, which are made once.
+The detector is the built-in ``adversarial-retraining`` by its name. Unlike its own recipe, and like Ozbulak et al.
+2020, the study trains it on one fixed set of unbounded adversarial images of a classifier, which are made once.
 """
 
 from __future__ import annotations
@@ -84,7 +84,12 @@ def measure_detectors(bench: Bench, networks: tuple[str, ...] = NETWORKS) -> lis
 def _examples(bench: Bench, split: Split, name: str, source: str) -> Reached:
     device = bench.device()
     return descend(
-        bench.classifier, split.x.to(device), bench.towards(split, name).to(device), source, bench.step, bench.iterations
+        bench.classifier,
+        split.x.to(device),
+        bench.towards(split, name).to(device),
+        source,
+        bench.step,
+        bench.iterations,
     )
 
 

@@ -1,4 +1,4 @@
-"""The study of the losses behind gradient attacks: Ozbulak et al. 2020, Perturbation Analysis (table I to III, figures).
+"""The losses behind gradient attacks: Ozbulak et al. 2020, Perturbation Analysis (tables I to III, figures).
 
 Four sources of perturbation descend towards a class, at an equal multiplier and at an equal perturbation; detectors
 are trained on each and on all, and attacked with each, blindly and adaptively; and the plane of the two circles shows
@@ -41,6 +41,7 @@ class Budget:
         epochs: of the training of a detector.
         multiplier: α of equal multiplier; step: c of equal perturbation, the l2 length of a step. The paper's are lost.
         networks: of the detectors, by name (``defenses.parts.nets``).
+        circle_epochs: of the training on the circles.
     """
 
     examples: int = 200
@@ -53,6 +54,7 @@ class Budget:
     adaptive_examples: int = 40
     adaptive_iterations: int = 60
     networks: tuple[str, ...] = NETWORKS
+    circle_epochs: int = 3000
 
     def __post_init__(self) -> None:
         if min(self.multiplier, self.step) <= 0:
@@ -107,7 +109,7 @@ def measure(defense: Defense, data: Data, examples: Split, budget: Budget, *, ra
     return Losses(
         n=len(x), seed=seed, multiplier=budget.multiplier, step=budget.step, kappa=KAPPA, false_positive_rate=rate,
         epochs=budget.epochs, adaptive_iterations=budget.adaptive_iterations, train_examples=len(right["train"]),
-        descents=descents, detectors=detectors, circles=measure_circles(seed),
+        descents=descents, detectors=detectors, circles=measure_circles(seed, epochs=budget.circle_epochs),
     )  # fmt: skip
 
 
@@ -116,7 +118,9 @@ def _right(defense: Defense, split: Split, device: torch.device) -> Split:
     """The images that the classifier gets right: from others there is nothing to leave."""
     flags = [defense(x.to(device)).argmax(1).cpu() == y for x, y in split.batches(512)]
     keep: Tensor = torch.cat(flags) if flags else torch.zeros(0, dtype=torch.bool)
-    return Split(split.inputs[keep], split.y[keep], [id_ for id_, is_right in zip(split.ids, keep, strict=True) if is_right])
+    return Split(
+        split.inputs[keep], split.y[keep], [id_ for id_, is_right in zip(split.ids, keep, strict=True) if is_right]
+    )
 
 
 def measure_and_store(
