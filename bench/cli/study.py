@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from bench.cli.scene import PATH, RESULTS, Scene, example, in_a_scene
+from bench.cli.options import defense_options, results_option
+from bench.cli.scene import Scene, example, in_a_scene
 
 
-@click.group()
+@click.group(epilog=example("bench study losses"))
 def study() -> None:
     """Measure something beside the leaderboard (losses)."""
 
@@ -20,8 +21,8 @@ def study() -> None:
         "bench study losses --suite cifar10 --data-root data --results runs",
     )
 )
-@click.option("--defense", default="none", show_default=True, help="The classifier: deterministic, differentiable.")
-@click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
+@defense_options(help="The classifier: deterministic, differentiable [default: none].")
+@results_option
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="Of the descents.")
 @click.option("--iterations", type=click.IntRange(1), default=200, show_default=True, help="Of every descent.")
 @click.option("--multiplier", type=float, default=0.01, show_default=True, help="α of equal multiplier.")
@@ -29,7 +30,14 @@ def study() -> None:
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of each detector's training.")
 @in_a_scene
 def losses(
-    scene: Scene, defense: str, results: Path, images: int, iterations: int, multiplier: float, step: float, epochs: int
+    scene: Scene,
+    defenses: tuple[str, ...],
+    results: Path,
+    images: int,
+    iterations: int,
+    multiplier: float,
+    step: float,
+    epochs: int,
 ) -> None:
     """Cross-entropy, its sign, one logit and the margin: speed, length, and detectors trained on each."""
     from bench.storing import provenance
@@ -38,12 +46,13 @@ def losses(
     from bench.studies.losses.measure import Budget, measure_and_store
 
     budget = Budget(examples=images, iterations=iterations, multiplier=multiplier, step=step, epochs=epochs)
-    record = measure_and_store(
-        Store(results, scene.suite.name), scene.suite, scene.spec(defense), budget,
-        device=scene.device, root=scene.data_root, command=provenance.command_line(),
-    )  # fmt: skip
-    click.echo(f"{defense}: {record.n} examples of {scene.suite.name}")
-    for line in table(record):
-        click.echo(f"  {line}")
-    for claim in claims(record):
-        click.echo(f"  {claim.verdict}: {claim.text}")
+    store, command = Store(results, scene.suite.name), provenance.command_line()
+    for spec in scene.specs(defenses or ("none",)):
+        record = measure_and_store(
+            store, scene.suite, spec, budget, device=scene.device, root=scene.data_root, command=command
+        )
+        click.echo(f"{spec.name}: {record.n} examples of {scene.suite.name}")
+        for line in table(record):
+            click.echo(f"  {line}")
+        for claim in claims(record):
+            click.echo(f"  {claim.verdict}: {claim.text}")

@@ -18,7 +18,8 @@ from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
-from bench.judging.probe import is_random, ready
+from bench.judging.behaviour import is_random
+from bench.judging.probe import ready
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key, select_examples
 from bench.storing import provenance
