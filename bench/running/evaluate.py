@@ -168,7 +168,7 @@ class Evaluation:
         key = defense_key(spec, loaded)
         card = defense.card
         before = _unless_broken(partial(self.store.defense, spec.name))
-        if before and before.key == key and before.again and before.again.random:
+        if before and before.key == key and before.afterwards and before.afterwards.random:
             found = _with_hidden_randomness(found)
         record = DefenseRecord(
             **key.model_dump(),
@@ -186,7 +186,7 @@ class Evaluation:
             training=loaded.training,
             probe=found,
             timing=before.timing if before and before.key == key else None,
-            again=before.again if before and before.key == key else None,
+            afterwards=before.afterwards if before and before.key == key else None,
             provenance=provenance.finish(clock, self.device),
         )
         setting = Setting(
@@ -249,7 +249,7 @@ class Evaluation:
         opened = []
         for one in self._opened:
             record = self._records.get(one.name, one.record)
-            if record.again and record.again.random and not one.setting.randomized:
+            if record.afterwards and record.afterwards.random and not one.setting.randomized:
                 record = record.model_copy(update={"probe": _with_hidden_randomness(record.probe)})
                 one = replace(one, setting=replace(one.setting, randomized=True), record=record)
             opened.append(one)
@@ -297,8 +297,8 @@ class Evaluation:
             defense = (plan.galleries | plan.timings)[name].name
             made = {"timing": outcome.value}
             if name in plan.galleries:
-                entries, images, again = outcome.value
-                made = {"gallery": entries} if again is None else {"gallery": entries, "again": again}
+                entries, images, afterwards = outcome.value
+                made = {"gallery": entries} if afterwards is None else {"gallery": entries, "afterwards": afterwards}
                 if images is not None:
                     path = self.store.defense_folder(defense) / "gallery.safetensors"
                     self._write(partial(write_atomically, path, images))

@@ -15,7 +15,7 @@ from typing import Any
 from bench.data.splits import Data, data_digest
 from bench.engines.graph import Job
 from bench.engines.supply import Supply
-from bench.running.again import finish, found_by_attacks
+from bench.running.afterwards import finish, found_by_attacks
 from bench.running.cell import Setting, prepare, run_shard
 from bench.running.costs import Basis, Costs, Expected
 from bench.running.describe import attack_record
@@ -318,7 +318,7 @@ def _add_finishing(plan: Plan, store: Store, suite: SuiteRecord) -> None:
         plan.galleries[name] = one
         chosen = Supply(f"examples shown of {defense}", partial(choose, store.root, suite, one.record))
         found = None
-        if shards[defense] or one.record.again is None:
+        if shards[defense] or one.record.afterwards is None:
             found = Supply(f"inputs found for {defense}", partial(found_by_attacks, store.root, suite, one.record))
         plan.jobs.append(
             Job(

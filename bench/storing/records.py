@@ -296,7 +296,7 @@ class Probe(Record):
     validation_examples: int = Field(description="clean examples the threshold was set on")
 
 
-class Again(Record):
+class Afterwards(Record):
     """What a defense said of adversarial inputs when it was asked once more after the attacks."""
 
     points: int = Field(description="adversarial inputs of all attacks that it was asked about")
@@ -358,7 +358,7 @@ class DefenseRecord(Record):
     probe: Probe
     timing: Timing | None = None
     gallery: list[GalleryEntry] = Field(default=[])
-    again: Again | None = Field(default=None, description="asked once more about what attacks found")
+    afterwards: Afterwards | None = Field(default=None, description="asked once more about what attacks found")
     provenance: Provenance
 
     @property

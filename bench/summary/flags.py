@@ -28,7 +28,7 @@ MEMORISED, MEMORISED_ERRORS = 0.15, 3.5
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     """All flags of a defense, most serious first."""
-    found = [*_incomplete(attacks, complete), *_chance(results), *_probe(results), *_again(results)]
+    found = [*_incomplete(attacks, complete), *_chance(results), *_probe(results), *_afterwards(results)]
     found += _masked(results, attacks)
     found += [*_orderings(results), *_unbounded(results, attacks), *_refused(attacks)]
     return sorted(found, key=lambda flag: flag.kind != "warning")
@@ -137,24 +137,24 @@ def _more(one: int, of_one: int, other: int, of_other: int) -> bool:
 
 
 
-def _again(results: DefenseResults) -> list[Flag]:
+def _afterwards(results: DefenseResults) -> list[Flag]:
     """What showed itself when it was asked once more about the inputs that attacks had found."""
-    probe, again = results.record.probe, results.record.again
-    if again is None:
+    probe, after = results.record.probe, results.record.afterwards
+    if after is None:
         return []
     flags = []
-    if again.random and not probe.randomized:
+    if after.random and not probe.randomized:
         text = (
             "Two passes of inputs that attacks found differ, and the defense does not declare it: each was judged on a "
             "single draw. The next run of bench evaluate judges it over draws."
         )
         flags.append(Flag("hidden-randomness", "hidden randomness", text))
-    if again.batch_dependent and not probe.batch_dependent:
+    if after.batch_dependent and not probe.batch_dependent:
         text = "The answer to inputs that attacks found changes with the other inputs of their batch."
         flags.append(Flag("batch-dependent", "batch-dependent", text))
-    if again.differing and not again.random:
+    if after.differing and not after.random:
         text = (
-            f"Asked once more, after the attacks, {again.differing} of {again.points} inputs that they found are "
+            f"Asked once more, after the attacks, {after.differing} of {after.points} inputs that they found are "
             "answered otherwise than before the judge."
         )
         flags.append(Flag("inconsistent", "inconsistent", text))

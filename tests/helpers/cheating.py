@@ -1,15 +1,20 @@
 """What the cheats of ``tests/cheats`` get out of an evaluation.
 
-Each is a plugin file around the same undefended network, whose docstring says how it cheats.
+Each is a plugin file around the same undefended network, whose docstring says how it cheats. ``make cheats`` writes
+docs/cheats.md from here.
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from bench.summary.summarise import summarise
 
@@ -109,6 +114,64 @@ def _found(results: Path, name: str, said: str) -> Found:
     return Found(None, None, refused=lines[0] if lines else "")
 
 
-def temporary() -> tempfile.TemporaryDirectory[str]:
-    """A folder to measure in."""
-    return tempfile.TemporaryDirectory(prefix="cheats-")
+def in_a_process(arguments: Sequence[str]) -> str:
+    """Run ``bench`` in a process of its own; what it said on the standard error."""
+    command = [sys.executable, "-c", "from bench.cli.main import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+def page(found: dict[str, dict[str, Found]]) -> str:
+    """The page of all cheats.
+
+    Args:
+        found: by the level of isolation, what each cheat and the honest network got there.
+    """
+    levels = list(found)
+    rows = [
+        [f"`{name}`", CHEATS[name], *(_cell(found[level][name], found[level][HONEST]) for level in levels)]
+        for name in CHEATS
+    ]
+    honest = ", ".join(f"{level} {100 * (found[level][HONEST].worst or 0):.0f} %" for level in levels)
+    table = pd.DataFrame(rows, columns=["Cheat", "How it cheats", *levels]).to_markdown(index=False, tablefmt="github")
+    return _PAGE.format(honest=honest, count=len(CHEATS), levels=", ".join(levels), table=table)
+
+
+def _cell(got: Found, honest: Found) -> str:
+    if got.worst is None:
+        return f"refused: {got.refused.removeprefix('error: ')}"
+    flags = ", ".join(f"`{flag}`" for flag in got.warnings)
+    text = f"{100 * got.worst:.0f} %" + (f", {flags}" if flags else "")
+    return text if got.ends_well(honest) else f"**{text}**"
+
+
+_PAGE = """# Cheats
+
+Written by `make cheats`, which evaluates every plugin of `tests/cheats/plugins` at every level of isolation that the
+machine has. Here these are: {levels}. At the level `none` a defense lives in the process of its judge.
+
+All {count} are built around one undefended network, of which the attacks of this small suite leave: {honest}. A cell
+has what they leave of the cheat (its worst case on 32 digits, linf 0.2) and the warnings that the number carries, or
+the line with which the plugin was refused. **Bold** is what nobody would notice: more than {allowed:.0f} points above
+the network underneath, without a warning. A flag is explained in
+[how numbers are computed](how-numbers-are-computed.md#flags).
+
+{table}
+""".replace("{allowed:.0f}", f"{100 * ALLOWED:.0f}")
+
+
+def main(levels: Sequence[str]) -> None:
+    """Print the page."""
+    found = {}
+    for level in levels:
+        with tempfile.TemporaryDirectory(prefix="cheats-") as folder:
+            found[level] = measure(in_a_process, Path(folder), options=options_of(level))
+    print(page(found), end="")
+
+
+def options_of(level: str) -> list[str]:
+    """What makes ``bench evaluate`` isolate a defense at a level."""
+    return [] if level == "none" else ["--isolation", level]
+
+
+if __name__ == "__main__":
+    main(["none"])

@@ -8,7 +8,7 @@ import pytest
 from small_bench import Bench
 from stand_ins import HERE
 
-from bench.storing.records import Again, DefenseRecord
+from bench.storing.records import Afterwards, DefenseRecord
 
 #: Behaves otherwise at one mark alone, which only the attack beside it sets.
 PLUGIN = f"""
@@ -66,13 +66,13 @@ def flags(bench: Bench) -> list[str]:
 
 def test_an_honest_defense_answers_as_before(bench: Bench) -> None:
     record = evaluated(bench, "Plain")
-    assert record.again == Again(points=12, random=False, batch_dependent=False, differing=0)
+    assert record.afterwards == Afterwards(points=12, random=False, batch_dependent=False, differing=0)
     assert flags(bench) == []
 
 
 def test_randomness_at_the_attacks_points_alone_is_judged_over_draws(bench: Bench) -> None:
     record = evaluated(bench, "Lucky")
-    assert record.again is not None and record.again.random
+    assert record.afterwards is not None and record.afterwards.random
     assert record.probe.random_at == ["inputs that attacks found"]
     assert flags(bench) == ["hidden-randomness"]
     shards = bench.cell("marking", "marked.Lucky")
@@ -80,18 +80,18 @@ def test_randomness_at_the_attacks_points_alone_is_judged_over_draws(bench: Benc
     # One draw of ten classes would have let some rows survive as a whole: none does over several.
     assert all(0 < sum(row.report_robust for row in shard.rows) < 4 * shard.draws_report for shard in shards)
     again = evaluated(bench, "Lucky")  # nothing is left to be run
-    assert again.probe == record.probe and again.again == record.again
+    assert again.probe == record.probe and again.afterwards == record.afterwards
 
 
 def test_another_answer_and_dependence_on_the_batch_at_the_attacks_points_are_flagged(bench: Bench) -> None:
     record = evaluated(bench, "Crowded")
-    assert record.again is not None
-    assert record.again.batch_dependent and not record.again.random and record.again.differing > 6
+    assert record.afterwards is not None
+    assert record.afterwards.batch_dependent and not record.afterwards.random and record.afterwards.differing > 6
     assert not record.probe.batch_dependent
     assert flags(bench) == ["batch-dependent", "inconsistent"]
 
 
 def test_results_of_before_have_nothing_to_say(bench: Bench) -> None:
     record = evaluated(bench, "Crowded")
-    bench.store.write_defense(record.model_copy(update={"again": None}))
+    bench.store.write_defense(record.model_copy(update={"afterwards": None}))
     assert flags(bench) == []

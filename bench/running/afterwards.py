@@ -20,7 +20,7 @@ from bench.judging.behaviour import Answers, depends_on_batch, is_random, undeci
 from bench.running.cell import Setting, open_context
 from bench.running.gallery import Chosen, gallery_of
 from bench.storing.current import current_headers
-from bench.storing.records import Again, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
+from bench.storing.records import Afterwards, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
 from bench.storing.store import Store, read_record
 
 #: Adversarial inputs that are asked about again, and passes that are compared.
@@ -63,13 +63,13 @@ def found_by_attacks(results: Path, suite: SuiteRecord, defense: DefenseRecord) 
 
 
 @torch.no_grad()
-def asked_again(setting: Setting, found: Found) -> Again | None:
+def asked_afterwards(setting: Setting, found: Found) -> Afterwards | None:
     """What a defense says now; None where no attack has found anything."""
     if not found.x_adv:
         return None
     defense = open_context(setting).defense
     x = torch.stack(found.x_adv).float().to(setting.torch_device)
-    with seeded(setting.suite.seed, "again"):
+    with seeded(setting.suite.seed, "afterwards"):
         # From the last to the first, all attacks' in one batch: another order and other company than before.
         now = Answers.of(defense, x.flip(0))
         random = is_random(defense, x, PASSES)
@@ -79,12 +79,12 @@ def asked_again(setting: Setting, found: Found) -> Again | None:
         right = now.logits.argmax(1).cpu() == torch.tensor(found.labels).flip(0)
         told = torch.tensor(found.right).flip(0)
         differing = int(((right != told) & ~undecided(now.logits).cpu()).sum())
-    return Again(points=len(x), random=random, batch_dependent=batch, differing=differing)
+    return Afterwards(points=len(x), random=random, batch_dependent=batch, differing=differing)
 
 
 def finish(
     setting: Setting, chosen: Supply[Chosen], found: Supply[Found] | None
-) -> tuple[Sequence[GalleryEntry], bytes | None, Again | None]:
+) -> tuple[Sequence[GalleryEntry], bytes | None, Afterwards | None]:
     """What is made of a defense once its attacks have ended: its gallery, and what it says of their points now."""
-    again = None if found is None else asked_again(setting, found.take())
-    return *gallery_of(setting, chosen), again
+    afterwards = None if found is None else asked_afterwards(setting, found.take())
+    return *gallery_of(setting, chosen), afterwards
