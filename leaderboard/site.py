@@ -25,6 +25,7 @@ from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
 from bench.storing.submitted import acceptance
+from bench.storing.verified import verification
 from bench.studies.input_gradients import record as input_gradients
 from bench.studies.losses import record as losses_record
 from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
@@ -228,6 +229,7 @@ def _write_suite(
         study = _losses(store, defense)
         shown: dict[str, Any] = {"studies": studies, "gradients": gradients, "maps": maps, "losses": study}
         shown["acceptance"] = acceptance(store, defense.record.name)
+        shown["verified"] = verification(store, defense.record.key)
         page("defense.html", path, defense=defense, gallery=gallery, **shown)
         if study is not None:
             circles = losses.write_maps(study, root, images)

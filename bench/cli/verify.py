@@ -16,7 +16,7 @@ from bench.cli.options import (
     suite_option,
 )
 from bench.cli.scene import example, pick_device
-from bench.contracts.errors import one_line
+from bench.contracts.errors import InputError, one_line
 
 
 @click.command(epilog=example("bench verify --suite digits --results results --defense ours"))
@@ -28,6 +28,7 @@ from bench.contracts.errors import one_line
 @click.option("--data", "data_reference", help="Where the images are here, if the recorded folder is not.")
 @data_root_option
 @checkpoints_option
+@click.option("--record", is_flag=True, help="Keep what is found beside the results: the site says it.")
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],
@@ -37,19 +38,36 @@ def verify(
     data_reference: str | None,
     data_root: Path | None,
     checkpoints: Path | None,
+    record: bool,
 ) -> int:
-    """Judge stored adversarial inputs again and compare with the stored rows."""
+    """Judge stored adversarial inputs again and compare with the stored rows.
+
+    Each is judged once more as a file would hold it, rounded to 8 bits or to the data's grey levels inside the ball.
+    """
     import torch
 
+    from bench.storing import provenance
+    from bench.storing.lock import writing
+    from bench.storing.store import open_suite
+    from bench.upkeep.verified import keep
     from bench.upkeep.verify import Places
     from bench.upkeep.verify import verify as judge_again
 
+    if record and attacks:
+        raise InputError(f"--record: keeps what all attacks say, so --attack {attacks[0]} cannot be given with it")
     torch.set_num_threads(1)
-    where = Places(data_reference, data_root, checkpoints)
-    confirmed = True
-    for verdict in judge_again(results, suite_name, defenses, pick_device(device), where, attacks):
+    where, chosen = Places(data_reference, data_root, checkpoints), pick_device(device)
+    clock, verdicts = provenance.start(), []
+    for verdict in judge_again(results, suite_name, defenses, chosen, where, attacks):
         remark = "; ".join(text for text in (verdict.problem, verdict.note) if text)
         line = f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ"
+        if (rounding := verdict.rounding).rows:
+            moved = f"{rounding.survive} survive, {rounding.fall} fall"
+            line += f"; rounded to grey levels {rounding.changed} change ({moved})"
         click.echo(one_line(f"{line} ({remark})" if remark else line))
-        confirmed &= verdict.confirmed
-    return 0 if confirmed else 1
+        verdicts.append(verdict)
+    if record:
+        store, suite = open_suite(results, suite_name)
+        with writing(store.folder, provenance.command_line()):
+            keep(store, suite, verdicts, clock, chosen)
+    return 0 if all(verdict.confirmed for verdict in verdicts) else 1

@@ -38,6 +38,7 @@ from bench.submissions.suite_key import suite_differences, suite_key
 from bench.suites.config import Config, Suite
 from bench.summary.results import DefenseResults
 from bench.upkeep.points import Points
+from bench.upkeep.verified import keep as keep_verdicts
 from bench.upkeep.verify import Places, verify
 
 
@@ -231,14 +232,16 @@ def _settle(made: Store, name: str, reference: str) -> None:
 
 def _verify(results: Path, here: Ground, spec: DefenseSpec, rows: int, asked: Acceptance) -> None:
     where = Places(here.suite.data, asked.data_root, spec.checkpoints, {spec.name: spec})
-    judged = 0
+    judged, verdicts, clock = 0, [], provenance.start(asked.command)
     for verdict in verify(results, here.suite.name, (spec.name,), asked.device, where):
         if not verdict.confirmed:
             why = verdict.problem or f"{verdict.different} of {verdict.rows} rows differ when they are judged again"
             raise InputError(f"bundle rows of {verdict.attack}: {why}")
         judged += verdict.rows
+        verdicts.append(verdict)
     if judged != rows:
         raise InputError(f"bundle: {judged} of {rows} rows can be judged again")
+    keep_verdicts(Store(results, here.suite.name), here.record, verdicts, clock, asked.device)
 
 
 def _keep_fallen(

@@ -22,11 +22,12 @@ from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.found import FOUND, FoundRecord, found_files, found_key, read_found_images
-from bench.storing.keys import differences
+from bench.storing.keys import DefenseKey, differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
 from bench.storing.submitted import submitted_spec
 from bench.upkeep.points import Points, judge_points
+from bench.upkeep.rounding import Rounding, rounded
 
 #: The columns of a row that the judge decides.
 JUDGED = (
@@ -66,6 +67,8 @@ class Verdict:
         rows: compared, those whose input is stored; different: of these, how many came out differently.
         problem: what kept it from being judged again as a whole.
         note: what may explain a difference.
+        rounding: what becomes of the rows when x_adv is rounded to whole grey levels.
+        key: of the defense as it is stored, where its record could be read.
     """
 
     defense: str
@@ -74,6 +77,8 @@ class Verdict:
     different: int
     problem: str = ""
     note: str = ""
+    rounding: Rounding = field(default_factory=Rounding)
+    key: DefenseKey | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -132,9 +137,9 @@ def verify(
                 continue
             verdict = _cell(store, suite, record, attack, loaded.defense, data, device)
             if verdict.rows or verdict.problem:
-                yield replace(verdict, note=note)
+                yield replace(verdict, note=note, key=record.key)
         if (not attacks or FOUND in attacks) and found_files(store, record.name):
-            yield replace(_found(store, suite, record, loaded.defense, data, device), note=note)
+            yield replace(_found(store, suite, record, loaded.defense, data, device), note=note, key=record.key)
 
 
 def _agree(old: Row, new: Row) -> bool:
@@ -191,7 +196,7 @@ def _cell(
     position = {example: i for i, example in enumerate(split.ids)}
     name = CLEAN if attack is None else attack.name
     key = suite.cell_key(record, attack, torch="", device="")
-    rows = different = 0
+    rows, different, rounding = 0, 0, Rounding()
     for number in store.shards(record.name, name):
         try:
             shard = store.shard(record.name, name, number)
@@ -217,7 +222,13 @@ def _cell(
             return Verdict(record.name, name, rows, different, f"shard {number}: other classes to reach than recorded")
         for old, new in ((shard.rows[row], again[row]) for row in kept):
             different += not _agree(old, new)
-    return Verdict(record.name, name, rows, different)
+        eps = suite.eps if attack is None else attack.eps
+        ball = Lp(suite.norm, eps, suite.low, suite.high)  # type: ignore[arg-type]
+        on_levels = None if attack is None else rounded(x_adv, x, data.info.input, ball)
+        if on_levels is not None:
+            files = _judge(suite, record, shard, defense, x, y, on_levels, towards)
+            rounding = rounding.of((again[row], files[row]) for row in kept)
+    return Verdict(record.name, name, rows, different, rounding=rounding)
 
 
 def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Tensor, list[int]]:

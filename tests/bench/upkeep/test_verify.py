@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stand_ins import Ended, plugin, run_bench, write_config
+from stand_ins import Ended, Means, plugin, run_bench, write_config
 
 from bench.storing.store import Store
 
@@ -109,3 +109,52 @@ def test_a_suite_without_results_is_an_error(tmp_path: Path) -> None:
     ended = verify(tmp_path)
     assert ended.code == 2
     assert ended.err.startswith("error: no results of suite 'tiny'") and len(ended.err.splitlines()) == 1
+
+
+# -- rounded to grey levels -------------------------------------------------------------------------------------
+
+
+def test_inputs_are_judged_as_files_would_hold_them(results: Path) -> None:
+    """Full steps of 0.2 lie between the digits' 17 levels, which the ball holds up to 3/16."""
+    from bench.contracts.inputs import InputSpec
+    from bench.contracts.threat import Lp
+    from bench.data.load import load_data
+    from bench.upkeep.rounding import rounded
+
+    data = load_data("digits")
+    store = Store(results, "tiny")
+    survive = fall = 0
+    for number in store.shards("stand_ins.Means", "step"):
+        shard = store.shard("stand_ins.Means", "step", number)
+        assert shard is not None
+        x = data.test.x[shard.start : shard.stop]
+        x_adv = rounded(store.x_adv(shard), x, InputSpec((1, 8, 8), levels=17), Lp("linf", 0.2))
+        assert x_adv is not None and (16 * x_adv - (16 * x_adv).round()).abs().max() < 1e-4
+        assert (x_adv - x).abs().max() <= 0.2
+        guess = Means(data.info)(x_adv).argmax(1)
+        for row, predicted in zip(shard.rows, guess.tolist(), strict=True):
+            survive += predicted == row.label and not row.report_robust
+            fall += predicted != row.label and bool(row.report_robust)
+    said = line(verify(results), "stand_ins.Means × step")
+    assert f"rounded to grey levels {survive + fall} change ({survive} survive, {fall} fall)" in said
+
+
+def test_the_unattacked_input_is_not_rounded(results: Path) -> None:
+    assert "rounded" not in line(verify(results), "stand_ins.Means × clean")
+
+
+def test_what_was_found_is_kept_when_asked_for(results: Path, tmp_path: Path) -> None:
+    path = results / "tiny" / "stand_ins.Means" / "verified.json"
+    assert verify(results).code == 0 and not path.exists()
+    assert verify(results, "--record").code == 0
+    record = json.loads(path.read_text())
+    assert (record["judged"], record["different"], record["rounded"], record["levels"]) == (36, 0, 24, 17)
+    assert run_bench("leaderboard", "--results", results, "--out", tmp_path / "site").code == 0
+    page = (tmp_path / "site" / "tiny" / "defenses" / "stand_ins.Means.html").read_text()
+    assert "Rounded to 17 grey levels" in page and "of 24 adversarial inputs" in page
+
+
+def test_a_part_is_not_kept(results: Path) -> None:
+    ended = verify(results, "--record", "--attack", "step")
+    assert ended.code == 2 and "--record" in ended.err and len(ended.err.splitlines()) == 1
+    assert not list(results.rglob("verified.json"))
