@@ -70,8 +70,10 @@ def norm_of(name: str) -> str:
     return "linf" if "linf" in norms else norms[0]
 
 
-#: All attacks in all their norms.
-CASES = [(name, norm) for name, spec in sorted(specs().items()) for norm in spec.norms]
+#: Attacks on piecewise linear networks, which :class:`Toy` is not: their own tests show the same.
+PIECEWISE = {"region"}
+#: All other attacks in all their norms.
+CASES = [(name, norm) for name, spec in sorted(specs().items()) for norm in spec.norms if name not in PIECEWISE]
 
 
 def formula(*shape: int, seed: float = 1.0) -> Tensor:
