@@ -16,6 +16,7 @@ from bench.judging.behaviour import check_size, depends_on_batch, is_random
 from bench.judging.elsewhere import behaviour
 from bench.judging.memory import memory
 from bench.judging.places import CLEAN_PLACE, margin_gradient
+from bench.judging.precision import precision_lost
 from bench.storing.records import Probe
 
 #: Clean inputs that are looked at.
@@ -161,6 +162,8 @@ def probe(
         distance = transform_distance(defense, x, defense.randomized)
         clean_batch = not clean_random and depends_on_batch(defense, x)
         unseen = slice(EXAMPLES, 2 * EXAMPLES) if len(data.samples) > EXAMPLES else slice(EXAMPLES)
+        around = torch.cat([x, threat.sample(x, generator("probe", "precision", seed))])
+        lost = precision_lost(defense, around, y.repeat(2), seed, "probe", "precision")
         elsewhere = behaviour(defense, data, unseen, threat, seed, clean_random or defense.randomized)
         known = None
         if attacked is not None:
@@ -176,6 +179,7 @@ def probe(
             gradient=state,  # type: ignore[arg-type]
             zero_gradient_share=zeros,
             slopes=elsewhere.slopes,
+            precision_lost=lost,
             batch_dependent=bool(batch_at),
             batch_dependent_at=batch_at,
             stateful=elsewhere.past,

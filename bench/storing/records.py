@@ -284,6 +284,9 @@ class Probe(Record):
     stateful: bool | None = Field(default=None, description="answers change with what was asked before; None: unknown")
     mode_dependent: bool | None = Field(default=None, description="logits differ where a gradient is asked for")
     slopes: Slopes | None = Field(default=None, description="whether the gradient is that of the logits")
+    precision_lost: float | None = Field(
+        default=None, description="share of probed points where cross-entropy's gradient underflows; None: unknown"
+    )
     memory: Memory | None = Field(default=None, description="whether the suite's inputs are known to it")
     approximations: list[str] = Field(description="declared differentiable stand-ins for the transform")
     transforms: bool = Field(description="whether the transform changes its input")

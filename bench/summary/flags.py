@@ -19,6 +19,8 @@ BEATS, BEATS_RANDOMIZED = 0.002, 0.01
 OVERRATED = 0.10
 #: How far above chance an unbounded attack may leave a defense.
 ABOVE_CHANCE = 0.05
+#: Share of the probed points at which cross-entropy's gradient may be lost in float32.
+PRECISION = 0.01
 #: Below which a difference along the gradient, as a share of what it says, and a correlation of differences along
 #: random directions with what it says, are none. (Of the defenses shipped here BaRT has the lowest, 0.28 and 0.22.)
 SLOPE_ALONG, SLOPE_ACROSS = 0.1, 0.15
@@ -78,6 +80,13 @@ def _probe(results: DefenseResults) -> list[Flag]:
         flags.append(Flag("zero-gradient", "zero gradient", text))
     elif probe.gradient == "nonfinite":
         flags.append(Flag("nonfinite-gradient", "NaN gradient", "Gradients contain NaN or infinite entries."))
+    if probe.precision_lost is not None and probe.precision_lost > PRECISION:
+        text = (
+            f"At {100 * probe.precision_lost:.0f} % of the probed points the gradient of cross-entropy is exactly zero "
+            "or points elsewhere, since the softmax saturates in float32: in float64, or with smaller logits, an "
+            "attack by that loss gives another result. Losses of logits (margin, log odds) are not concerned."
+        )
+        flags.append(Flag("precision", "precision", text))
     if probe.batch_dependent:
         where = f" (seen at: {', '.join(probe.batch_dependent_at)})" if probe.batch_dependent_at else ""
         text = f"The answer to an input changes with the other inputs of its batch{where}."

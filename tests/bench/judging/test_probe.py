@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_nothing_to_find_about_a_plain_network() -> None:
         stateful=False,
         mode_dependent=False,
         slopes=found.slopes,
+        precision_lost=found.precision_lost,
         outputs_are_probabilities=False,
         gradient="ok",
         zero_gradient_share=0.0,
@@ -62,6 +64,23 @@ def test_nothing_to_find_about_a_plain_network() -> None:
         threshold=None,
         validation_examples=len(DATA.validation),
     )
+
+
+@pytest.mark.parametrize(("scale", "lost"), [(0.05, False), (5.0, True)])
+def test_a_gradient_that_only_float64_can_hold_is_found(scale: float, lost: bool) -> None:
+    """The same points have one in double precision, so that the classifier itself is not what is flat."""
+    defense = ready(means(lambda self, x: scale * self.classifier(x)))
+    x, y = DATA.samples.take(64).x, DATA.samples.take(64).y
+
+    def zeros(model: Defense, at: Tensor) -> int:
+        at = at.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at)
+        return int((grad == 0).flatten(1).all(1).sum())
+
+    assert (zeros(defense, x) > 0) == lost
+    found = probed(defense).precision_lost
+    assert found is not None and (found > 0.05 if lost else found == 0)
+    assert zeros(copy.deepcopy(defense).double(), x.double()) == 0
 
 
 def test_randomness_is_measured_whether_or_not_it_is_declared() -> None:

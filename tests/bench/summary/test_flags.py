@@ -64,6 +64,7 @@ def test_nothing_to_say_about_a_sound_result(tmp_path: Path) -> None:
         ({"gradient": "zero", "zero_gradient_share": 0.25}, "zero-gradient", "warning"),
         ({"gradient": "nonfinite"}, "nonfinite-gradient", "warning"),
         ({"batch_dependent": True}, "batch-dependent", "warning"),
+        ({"precision_lost": 0.02}, "precision", "warning"),
         ({"stateful": True}, "stateful", "warning"),
         ({"mode_dependent": True}, "gradient-of-something-else", "warning"),
         ({"slopes": Slopes(points=32, along=0.02, across=0.9)}, "gradient-of-something-else", "warning"),
@@ -84,6 +85,8 @@ def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], 
     [
         {"stateful": None, "slopes": None, "memory": None, "mode_dependent": None, "random_at": None},  # of before
         {"stateful": False, "slopes": Slopes(points=32, along=0.28, across=0.22), "memory": memory()},
+        {"precision_lost": 0.01},
+        {"precision_lost": None},
         {"memory": memory(moved=29, fresh_moved=20)},  # 2 standard errors
         {"memory": memory(moved=20, fresh_moved=40, fresh_clean=64)},  # fresh ones are easier
     ],
