@@ -52,10 +52,10 @@ def region(
     x: Tensor,
     y: Tensor,
     *,
-    rounds: Annotated[int, Ge(0)] = 30,
+    rounds: Annotated[int, Ge(0)] = 200,
     beam: Annotated[int, Ge(1)] = 6,
     targets: Annotated[int, Ge(1)] = 9,
-    seconds: Annotated[float, Gt(0)] = 60.0,
+    seconds: Annotated[float, Gt(0)] = 500.0,
 ) -> Tensor:
     """Local search among the linear pieces of a network, from where ``cascade`` has ended.
 
@@ -78,7 +78,7 @@ def region(
     Args:
         target: gradient knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
-        rounds: of (2) and (3), per example.
+        rounds: of (2) and (3), per example; one takes about a second on networks of some thousand units.
         beam: points kept.
         targets: classes of (1), those ranked highest at x.
         seconds: of processor time that an example may take after ``cascade``.

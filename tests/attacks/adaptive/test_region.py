@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import itertools
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fingerprints import complaint, numbers
@@ -90,6 +92,26 @@ def test_a_linear_network_is_one_piece(n: int) -> None:
     assert_feasible(target, case.x, x_adv)
     assert case.fooled(x_adv).all()
     assert not case.fooled(region(case.target(0.98, "gradient"), case.x, case.y, rounds=2)).any()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
+    """A small CNN, adversarially trained on digits of 28 by 28 pixels, and images near the radius at which they fall."""
+    stored = np.load(Path(__file__).parent / "hard_instances.npz")
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).requires_grad_(False).double()  # fmt: skip
+    for place, parameter in enumerate(model.parameters()):
+        parameter.copy_(torch.from_numpy(stored[f"p{place}"]))
+    x = torch.from_numpy(stored["x"][number : number + 1]).double() / 255
+    y, eps = torch.from_numpy(stored["y"][number : number + 1]), float(stored["eps"][number])
+    defense = _defense(model, (1, 28, 28), 10)
+    assert model(cascade(_target(defense, 1, eps), x, y)).argmax(1) == y
+    target = _target(defense, 1, eps)
+    x_adv = region(target, x, y, rounds=20)
+    assert_feasible(target, x, x_adv)
+    assert model(x_adv).argmax(1) != y
 
 
 class Images(nn.Module):
