@@ -96,7 +96,7 @@ def test_a_linear_network_is_one_piece(n: int) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
-    """A small CNN, adversarially trained on digits of 28 by 28 pixels, and images near the radius at which they fall."""
+    """A small CNN, adversarially trained on digits of 28 by 28 pixels; the radius is near that at which they fall."""
     stored = np.load(Path(__file__).parent / "hard_instances.npz")
     model = nn.Sequential(
         nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
