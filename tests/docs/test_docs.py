@@ -180,6 +180,15 @@ def test_submit_an_attack_can_be_followed(folder: Path, monkeypatch: pytest.Monk
     follow(PAGES["submit-an-attack.md"], folder, monkeypatch)
 
 
+def test_a_submission_can_be_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_examples("submit-a-defense.md", folder)
+    follow(PAGES["submissions.md"], folder, monkeypatch)
+    (mine,) = summarise(Path("accepted"), "demo").defenses
+    assert mine.complete
+    assert "A. Author" in Path("site/demo/defenses/mine.Dither.html").read_text()
+    assert Path("harder/images.safetensors").is_file()
+
+
 def test_the_documented_attacks_run_in_their_suite(folder: Path) -> None:
     if not list((REPOSITORY / "defenses/checkpoints/none").glob("digits-*.safetensors")):
         pytest.skip("the checkpoint of the undefended model is not there (bench train --defense none --suite demo)")
