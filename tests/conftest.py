@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+# Plugins of the tests run in the tests' own process, but where isolation is what is tested: it starts processes.
+os.environ.setdefault("BENCH_ISOLATION", "none")
 
 
 @pytest.fixture(autouse=True)

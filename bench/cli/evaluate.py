@@ -8,7 +8,14 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.options import attack_options, defense_options, json_option, quiet_option, results_option
+from bench.cli.options import (
+    attack_options,
+    defense_options,
+    isolation_option,
+    json_option,
+    quiet_option,
+    results_option,
+)
 from bench.cli.scene import Scene, example, in_a_scene, with_changes
 from bench.contracts.errors import one_line
 
@@ -26,6 +33,7 @@ _LONG = 10
 @results_option
 @json_option
 @quiet_option
+@isolation_option
 @on_an_engine
 @with_changes
 @in_a_scene
@@ -39,6 +47,7 @@ def evaluate(
     results: Path,
     as_json: bool,
     quiet: bool,
+    isolation: str,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
@@ -60,6 +69,7 @@ def evaluate(
         device=scene.device,
         data_root=scene.data_root,
         command=provenance.command_line(),
+        isolation=isolation,
     )
     if not dry_run:
         check_unlocked(Store(results, scene.suite.name).folder)  # before the defenses are loaded

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.contracts.isolation import ASKED
+
 if TYPE_CHECKING:
     from bench.suites.config import Suite
 
@@ -57,4 +59,12 @@ config_option = click.option("--config", type=PATH, help="Another bench.yaml.")
 data_root_option = click.option("--data-root", type=PATH, help="Where downloaded data sets are kept.")
 checkpoints_option = click.option("--checkpoints", type=PATH, help="Folder of checkpoints [default: beside the code].")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+isolation_option = click.option(
+    "--isolation",
+    type=click.Choice(ASKED),
+    default="auto",
+    show_default=True,
+    envvar="BENCH_ISOLATION",
+    help="How far a defense is kept apart from its judge; auto: code of a third party as far as can be, else none.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes; what went wrong is said.")

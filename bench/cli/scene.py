@@ -71,10 +71,12 @@ class Scene:
         if every and self.suite.study is not None:
             variants = variants_of(self.suite, self.checkpoints)
         elif every:
-            loaded, problems = DEFENSES.load_all()
+            # Code of a third party is not imported here; whether it can be shows when it is opened.
+            loaded, problems = DEFENSES.load_all(DEFENSES.built_in())
             for problem in problems:
                 click.echo(f"skipped: {problem}", err=True)
-            names += loaded
+            shipped = set(DEFENSES.built_in())
+            names += [name for name in DEFENSES.names() if name in loaded or name not in shipped]
         if not names and not variants:
             other = "" if every is None else " or --all"
             raise InputError(f"no defense given; use --defense NAME (bench list defenses){other}")

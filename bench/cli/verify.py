@@ -12,6 +12,7 @@ from bench.cli.options import (
     data_root_option,
     defense_options,
     device_option,
+    isolation_option,
     results_option,
     suite_option,
 )
@@ -29,6 +30,7 @@ from bench.contracts.errors import InputError, one_line
 @data_root_option
 @checkpoints_option
 @click.option("--record", is_flag=True, help="Keep what is found beside the results: the site says it.")
+@isolation_option
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],
@@ -39,6 +41,7 @@ def verify(
     data_root: Path | None,
     checkpoints: Path | None,
     record: bool,
+    isolation: str,
 ) -> int:
     """Judge stored adversarial inputs again and compare with the stored rows.
 
@@ -58,7 +61,7 @@ def verify(
     torch.set_num_threads(1)
     where, chosen = Places(data_reference, data_root, checkpoints), pick_device(device)
     clock, verdicts = provenance.start(), []
-    for verdict in judge_again(results, suite_name, defenses, chosen, where, attacks):
+    for verdict in judge_again(results, suite_name, defenses, chosen, where, attacks, isolation):
         remark = "; ".join(text for text in (verdict.problem, verdict.note) if text)
         line = f"{verdict.defense} × {verdict.attack}: {verdict.different} of {verdict.rows} rows differ"
         if (rounding := verdict.rounding).rows:

@@ -253,6 +253,23 @@ def freeze(module: M) -> M:
     return module.eval().requires_grad_(False)
 
 
+def ready(defense: Defense) -> Defense:
+    """Put a defense in evaluation mode for good, without guessing what the author of a bare model meant.
+
+    Raises:
+        InputError: when a bare model comes in training mode, or a defense refuses to leave it.
+    """
+    for part in defense.modules():  # the whole, or what stands behind a detector
+        if isinstance(part, BareModel) and in_training_mode(part.classifier):
+            kind = type(part.classifier).__name__
+            raise InputError(f"model {kind}: is in training mode; call .eval() before returning it")
+    freeze(defense)
+    stuck = in_training_mode(defense)
+    if stuck:
+        raise InputError(f"defense {type(defense).__name__}: {stuck[0] or 'it'} stays in training mode after eval()")
+    return defense
+
+
 __all__ = [
     "Approximation",
     "BareModel",
@@ -267,4 +284,5 @@ __all__ = [
     "count_parameters",
     "freeze",
     "in_training_mode",
+    "ready",
 ]

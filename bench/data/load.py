@@ -84,6 +84,16 @@ def load_data(reference: str, root: Path | None = None, download: bool = False) 
     return _loaded[key]
 
 
+def kept_in(reference: str, root: Path | None = None) -> list[Path]:
+    """The folders and files in which a data set is, or may be, with its labels: what a defense must not see.
+
+    Arguments: see :func:`load_data`.
+    """
+    kind, _, argument = reference.partition(":")
+    local = [Path(argument).expanduser()] if kind in LOCAL and argument else []
+    return [path.resolve() for path in (default_root(), *([root.expanduser()] if root else []), *local)]
+
+
 def is_published(reference: str, name: str) -> Path | None:
     """The folder of a reference whose content is that of the published data set ``name``, else None."""
     kind, _, argument = reference.partition(":")

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from bench.contracts.defense import Approximation, Defense, DefenseSpec, as_logits
+from bench.contracts.defense import Approximation, DefenseSpec, as_logits, ready
 from bench.contracts.errors import TRACEBACK, InputError, in_one_line, raised
 from bench.contracts.seeding import seeded
 from bench.data.chance import CAUSES, Chance
-from bench.data.load import load_data
+from bench.data.load import kept_in, load_data
 from bench.data.splits import Data
+from bench.isolation.opening import Isolation, decide, open_defense
 from bench.judging.behaviour import depends_on_batch, is_random
-from bench.judging.probe import check_contract, gradient_state, ready, why_it_raised, writes_into_input
-from bench.plugins.resolve import LoadedDefense, load_defense
-from bench.storing.digest import state_digest
+from bench.judging.probe import check_contract, gradient_state, why_it_raised, writes_into_input
+from bench.plugins.resolve import LoadedDefense
 from bench.suites.config import Suite
 from bench.suites.fitting import check_fit
 
@@ -37,17 +37,20 @@ class Warn(Exception):
     """Raised by a rule that is broken without making an evaluation impossible; the message says how."""
 
 
-def check_defense(spec: DefenseSpec, suite: Suite, device: str = "cpu", root: Path | None = None) -> Iterator[Finding]:
+def check_defense(
+    spec: DefenseSpec, suite: Suite, device: str = "cpu", root: Path | None = None, isolation: str = "none"
+) -> Iterator[Finding]:
     """Check one defense on the suite's data, rule by rule; stops where going on makes no sense."""
     data = load_data(suite.data, root)
     check_fit(suite, data)
     try:
-        loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
+        apart = decide(spec, isolation, kept_in(suite.data, root))
+        loaded = open_defense(spec, data.info, torch.device(device), suite.training(data), isolation=apart)
     except InputError as error:
         yield Finding("fail", "The defense can be found, built and given its weights.", str(error))
         return
     yield Finding("pass", "The defense can be found, built and given its weights.", _weights(loaded))
-    rules = _Rules(spec, loaded.defense, data, suite, device)
+    rules = _Rules(spec, loaded, data, suite, device, apart)
     for rule in (
         rules.evaluation_mode,
         rules.forward,
@@ -87,8 +90,11 @@ def _apply(rule: Callable[[], str | None]) -> Finding:
 class _Rules:
     """Each method is one rule; its docstring is the sentence shown."""
 
-    def __init__(self, spec: DefenseSpec, defense: Defense, data: Data, suite: Suite, device: str) -> None:
-        self.spec, self.defense, self.data, self.suite, self.device = spec, defense, data, suite, device
+    def __init__(
+        self, spec: DefenseSpec, loaded: LoadedDefense, data: Data, suite: Suite, device: str, isolation: Isolation
+    ) -> None:
+        self.spec, self.data, self.suite, self.device, self.isolation = spec, data, suite, device, isolation
+        self.defense, self.weights = loaded.defense, loaded.weights
         some = data.samples.take(32)
         self.x, self.y = some.x.clone().to(device), some.y.to(device)
         self.box = f"[{data.info.input.low:g}, {data.info.input.high:g}]"
@@ -116,8 +122,9 @@ class _Rules:
     def built_twice(self) -> None:
         """Building it twice gives the same weights, so that every worker attacks the same model."""
         training = self.suite.training(self.data)
-        again = load_defense(self.spec, self.data.info, torch.device(self.device), training).defense
-        if state_digest(again) != state_digest(self.defense):
+        where = torch.device(self.device)
+        again = open_defense(self.spec, self.data.info, where, training, isolation=self.isolation)
+        if again.weights != self.weights:
             raise InputError("weights differ from one build to the next; load them from a file or fix the seed")
 
     def logits(self) -> None:

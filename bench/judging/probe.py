@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import BareModel, Defense, check_logits, freeze, in_training_mode
+from bench.contracts.defense import BareModel, Defense, check_logits
 from bench.contracts.errors import InputError, in_one_line
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.threat import Lp
@@ -23,23 +23,6 @@ from bench.storing.records import Probe
 EXAMPLES = 32
 #: Draws of a randomised transform in each of two means.
 DISTANCE_DRAWS = 16
-
-
-def ready(defense: Defense) -> Defense:
-    """Put a defense in evaluation mode for good, without guessing what the author of a bare model meant.
-
-    Raises:
-        InputError: when a bare model comes in training mode, or a defense refuses to leave it.
-    """
-    for part in defense.modules():  # the whole, or what stands behind a detector
-        if isinstance(part, BareModel) and in_training_mode(part.classifier):
-            kind = type(part.classifier).__name__
-            raise InputError(f"model {kind}: is in training mode; call .eval() before returning it")
-    freeze(defense)
-    stuck = in_training_mode(defense)
-    if stuck:
-        raise InputError(f"defense {type(defense).__name__}: {stuck[0] or 'it'} stays in training mode after eval()")
-    return defense
 
 
 @torch.no_grad()
@@ -135,7 +118,7 @@ def probe(
     batch_size: int,
     attacked: Split | None = None,
 ) -> Probe:
-    """Probe a defense that is ready (see :func:`ready`) on validation data: as they are, and in the ball around them.
+    """Probe a defense that is ready (``bench.contracts.defense``) on validation data, and in the ball around these.
 
     Args:
         attacked: the inputs of the suite, to be compared with fresh ones; None: they are not.

@@ -12,6 +12,7 @@ then the distribution whose name sorts first; :meth:`Registry.duplicates` says s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -82,11 +83,15 @@ class Registry:
         except (Exception, SystemExit) as error:  # whatever a plugin raises while it is imported
             raise import_failed(f"{self.kind} {name!r} ({_describe(point).origin})", error) from error
 
-    def load_all(self) -> tuple[dict[str, object], list[str]]:
-        """Import every plugin; returns those that could be, and one line about each problem met."""
+    def load_all(self, names: Iterable[str] | None = None) -> tuple[dict[str, object], list[str]]:
+        """Import every plugin; returns those that could be, and one line about each problem met.
+
+        Args:
+            names: only these.
+        """
         loaded: dict[str, object] = {}
         problems = self.duplicates()
-        for name in self.names():
+        for name in self.names() if names is None else names:
             try:
                 loaded[name] = self.load(name)
             except PluginError as error:

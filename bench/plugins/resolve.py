@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import BareModel, Defense, DefenseSpec
+from bench.contracts.defense import BareModel, Defense, DefenseSpec, count_parameters
 from bench.contracts.detector import Detector, WithDetector
 from bench.contracts.errors import InputError, did_you_mean, in_one_line
 from bench.contracts.inputs import DataInfo
@@ -23,7 +23,7 @@ from bench.plugins.held import is_held
 from bench.plugins.references import find, resolve
 from bench.plugins.registry import ATTACKS, DEFENSES
 from bench.storing.checkpoints import TrainingSettings, find_checkpoint, load_
-from bench.storing.digest import code_digest, digest
+from bench.storing.digest import code_digest, digest, state_digest
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class LoadedDefense:
         training: the checkpoint's training record.
         version: declared by its class, or of a plugin that declares none a hash of its own files.
         libraries: versions of the libraries that it says it depends on.
+        digest: of its weights, size: how many parameters, where these are not in this process.
     """
 
     defense: Defense
@@ -45,6 +46,18 @@ class LoadedDefense:
     training: dict[str, Any]
     version: int | str
     libraries: dict[str, str]
+    digest: str = ""
+    size: int = -1
+
+    @property
+    def weights(self) -> str:
+        """Digest of parameters and buffers."""
+        return self.digest or state_digest(self.defense)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of scalar parameters."""
+        return count_parameters(self.defense) if self.size < 0 else self.size
 
 
 # -- defenses -----------------------------------------------------------------------------------------------

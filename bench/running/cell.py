@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.attack import PrepareContext
-from bench.contracts.defense import Defense, DefenseSpec, freeze
+from bench.contracts.defense import Defense, DefenseSpec, freeze, ready
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
@@ -22,14 +23,17 @@ from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.engines.admission import DiffersHere
 from bench.engines.supply import Supply
+from bench.isolation.opening import NONE, Isolation, open_defense
+from bench.isolation.remote import RemoteDefense
+from bench.judging.again import in_a_crowd, judge_apart
 from bench.judging.judge import Draws, Judging, judge
-from bench.judging.probe import ready
 from bench.judging.towards import classes_to_reach
-from bench.plugins.resolve import LoadedDefense, attack_version, load_defense
+from bench.plugins.resolve import LoadedDefense, attack_version
+from bench.running.apart import apart
 from bench.running.copies import load_copy, prepare_copy
 from bench.storing import provenance
 from bench.storing.current import Piece
-from bench.storing.digest import digest, state_digest
+from bench.storing.digest import digest
 from bench.storing.keys import DataKey, DefenseKey, Key, differences
 from bench.storing.records import CLEAN, ShardRecord
 from bench.storing.store import PackedShard, pack_shard, pack_tensors, unpack_tensors
@@ -49,6 +53,7 @@ class Setting:
     randomized: bool
     threshold: float | None
     command: str
+    isolation: Isolation = NONE
 
     @property
     def data(self) -> Supply[Data]:
@@ -65,6 +70,18 @@ class Setting:
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
+
+    def open(self, data: Data) -> LoadedDefense:
+        """The defense, in evaluation mode, at its level of isolation; of a server a new one every time."""
+        weights = self.weights.brought()
+        return open_defense(
+            self.spec,
+            data.info,
+            self.torch_device,
+            self.suite.training(data),
+            None if weights is None else unpack_tensors(weights)[0],
+            isolation=self.isolation,
+        )
 
     @property
     def draws(self) -> Draws:
@@ -103,24 +120,21 @@ def defense_key(spec: DefenseSpec, loaded: LoadedDefense) -> DefenseKey:
         name=spec.name,
         version=loaded.version,
         params=spec.params,
-        weights=state_digest(loaded.defense),
+        weights=loaded.weights,
         libraries=loaded.libraries,
     )
 
 
 def open_context(setting: Setting) -> Context:
     """Load data, defense and attacks once per process and setting."""
-    key = digest(setting.suite.model_dump(mode="json"), setting.defense.model_dump(mode="json"), setting.device)
+    parts = setting.suite.model_dump(mode="json"), setting.defense.model_dump(mode="json"), setting.device
+    key = digest(*parts, setting.isolation.level)
+    if key in _contexts and _is_lost(_contexts[key].defense):
+        del _contexts[key]
     if key not in _contexts:
         _contexts.clear()  # one defense in memory at a time
-        data, weights = setting.data.take(), setting.weights.brought()
-        loaded = load_defense(
-            setting.spec,
-            data.info,
-            torch.device(setting.device),
-            setting.suite.training(data),
-            None if weights is None else unpack_tensors(weights)[0],
-        )
+        data = setting.data.take()
+        loaded = setting.open(data)
         if (found := defense_key(setting.spec, loaded)) != setting.defense:
             why = "; ".join(differences(setting.defense, found, "defense"))
             raise DiffersHere(f"{setting.spec.name}: is not what was probed: {why}")
@@ -143,8 +157,11 @@ def opens(setting: Setting) -> None:
 def weights_of(setting: Setting) -> bytes:
     """Parameters and buffers of a setting's defense, as a safetensors file."""
     data = setting.data.take()
-    loaded = load_defense(setting.spec, data.info, training=setting.suite.training(data))
-    return pack_tensors(loaded.defense.state_dict())
+    loaded = open_defense(
+        setting.spec, data.info, training=setting.suite.training(data), isolation=setting.isolation
+    )
+    defense = loaded.defense
+    return pack_tensors(defense.weights() if isinstance(defense, RemoteDefense) else defense.state_dict())
 
 
 def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
@@ -156,7 +173,7 @@ def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
     data = setting.data.take()
     (entry,) = resolve_attacks(setting.suite, [attack_name], problems=[])
     if entry.tier == "transfer":
-        return prepare_copy(setting.suite, setting.spec, data, setting.torch_device, unfinished)
+        return _prepare_copy(setting, unfinished)
     assert entry.spec.prepare is not None
     report(0.0, "")
     of_data = entry.spec.prepare_scope == "data"
@@ -179,6 +196,12 @@ def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
     return pack_tensors(tensors, {"seconds": f"{seconds:.3f}", "refusal": refusal})
 
 
+def _prepare_copy(setting: Setting, unfinished: Path) -> bytes:
+    """A copy's training is its author's code: of an isolated defense it runs where nothing is judged."""
+    work = setting.suite, setting.spec, setting.data_root, setting.torch_device, unfinished
+    return prepare_copy(*work) if setting.isolation.level == "none" else apart(prepare_copy, *work)
+
+
 def read_prepared(prepared: Supply[bytes] | None) -> tuple[dict[str, Tensor], float, str]:
     """The tensors of a preparation, the seconds it took, and why it found the attack not applicable, if it did.
 
@@ -193,6 +216,7 @@ def read_prepared(prepared: Supply[bytes] | None) -> tuple[dict[str, Tensor], fl
 def empty_record(setting: Setting, piece: Piece, key: Key, **fields: Any) -> ShardRecord:
     """A shard record without rows; ``fields`` say how it ended."""
     filled: dict[str, Any] = {
+        "isolation": setting.isolation.level,
         "batch_size": setting.suite.batch_size,
         "seconds": 0.0,
         "rows": [],
@@ -209,8 +233,31 @@ def empty_record(setting: Setting, piece: Piece, key: Key, **fields: Any) -> Sha
     )
 
 
+def _another(setting: Setting, context: Context) -> RemoteDefense:
+    """A new server of the same defense, which has seen nothing yet."""
+    loaded = setting.open(context.data)
+    if loaded.weights != setting.defense.weights:
+        raise DiffersHere(f"{setting.spec.name}: its weights differ from one start of its server to the next")
+    assert isinstance(loaded.defense, RemoteDefense)
+    return loaded.defense
+
+
+def _is_lost(defense: Defense) -> bool:
+    """Whether it was in a server that is gone."""
+    return isinstance(defense, RemoteDefense) and not defense.open
+
+
+def remember(defense: Defense) -> dict[str, Tensor]:
+    """Parameters and buffers as they are, for :func:`restore_`; those of a server are remembered there."""
+    if isinstance(defense, RemoteDefense):
+        defense.mark()
+    return {name: value.clone() for name, value in defense.state_dict().items()}
+
+
 def restore_(defense: Defense, state: dict[str, Tensor]) -> bool:
     """Undo what an attack did to a defense: its mode, parameters and buffers. Returns whether the latter differed."""
+    if isinstance(defense, RemoteDefense):
+        return defense.open and defense.restore()
     freeze(defense)
     now = defense.state_dict()
     changed = now.keys() != state.keys() or any(not torch.equal(now[name], state[name]) for name in state)
@@ -266,12 +313,14 @@ def _run_shard(
     clock = provenance.start(setting.command)
     threat = suite.threat_for(context.data.info, None if entry is None else entry.eps)
     tensors, prepare_seconds, refusal = read_prepared(prepared)
-    towards = None if entry is None else setting.towards(defense, x, y, ids)
+    towards = None if entry is None else setting.towards(in_a_crowd(defense, threat), x, y, ids)
     attacked, threshold = defense, setting.threshold
     if entry is not None and entry.tier == "oblivious":
         threshold = None
     elif entry is not None and entry.tier == "transfer" and not refusal:
-        attacked, threshold = load_copy(setting.spec, context.data.info, tensors, setting.torch_device)
+        attacked, threshold = load_copy(
+            setting.spec, context.data.info, tensors, setting.torch_device, setting.isolation
+        )
         tensors = {}
     target = Target(
         attacked,
@@ -287,7 +336,7 @@ def _run_shard(
     )
     if batch_size < suite.batch_size:
         target.counts.notes.add(f"out of memory: batch halved to {batch_size}")
-    state = {name: value.clone() for name, value in defense.state_dict().items()}
+    state = remember(defense)
     start = time.perf_counter()
     x_adv, changed = x, False
     if entry is not None:
@@ -313,25 +362,24 @@ def _run_shard(
     notes = sorted(target.counts.notes)
     if changed:
         notes.append("the attack changed parameters or buffers of the defense")
-    judged = judge(
-        defense,
-        x,
-        y,
-        ids,
-        x_adv.detach().to(x.dtype),
-        # What a copy was asked cost the defense nothing.
-        target.counts if attacked is defense else no_counts(len(x)),
-        Judging(
-            threat,
-            setting.draws,
-            setting.threshold,
-            target.batch_size,
-            stream,
-            clean=entry is None,
-            towards=towards,
-            rounding=suite.protocol > 1,
-        ),
+    # What a copy was asked cost the defense nothing.
+    counts = target.counts if attacked is defense else no_counts(len(x))
+    how = Judging(
+        threat,
+        setting.draws,
+        setting.threshold,
+        target.batch_size,
+        stream,
+        clean=entry is None,
+        towards=towards,
+        rounding=suite.protocol > 1,
     )
+    given = x, y, ids, x_adv.detach().to(x.dtype), counts, how
+    if setting.isolation.level == "none":
+        judged, again = judge(defense, *given), None
+    else:
+        with closing(_another(setting, context)) as fresh:
+            judged, again = judge_apart(fresh, defense, *given, randomized=setting.randomized)
     record = empty_record(
         setting,
         piece,
@@ -344,5 +392,7 @@ def _run_shard(
         provenance=provenance.finish(clock, setting.device),
         rows=judged.rows,
         towards=None if towards is None else towards.tolist(),
+        asked_again=again,
     )
     return pack_shard(record, None if entry is None else judged.x_adv)
+

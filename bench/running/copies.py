@@ -15,14 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo
 from bench.contracts.reporting import report
 from bench.contracts.seeding import seeded
+from bench.data.load import load_data
 from bench.data.splits import Data
-from bench.judging.probe import detector_threshold, ready
-from bench.plugins.resolve import build_defense, load_defense
+from bench.isolation.opening import NONE, Isolation, build_apart
+from bench.judging.probe import detector_threshold
+from bench.plugins.resolve import load_defense
 from bench.storing.store import pack_tensors
 from bench.suites.config import Suite
 from bench.training.recipe import Progress, train_defense
@@ -57,14 +59,13 @@ def train_copy(suite: Suite, spec: DefenseSpec, data: Data, device: torch.device
 
 
 def load_copy(
-    spec: DefenseSpec, info: DataInfo, tensors: dict[str, Tensor], device: torch.device
+    spec: DefenseSpec, info: DataInfo, tensors: dict[str, Tensor], device: torch.device, isolation: Isolation = NONE
 ) -> tuple[Defense, float]:
     """The copy that :func:`train_copy` returned the tensors of, and its threshold."""
-    with seeded("copy"):  # weights are drawn here, and replaced at once
-        copy = build_defense(spec, info)
     weights = {name.removeprefix(_WEIGHTS): value for name, value in tensors.items() if name.startswith(_WEIGHTS)}
-    copy.load_state_dict(weights)
-    return ready(copy.to(device)), float(tensors[_THRESHOLD])
+    with seeded("copy"):  # weights are drawn here, and replaced at once
+        copy = build_apart(spec, info, device, weights, isolation)
+    return copy, float(tensors[_THRESHOLD])
 
 
 def _told() -> Callable[[Progress], None]:
@@ -76,8 +77,13 @@ def _told() -> Callable[[Progress], None]:
     return tell
 
 
-def prepare_copy(suite: Suite, spec: DefenseSpec, data: Data, device: torch.device, folder: Path) -> bytes:
-    """Train a copy, and return what is to be stored of it. ``folder``: see :func:`train_copy`."""
+def prepare_copy(suite: Suite, spec: DefenseSpec, root: Path | None, device: torch.device, folder: Path) -> bytes:
+    """Train a copy, and return what is to be stored of it.
+
+    Args:
+        root: where downloaded data sets are kept; folder: see :func:`train_copy`.
+    """
+    data = load_data(suite.data, root)
     start = time.perf_counter()
     tensors, refusal = dict[str, Tensor](), ""
     try:

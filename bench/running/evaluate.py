@@ -13,15 +13,16 @@ from typing import TypeVar
 
 import torch
 
-from bench.contracts.defense import Defense, DefenseSpec, count_parameters, freeze
+from bench.contracts.defense import Defense, DefenseSpec, freeze, ready
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.contracts.inputs import check_inputs, check_labels
 from bench.contracts.reporting import Report, listening
-from bench.data.load import load_data
+from bench.data.load import kept_in, load_data
 from bench.engines.engine import Engine
 from bench.engines.graph import Job, Outcome
-from bench.judging.probe import probe, ready
-from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
+from bench.isolation.opening import Isolation, decide, open_defense
+from bench.judging.probe import probe
+from bench.plugins.resolve import LoadedDefense, build_defense
 from bench.running.cell import Setting, defense_key, empty_record, opens, select_examples
 from bench.running.describe import suite_record
 from bench.running.plan import Cell, Opened, Plan, make_plan
@@ -55,6 +56,7 @@ class Request:
     device: str
     data_root: Path | None
     command: str
+    isolation: str = "none"  # what was asked for, see bench.isolation.opening.decide
     finish: bool = True  # choose examples to show, and measure time, once the shards are done
 
 
@@ -129,8 +131,9 @@ class Evaluation:
 
     # -- checking -------------------------------------------------------------------------------------------
 
-    def _load(self, spec: DefenseSpec) -> LoadedDefense:
-        loaded = load_defense(spec, self.data.info, self.device, self.request.suite.training(self.data))
+    def _load(self, spec: DefenseSpec, isolation: Isolation) -> LoadedDefense:
+        training = self.request.suite.training(self.data)
+        loaded = open_defense(spec, self.data.info, self.device, training, isolation=isolation)
         ready(loaded.defense)
         return loaded
 
@@ -154,7 +157,10 @@ class Evaluation:
 
     def _open(self, spec: DefenseSpec) -> Opened:
         clock = provenance.start(self.request.command)
-        suite, loaded = self.request.suite, self._load(spec)
+        suite = self.request.suite
+        hidden = self.request.results, *kept_in(suite.data, self.request.data_root)
+        isolation = decide(spec, self.request.isolation, hidden)
+        loaded = self._load(spec, isolation)
         defense = loaded.defense
         found = probe(
             defense,
@@ -181,7 +187,7 @@ class Evaluation:
             tags=list(card.tags),
             claims=[ClaimRecord(**vars(claim)) for claim in card.claims],
             breaks=[ClaimRecord(**vars(claim)) for claim in card.breaks],
-            num_parameters=count_parameters(defense),
+            num_parameters=loaded.num_parameters,
             checkpoint_sha256=loaded.sha256,
             training=loaded.training,
             probe=found,
@@ -198,6 +204,7 @@ class Evaluation:
             randomized=found.randomized,
             threshold=found.threshold,
             command=self.request.command,
+            isolation=isolation,
         )
         if before and before.timing:
             return Opened(setting, record, before.timing.seconds_per_1000)

@@ -8,10 +8,10 @@ import time
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import Defense, DefenseSpec, freeze
+from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.seeding import seeded
 from bench.data.splits import Split
-from bench.plugins.resolve import build_defense
+from bench.isolation.opening import build_apart
 from bench.running.cell import Setting, open_context
 from bench.storing.records import Timing
 
@@ -25,7 +25,9 @@ def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
     """Measure a defense's inference time beside that of the suite's reference, in a worker that is alone."""
     context = open_context(setting)
     # Untrained: how long a network takes does not depend on its weights.
-    reference = freeze(build_defense(DefenseSpec(setting.suite.reference), context.data.info)).to(setting.device)
+    # At the level of the defense, so that what the way there takes is in both.
+    spec, isolation = DefenseSpec(setting.suite.reference), setting.isolation
+    reference = build_apart(spec, context.data.info, setting.torch_device, None, isolation)
     x = context.examples.take(_EXAMPLES).x.clone().to(setting.device)
     return measure(context.defense, reference, x, training_seconds=training_seconds)
 

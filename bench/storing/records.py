@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.contracts.isolation import Level
 from bench.contracts.words import Kind, Tier, Towards
 from bench.storing.digest import digest
 from bench.storing.keys import (
@@ -370,6 +371,13 @@ class DefenseRecord(Record):
         return DefenseKey(**{name: getattr(self, name) for name in DefenseKey.model_fields})
 
 
+class AskedAgain(Record):
+    """Rows whose judged inputs were given to another process of the same defense, in another order."""
+
+    rows: int = Field(description="compared")
+    differing: int = Field(description="that came out otherwise, beyond what the defense's declared randomness allows")
+
+
 class ShardRecord(Sparse, Record):
     """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
 
@@ -387,6 +395,8 @@ class ShardRecord(Sparse, Record):
     x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")
     x_adv_rows: list[int] | None = Field(default=None, description="rows whose x_adv is still there; None: all")
     towards: list[int] | None = Field(default=None, description="the class each row had to reach; None: untargeted")
+    isolation: Level = Field(default="none", description="how far the defense was kept apart from its judge")
+    asked_again: AskedAgain | None = Field(default=None, description="None where the defense was not isolated")
     provenance: Provenance
     rows: list[Row]
 

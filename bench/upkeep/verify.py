@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
-from bench.data.load import load_data
+from bench.data.load import kept_in, load_data
 from bench.data.splits import Data
+from bench.isolation.opening import decide, open_defense
+from bench.judging.again import in_a_crowd
 from bench.judging.judge import Draws, Judging, judge
-from bench.judging.probe import ready
 from bench.judging.towards import classes_to_reach
-from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.found import FOUND, FoundRecord, found_files, found_key, read_found_images
@@ -93,6 +93,7 @@ def verify(
     device: str,
     places: Places,
     attacks: tuple[str, ...] = (),
+    isolation: str = "none",
 ) -> Iterator[Verdict]:
     """Judge every stored shard of a suite again, on the same random streams.
 
@@ -100,6 +101,7 @@ def verify(
         names: only these defenses; all stored ones when empty.
         places: where data and weights are on this machine.
         attacks: only these of the suite, ``clean`` among them; all when empty.
+        isolation: the level at which a defense answers, see :func:`bench.isolation.opening.decide`.
 
     Raises:
         InputError: when the suite or a defense asked for has no results, the suite has no such attack, or its examples
@@ -125,7 +127,8 @@ def verify(
         try:
             spec = places.spec(store, record)
             training = TrainingSettings.of_record(record.training)
-            loaded = load_defense(spec, data.info, torch.device(device), training)
+            apart = decide(spec, isolation, [results, *kept_in(places.data or suite.data, places.root)])
+            loaded = open_defense(spec, data.info, torch.device(device), training, isolation=apart)
             ready(loaded.defense)
         except InputError as error:
             yield Verdict(record.name, "–", 0, 0, str(error))
@@ -215,18 +218,19 @@ def _cell(
             return Verdict(record.name, name, rows, different, f"shard {number}: {error}")
         if not kept:
             continue
-        towards = _towards(suite, shard, defense, x, y)
-        again = _judge(suite, record, shard, defense, x, y, x_adv, towards)
+        eps = suite.eps if shard.key.attack is None else shard.key.attack.eps
+        threat = Lp(suite.norm, eps, suite.low, suite.high)  # type: ignore[arg-type]
+        asked = in_a_crowd(defense, threat)
+        towards = _towards(suite, shard, asked, x, y)
+        again = _judge(suite, record, shard, asked, threat, x, y, x_adv, towards)
         rows += len(kept)
         if shard.towards != (None if towards is None else towards.tolist()):
             return Verdict(record.name, name, rows, different, f"shard {number}: other classes to reach than recorded")
         for old, new in ((shard.rows[row], again[row]) for row in kept):
             different += not _agree(old, new)
-        eps = suite.eps if attack is None else attack.eps
-        ball = Lp(suite.norm, eps, suite.low, suite.high)  # type: ignore[arg-type]
-        on_levels = None if attack is None else rounded(x_adv, x, data.info.input, ball)
+        on_levels = None if attack is None else rounded(x_adv, x, data.info.input, threat)
         if on_levels is not None:
-            files = _judge(suite, record, shard, defense, x, y, on_levels, towards)
+            files = _judge(suite, record, shard, asked, threat, x, y, on_levels, towards)
             rounding = rounding.of((again[row], files[row]) for row in kept)
     return Verdict(record.name, name, rows, different, rounding=rounding)
 
@@ -261,12 +265,12 @@ def _judge(
     record: DefenseRecord,
     shard: ShardRecord,
     defense: Defense,
+    threat: Lp,
     x: torch.Tensor,
     y: torch.Tensor,
     x_adv: torch.Tensor,
     towards: torch.Tensor | None,
 ) -> list[Row]:
-    eps = suite.eps if shard.key.attack is None else shard.key.attack.eps
     none = torch.zeros(len(x), dtype=torch.int64)
     return judge(
         defense,
@@ -276,7 +280,7 @@ def _judge(
         x_adv,
         Counts(none, none, none, none),
         Judging(
-            Lp(suite.norm, eps, suite.low, suite.high),  # type: ignore[arg-type]
+            threat,
             Draws(shard.draws_select, shard.draws_report),
             record.probe.threshold,
             shard.batch_size,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
@@ -24,7 +24,6 @@ from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.data.splits import Split
 from bench.judging.judge import tally
-from bench.judging.probe import ready
 from bench.plugins.resolve import get_attack, load_defense
 from bench.running.cell import defense_key, select_examples
 from bench.storing import provenance

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import Defense, DefenseSpec
+from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import generator, seeded
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.judging.behaviour import is_random
-from bench.judging.probe import ready
 from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key, select_examples
 from bench.storing import provenance

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import DataInfo, Defense, Detector
-from bench.contracts.defense import BareModel, DefenseSpec
+from bench.contracts.defense import BareModel, DefenseSpec, ready
 from bench.contracts.detector import WithDetector
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import InputSpec
 from bench.contracts.target import REJECTED, Target
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
-from bench.judging.probe import detector_threshold, probe, ready
+from bench.judging.probe import detector_threshold, probe
 from bench.plugins.resolve import build_defense, load_defense
 from bench.storing.checkpoints import TrainingSettings
 from bench.training.recipe import train_defense

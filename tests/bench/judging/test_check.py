@@ -26,7 +26,7 @@ def findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     suite = load_config(write_config(tmp_path / "bench.yaml", {"noise": None})).suite("tiny")
 
     def run(cls: type[Defense]) -> dict[str, Finding]:
-        monkeypatch.setattr(check, "load_defense", lambda *_: LoadedDefense(cls(INFO), None, None, {}, 1, {}))
+        monkeypatch.setattr(check, "open_defense", lambda *_, **__: LoadedDefense(cls(INFO), None, None, {}, 1, {}))
         return {finding.rule: finding for finding in check_defense(DefenseSpec("mine"), suite)}
 
     return run

@@ -10,14 +10,14 @@ import torch
 from stand_ins import Guarded, Means, Noisy
 from torch import Tensor
 
-from bench.contracts.defense import Defense
+from bench.contracts.defense import Defense, ready
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.judging.places import Pool, along_the_gradient, places
-from bench.judging.probe import probe, ready
+from bench.judging.probe import probe
 from bench.storing.records import Probe
 
 DATA = load_data("digits")

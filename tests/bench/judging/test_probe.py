@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from stand_ins import Guarded, Means, Noisy, Probabilities, Rounded, Undeclared
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, BareModel, Defense
+from bench.contracts.defense import Approximation, BareModel, Defense, ready
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
-from bench.judging.probe import check_contract, detector_threshold, probe, ready
+from bench.judging.probe import check_contract, detector_threshold, probe
 from bench.storing.records import Probe
 
 DATA = load_data("digits")

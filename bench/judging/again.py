@@ -1,0 +1,150 @@
+"""How an isolated defense is judged: by a server that has seen nothing yet, in a crowd, and a part of it twice.
+
+The defense must not know what is asked for which purpose. So judged inputs go in among noisy copies of themselves, all
+shuffled, in batches no larger than they came in; the judge's server is a fresh one, without memory of the attack; and
+some of the rows are asked once more, in another order, of the server that was attacked. An honest defense answers both
+alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.contracts.defense import Defense
+from bench.contracts.seeding import seeded
+from bench.contracts.target import Counts
+from bench.contracts.threat import ThreatModel
+from bench.isolation.remote import RemoteDefense
+from bench.judging.judge import Judged, Judging, judge
+from bench.storing.records import AskedAgain, Row
+
+#: Rows of a shard that are asked again, and draws of each of a randomised defense.
+ROWS, DRAWS = 32, 20
+#: By what share of the largest logit two passes of a deterministic defense may differ in batches of another make-up.
+_TOLERANCE = 1e-3
+#: Chance at which an honest randomised defense has a row that differs, in one shard.
+_LUCK = 1e-3
+
+
+class Crowd(Defense):
+    """A defense that is asked every batch among noisy copies of it, shuffled, in two passes.
+
+    Args:
+        defense: who is asked; threat: gives the copies their noise. Both permutation and noise come from the global
+            generator, which the judge seeds.
+    """
+
+    trainable = False
+
+    def __init__(self, defense: Defense, threat: ThreatModel) -> None:
+        super().__init__(defense.data)
+        self.asked, self.threat = defense, threat
+        if defense.detect is not None:
+            score = defense.detect
+            self.detect = lambda x: self._among_copies(score, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._among_copies(self.asked, x)
+
+    def _among_copies(self, question: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        n = len(x)
+        noise = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        order = torch.randperm(2 * n).to(x.device)
+        crowd = torch.cat([x, self.threat.sample(x, noise)])[order]
+        answers = torch.cat([question(part) for part in crowd.split(n)])
+        return answers[order.argsort()[:n]]
+
+
+def in_a_crowd(defense: Defense, threat: ThreatModel) -> Defense:
+    """A defense in a server in such a crowd; one in this process as it is."""
+    return Crowd(defense, threat) if isinstance(defense, RemoteDefense) else defense
+
+
+def judge_apart(
+    fresh: RemoteDefense,
+    attacked: Defense,
+    x: Tensor,
+    y: Tensor,
+    ids: list[str],
+    x_adv: Tensor,
+    counts: Counts,
+    how: Judging,
+    *,
+    randomized: bool,
+) -> tuple[Judged, AskedAgain]:
+    """Judge with a fresh server, and compare it with the one that was attacked; see :func:`bench.judging.judge.judge`.
+
+    Where the two differ both judge everything, and of each row what the defense survives less counts.
+    """
+    first, second = in_a_crowd(fresh, how.threat), in_a_crowd(attacked, how.threat)
+    judged = judge(first, x, y, ids, x_adv, counts, how)
+    points = x
+    if judged.x_adv.shape == x.shape:
+        allowed = torch.tensor([row.reason == "ok" for row in judged.rows], device=x.device)
+        points = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), judged.x_adv, x)
+    with seeded(*how.stream, "again"):
+        again = ask_again(first, second, points, y, randomized=randomized, threshold=how.threshold)
+    if again.differing:
+        judged = worse_of(judged, judge(second, x, y, ids, x_adv, counts, how))
+    return judged, again
+
+
+@torch.no_grad()
+def ask_again(
+    one: Defense, other: Defense, x: Tensor, y: Tensor, *, randomized: bool, threshold: float | None
+) -> AskedAgain:
+    """Compare two servers of one defense on some of the judged inputs ``x (N, …)``, each in an order of its own.
+
+    A row of a deterministic defense differs where a logit or a score does, beyond float noise; of a randomised one
+    where the shares of draws that are right and accepted do, beyond luck (Fisher's exact test).
+    """
+    rows = torch.randperm(len(x))[:ROWS].to(x.device)
+    x, y = x[rows], y[rows].cpu()
+    if randomized:
+        hits = [_hits(who, x, y, threshold) for who in (one, other)]
+        return AskedAgain(rows=len(x), differing=sum(map(_is_no_luck, *hits, [len(x)] * len(x))))
+    differing = torch.zeros(len(x), dtype=torch.bool)
+    first, second = (_answers(who, x) for who in (one, other))
+    for a, b in zip(first, second, strict=True):
+        differing |= ((a - b).abs() > _TOLERANCE * (1 + a.abs().max())).any(1) | (a.isfinite() != b.isfinite()).any(1)
+    return AskedAgain(rows=len(x), differing=int(differing.sum()))
+
+
+def _answers(defense: Defense, x: Tensor) -> list[Tensor]:
+    """Logits ``(N, K)`` and, of a detector, scores ``(N, 1)``, asked in an order of their own."""
+    order = torch.randperm(len(x)).to(x.device)
+    questions: list[Callable[[Tensor], Tensor]] = [defense] if defense.detect is None else [defense, defense.detect]
+    found = [question(x[order])[order.argsort()].double().cpu() for question in questions]
+    return [values.nan_to_num(nan=torch.inf) if values.ndim == 2 else values[:, None] for values in found]
+
+
+def _hits(defense: Defense, x: Tensor, y: Tensor, threshold: float | None) -> list[int]:
+    """Of :data:`DRAWS` draws of each row, how many are right and accepted."""
+    hits = torch.zeros(len(x), dtype=torch.int64)
+    for _ in range(DRAWS):
+        order = torch.randperm(len(x))
+        batch = x[order.to(x.device)]
+        right = defense(batch).argmax(1).cpu() == y[order]
+        if threshold is not None and defense.detect is not None:
+            right &= ~(defense.detect(batch).cpu() > threshold)
+        hits[order] += right
+    return [int(number) for number in hits]
+
+
+def _is_no_luck(a: int, b: int, tests: int) -> bool:
+    from scipy.stats import fisher_exact
+
+    return bool(fisher_exact([[a, DRAWS - a], [b, DRAWS - b]]).pvalue < _LUCK / tests)
+
+
+def worse_of(one: Judged, other: Judged) -> Judged:
+    """Row by row what survives less."""
+    takes = [b.report_robust < a.report_robust for a, b in zip(one.rows, other.rows, strict=True)]
+    rows: Sequence[Row] = [b if take else a for a, b, take in zip(one.rows, other.rows, takes, strict=True)]
+    if one.x_adv.shape != other.x_adv.shape:
+        return Judged(list(rows), one.x_adv)
+    chosen = torch.tensor(takes, device=one.x_adv.device).view(-1, *[1] * (one.x_adv.ndim - 1))
+    return Judged(list(rows), torch.where(chosen, other.x_adv, one.x_adv))
