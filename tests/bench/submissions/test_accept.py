@@ -164,6 +164,42 @@ def test_a_changed_file_is_found_although_the_manifest_was_made_anew(
     refused(bundle, made, tmp_path, said[what])
 
 
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a defense that was trained."""
+    folder = tmp_path_factory.mktemp("learnt")
+    config = write_config(folder / "bench.yaml", ATTACKS)
+    where = ["--defense", f"{write_plugin(folder)}:Learnt", "--suite", "tiny", "--config", config, "--device", "cpu"]
+    assert run_bench("train", *where).code == 0
+    assert submit(folder, folder / "bundle", name="Learnt").code == 0
+    return folder
+
+
+def test_weights_that_were_trained_come_with_it(learnt: Path, tmp_path: Path) -> None:
+    shutil.copytree(learnt / "bundle", tmp_path / "bundle")
+    shutil.rmtree(learnt / "checkpoints")  # not those of the submitter are read
+    assert accept(tmp_path / "bundle", tmp_path / "results", learnt / "bench.yaml").code == 0
+    shutil.rmtree(tmp_path / "bundle")
+    ended = run_bench("verify", "--suite", "tiny", "--results", tmp_path / "results", "--device", "cpu")
+    assert ended.code == 0 and "mine.Learnt × step: 0 of 12 rows differ" in ended.out
+
+
+@pytest.mark.parametrize("deep", [0, 1, 2])
+def test_other_weights_are_found_however_deep_they_are_changed(learnt: Path, tmp_path: Path, deep: int) -> None:
+    """In the file alone; with the manifest; with the record of the training that holds their SHA-256 as well."""
+    import hashlib
+
+    bundle = Path(shutil.copytree(learnt / "bundle", tmp_path / "bundle"))
+    (path,) = (bundle / "weights" / "mine.Learnt").glob("*.safetensors")
+    save_file({name: 1.01 * value for name, value in load_file(path).items()}, path)
+    if deep > 1:
+        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(path.with_suffix(".json"), lambda raw: raw.update(sha256=sha))
+    if deep:
+        remade(bundle)
+    refused(bundle, learnt, tmp_path, ["the manifest says", "its record says", "weights"][deep])
+
+
 def test_an_image_whose_record_was_changed_with_it_is_judged(bundle: Path, made: Path, tmp_path: Path) -> None:
     import hashlib
 
