@@ -8,7 +8,15 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.options import PATH, config_option, data_root_option, device_option, quiet_option, results_option
+from bench.cli.options import (
+    PATH,
+    config_option,
+    data_root_option,
+    device_option,
+    isolation_option,
+    quiet_option,
+    results_option,
+)
 from bench.cli.scene import example, pick_device
 from bench.contracts.errors import one_line
 
@@ -27,6 +35,7 @@ from bench.contracts.errors import one_line
     help="Attacks that are run anew with a secret seed, drawn among those that count.",
 )
 @quiet_option
+@isolation_option
 @on_an_engine
 def accept(
     bundle: Path,
@@ -36,6 +45,7 @@ def accept(
     device: str,
     again: int,
     quiet: bool,
+    isolation: str,
     open_engine: Opener,
 ) -> int:
     """Check a folder that `bench submit` or `bench submit-attack` wrote, and add it to results.
@@ -52,7 +62,8 @@ def accept(
 
     torch.set_num_threads(1)
     chosen = pick_device(device)
-    asked = Acceptance(bundle, results, load_config(config), chosen, data_root, again, provenance.command_line())
+    suites, command = load_config(config), provenance.command_line()
+    asked = Acceptance(bundle, results, suites, chosen, data_root, again, command, isolation)
     with taken_in(asked) as (manifest, staging):
         if manifest.kind == "attack":
             said = accept_points(asked, manifest, staging)

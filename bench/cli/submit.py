@@ -8,7 +8,15 @@ import click
 from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
-from bench.cli.options import PATH, config_option, data_root_option, quiet_option, results_option, suite_option
+from bench.cli.options import (
+    PATH,
+    config_option,
+    data_root_option,
+    isolation_option,
+    quiet_option,
+    results_option,
+    suite_option,
+)
 from bench.cli.scene import Scene, example, in_a_scene
 from bench.contracts.errors import one_line
 
@@ -26,6 +34,7 @@ _NOTE = click.option("--note", default="", help="What there is to say, such as a
 @_BY
 @_NOTE
 @quiet_option
+@isolation_option
 @on_an_engine
 @in_a_scene
 def submit(
@@ -37,6 +46,7 @@ def submit(
     by: str,
     note: str,
     quiet: bool,
+    isolation: str,
     open_engine: Opener,
 ) -> int:
     """Check, evaluate and verify a defense, and write a folder that can be submitted.
@@ -49,7 +59,8 @@ def submit(
     from bench.submissions.submit import Submission, submit_defense
 
     torch.set_num_threads(1)
-    asked = Submission(scene.suite, scene.spec(defense), extra, results, out, by, note, scene.device, scene.data_root)
+    who = (out, by, note, scene.device, scene.data_root, isolation)
+    asked = Submission(scene.suite, scene.spec(defense), extra, results, *who)
     with open_engine(scene.device) as engine:
         made, claimed = submit_defense(asked, engine, Display(Console(stderr=True), quiet=quiet))
     size = sum(entry.size for entry in made.files)

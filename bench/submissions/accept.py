@@ -6,19 +6,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
-from bench.contracts.defense import DefenseSpec
+from bench.contracts.defense import DefenseSpec, ready
 from bench.contracts.errors import InputError
-from bench.data.load import load_data
+from bench.contracts.isolation import weakest
+from bench.data.load import kept_in, load_data
 from bench.data.splits import Data
 from bench.engines.engine import Engine
+from bench.isolation.opening import Isolation, decide, open_defense
 from bench.plugins.registry import DEFENSES
-from bench.plugins.resolve import load_defense
+from bench.plugins.resolve import LoadedDefense
 from bench.running.cell import defense_key
 from bench.running.describe import suite_record
 from bench.running.evaluate import Evaluation, Request
@@ -26,7 +28,7 @@ from bench.running.progress import Display
 from bench.storing import provenance
 from bench.storing.keys import differences
 from bench.storing.lock import check_unlocked, writing
-from bench.storing.records import DefenseRecord, SuiteRecord
+from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
 from bench.storing.store import Store, check_writable, read_record, to_json, write_atomically
 from bench.storing.submitted import AcceptanceRecord, bundled_spec, submission_folder
 from bench.submissions.again import choose, compare, fallen, run_anew
@@ -49,6 +51,7 @@ class Acceptance:
     Attributes:
         config: the suites of who accepts.
         again: how many attacks are run anew.
+        isolation: what was asked for, see :func:`bench.isolation.opening.decide`.
     """
 
     bundle: Path
@@ -58,6 +61,7 @@ class Acceptance:
     data_root: Path | None
     again: int
     command: str
+    isolation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def accept_defense(
         device=asked.device,
         data_root=asked.data_root,
         command=asked.command,
+        isolation=asked.isolation,
     )
     evaluation = Evaluation(request, engine, display)
     (record,) = evaluation.records
@@ -144,7 +149,7 @@ def accept_defense(
     bundled = DefenseResults(made, here.record, record)
     names = choose(bundled, asked.again)
     anew = run_anew(
-        here.suite, spec, names, staging / "again", engine, display, asked.device, asked.data_root
+        replace(request, attacks=names, results=staging / "again", finish=False), engine, display
     )
     compared = compare(bundled, anew, names)
     _keep_fallen(asked, here, made, record, spec, bundled, anew, names)
@@ -159,6 +164,7 @@ def accept_defense(
         worst_case=claim.worst_case,
         judged=rows,
         again={each.attack: [each.fell, each.rose, each.n] for each in compared},
+        isolation=_apart(asked, here, spec).level,
         provenance=provenance.finish(provenance.start(asked.command), asked.device),
     )
     home = submission_folder(made, record.name)
@@ -168,6 +174,18 @@ def accept_defense(
             here.store.write_suite(here.record)
         made.defense_folder(record.name).rename(folder)  # the one step in which it is accepted
     return accepted
+
+
+def _apart(asked: Acceptance, here: Ground, spec: DefenseSpec) -> Isolation:
+    """How far a submitted defense is kept apart from its judge: from the results and the data at the least."""
+    return decide(spec, asked.isolation, [asked.results, *kept_in(here.suite.data, asked.data_root)])
+
+
+def _opened(asked: Acceptance, here: Ground, spec: DefenseSpec) -> LoadedDefense:
+    apart, training = _apart(asked, here, spec), here.suite.training(here.data)
+    loaded = open_defense(spec, here.data.info, torch.device(asked.device), training, isolation=apart)
+    ready(loaded.defense)
+    return loaded
 
 
 def _kind(device: str) -> str:
@@ -230,13 +248,23 @@ def _settle(made: Store, name: str, reference: str) -> None:
     made.write_defense(record.model_copy(update={"reference": reference}))
 
 
+def _levels(results: Path, here: Ground, spec: DefenseSpec, asked: Acceptance) -> str:
+    """A hint where rows were made in the judge's process and judged in another, or the other way round."""
+    ours = _apart(asked, here, spec).level
+    headers = Store(results, here.suite.name).shards(spec.name, CLEAN).values()
+    theirs = weakest([read_record(path, ShardRecord, rows=False).isolation for path in headers])
+    if (ours == "none") == (theirs == "none"):
+        return ""
+    return f"; they were made under isolation {theirs} and judged under {ours}, where draws differ"
+
+
 def _verify(results: Path, here: Ground, spec: DefenseSpec, rows: int, asked: Acceptance) -> None:
     where = Places(here.suite.data, asked.data_root, spec.checkpoints, {spec.name: spec})
     judged, verdicts, clock = 0, [], provenance.start(asked.command)
-    for verdict in verify(results, here.suite.name, (spec.name,), asked.device, where):
+    for verdict in verify(results, here.suite.name, (spec.name,), asked.device, where, (), asked.isolation):
         if not verdict.confirmed:
             why = verdict.problem or f"{verdict.different} of {verdict.rows} rows differ when they are judged again"
-            raise InputError(f"bundle rows of {verdict.attack}: {why}")
+            raise InputError(f"bundle rows of {verdict.attack}: {why}{_levels(results, here, spec, asked)}")
         judged += verdict.rows
         verdicts.append(verdict)
     if judged != rows:
@@ -256,7 +284,7 @@ def _keep_fallen(
 ) -> None:
     """What falls with another seed although nothing in the bundle made it fall counts, like any submitted attack."""
     split = getattr(here.data, here.suite.split)
-    loaded = load_defense(spec, here.data.info, torch.device(asked.device), here.suite.training(here.data))
+    loaded = _opened(asked, here, spec)
     store = Store(anew_root(made), anew.suite.name)
     for name, positions in fallen(bundled, anew, names).items():
         ids, images = [], []
@@ -306,7 +334,7 @@ def accept_points(asked: Acceptance, manifest: Manifest, staging: Path) -> str:
         raise InputError(f"results {asked.results}: hold no {manifest.defense!r} in suite {here.suite.name!r}")
     points = read_points(staging / "bundle", here.record)
     spec = Places(None, asked.data_root).spec(here.store, record)
-    loaded = load_defense(spec, here.data.info, torch.device(asked.device), here.suite.training(here.data))
+    loaded = _opened(asked, here, spec)
     if why := differences(record.key, defense_key(spec, loaded), "defense"):
         raise InputError(f"{record.name}: has changed since its results were made: {why[0]}")
     found = lowering(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
 from bench.engines.engine import Engine
 from bench.running.evaluate import Evaluation, Request
 from bench.running.progress import Display
 from bench.storing.records import DefenseRecord
 from bench.storing.store import open_suite, read_record
-from bench.suites.config import Suite
 from bench.summary.results import DefenseResults
 
 #: How unlikely the difference between two seeds has to be, over all attacks that are compared, to refuse a bundle.
@@ -57,35 +54,17 @@ def choose(results: DefenseResults, count: int) -> list[str]:
     return [*system.sample(measured, min(count, len(measured))), *excused]
 
 
-def run_anew(
-    suite: Suite,
-    spec: DefenseSpec,
-    names: list[str],
-    into: Path,
-    engine: Engine,
-    display: Display,
-    device: str,
-    data_root: Path | None,
-) -> DefenseResults:
-    """Run these attacks on all examples with a secret seed; their rows are put below ``into``.
+def run_anew(request: Request, engine: Engine, display: Display) -> DefenseResults:
+    """Run the attacks of a request on all examples with a secret seed in place of the suite's.
 
     Raises:
         InputError: when one of them fails.
     """
-    secret = suite.with_(seed=random.SystemRandom().randrange(SEEDS))
-    request = Request(
-        suite=secret,
-        defenses=[spec],
-        attacks=names,
-        results=into,
-        device=device,
-        data_root=data_root,
-        command="bench accept",
-        finish=False,
-    )
+    secret = request.suite.with_(seed=random.SystemRandom().randrange(SEEDS))
+    request = replace(request, suite=secret)
     if failures := Evaluation(request, engine, display).run():
         raise InputError(f"run anew: {failures[0]}")
-    store, record = open_suite(into, secret.name)
+    store, record = open_suite(request.results, secret.name)
     (path,) = store.defenses()
     return DefenseResults(store, record, read_record(path, DefenseRecord))
 

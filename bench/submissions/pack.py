@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
+from bench.contracts.isolation import Level, weakest
 from bench.data.splits import Data
 from bench.plugins.references import find
 from bench.plugins.registry import DEFENSES
@@ -149,7 +150,7 @@ def pack(
             defense than was evaluated.
     """
     record = found.record
-    _copy_rows(store, suite, record, staging / "rows")
+    level = _copy_rows(store, suite, record, staging / "rows")
     for source, place in packed.files.items():
         target = staging / "code" / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def pack(
         raise InputError(f"the code in the bundle builds another defense than was evaluated: {why}")
     write(staging, "suite.json", suite)
     write(staging, "defense.json", record.model_copy(update={"reference": packed.reference}))
-    write(staging, "environment.json", environment(device, getattr(record, "isolation", None)))
+    write(staging, "environment.json", environment(device, level))
     write(staging, "card.json", CardRecord(**{name: getattr(record, name) for name in CardRecord.model_fields}))
     write(staging, "checks.json", checks)
     left = {attack.record.name: attack.robust.value if attack.robust else None for attack in found.attacks}
@@ -195,19 +196,22 @@ def pack(
     )
 
 
-def _copy_rows(store: Store, suite: SuiteRecord, record: DefenseRecord, into: Path) -> None:
-    """Every shard that counts, each with all its adversarial inputs."""
+def _copy_rows(store: Store, suite: SuiteRecord, record: DefenseRecord, into: Path) -> Level:
+    """Every shard that counts, each with all its adversarial inputs; returns the weakest level they were made under."""
+    levels: list[Level] = []
     for attack in (None, *suite.attacks):
         name = CLEAN if attack is None else attack.name
         for path, header in current_headers(store, suite, record, attack):
             if header.x_adv_rows is not None or path.suffix == ".gz":
                 raise InputError(f"{path}: was compacted, and its adversarial inputs are gone; evaluate it anew")
+            levels.append(header.isolation)
             folder = into / slug(name)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / path.name)
             if header.x_adv_sha256:
                 images = path.with_suffix(".safetensors")
                 shutil.copyfile(images, folder / images.name)
+    return weakest(levels)
 
 
 def checked(findings: Sequence[tuple[str, str, str]]) -> list[Check]:

@@ -43,6 +43,7 @@ class Submission:
     note: str
     device: str
     data_root: Path | None
+    isolation: str = "none"  # what was asked for, see bench.isolation.opening.decide
 
 
 def submit_defense(asked: Submission, engine: Engine, display: Display) -> tuple[Manifest, ClaimedNumbers]:
@@ -55,7 +56,7 @@ def submit_defense(asked: Submission, engine: Engine, display: Display) -> tuple
         raise InputError("--by: say who submits it; the site shows it")
     packed = portable(asked.spec, asked.extra)
     with new_folder(asked.out) as staging:
-        contract = list(check_defense(packed.spec, asked.suite, asked.device, asked.data_root))
+        contract = list(check_defense(packed.spec, asked.suite, asked.device, asked.data_root, asked.isolation))
         broken = [f"{finding.rule} {finding.detail}" for finding in contract if finding.verdict == "fail"]
         if broken:
             raise InputError(f"{packed.spec.name}: breaks the contract: {broken[0]}")
@@ -92,6 +93,7 @@ def _evaluated(
         device=asked.device,
         data_root=asked.data_root,
         command=provenance.command_line(),
+        isolation=asked.isolation,
     )
     failures = Evaluation(request, engine, display).run()
     if failures:
@@ -106,7 +108,7 @@ def _evaluated(
 
 def _verified(asked: Submission, spec: DefenseSpec) -> list[Check]:
     where = Places(asked.suite.data, asked.data_root, spec.checkpoints, {spec.name: spec})
-    verdicts = list(verify(asked.results, asked.suite.name, (spec.name,), asked.device, where))
+    verdicts = list(verify(asked.results, asked.suite.name, (spec.name,), asked.device, where, (), asked.isolation))
     for verdict in verdicts:
         if not verdict.confirmed:
             why = verdict.problem or f"{verdict.different} of {verdict.rows} rows differ when judged again"

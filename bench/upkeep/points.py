@@ -11,6 +11,7 @@ from bench.contracts.defense import Defense
 from bench.contracts.target import no_counts
 from bench.contracts.threat import Lp
 from bench.data.splits import Data
+from bench.judging.again import in_a_crowd
 from bench.judging.judge import Draws, Judged, Judging, judge
 from bench.judging.towards import classes_to_reach
 from bench.storing.found import found_key
@@ -58,15 +59,17 @@ def judge_points(
     towards = classes_to_reach(
         suite.towards, defense, x, y, points.ids, seed=suite.seed, draws=draws.select, name=name
     )
+    threat = Lp(suite.norm, suite.eps, suite.low, suite.high)  # type: ignore[arg-type]
+    asked = in_a_crowd(defense, threat)
     judged = judge(
-        defense,
+        asked,
         x,
         y,
         points.ids,
         points.x_adv.to(x),
         no_counts(len(x)),
         Judging(
-            Lp(suite.norm, suite.eps, suite.low, suite.high),  # type: ignore[arg-type]
+            threat,
             draws,
             record.probe.threshold,
             BATCH,
