@@ -44,10 +44,9 @@ class Levels:
         smaller than their distance) a value stays.
         """
         assert self.spec.levels is not None
-        last = self.spec.levels - 1
+        last, width = self.spec.levels - 1, self.spec.high - self.spec.low
         centre = self.centres if index is None else self.centres[index.to(self.centres.device)]
-        low, width = self.spec.low, self.spec.high - self.spec.low
-        here, middle = (last * (values - low) / width for values in (x, centre))
+        here, middle = level_of(x, self.spec), level_of(centre, self.spec)
         if isinstance(self.threat, Lp) and self.threat.norm == "linf":
             reach = last * self.threat.eps / width
             slack = 0.5 * last * self.threat.tolerance / width  # less than the judge allows
@@ -59,12 +58,24 @@ class Levels:
             steps = here - middle
             near = (steps - steps.round()).abs() < _ROUNDING
             whole = middle + torch.where(near, steps.round(), steps.trunc())
-        return low + whole / last * width
+        return value_at(whole, self.spec)
+
+
+def level_of(x: Tensor, spec: InputSpec) -> Tensor:
+    """The grey level of each value, 0 to ``spec.levels - 1``, a fraction between two of them."""
+    assert spec.levels is not None
+    return (spec.levels - 1) * (x - spec.low) / (spec.high - spec.low)
+
+
+def value_at(level: Tensor, spec: InputSpec) -> Tensor:
+    """The value at a grey level, the inverse of :func:`level_of` up to rounding."""
+    assert spec.levels is not None
+    return spec.low + level / (spec.levels - 1) * (spec.high - spec.low)
 
 
 def on_levels(x: Tensor, spec: InputSpec) -> Tensor:
     """Bool ``(N,)``: whether all values of each input are whole levels, up to rounding; False where there are none."""
     if spec.levels is None:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    here = (spec.levels - 1) * (x - spec.low) / (spec.high - spec.low)
+    here = level_of(x, spec)
     return ((here - here.round()).abs() < _ROUNDING).flatten(1).all(1)

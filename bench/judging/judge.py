@@ -5,8 +5,8 @@ to ``Lp.tolerance``), it is misclassified, and not rejected by the detector at i
 a rule of the threat model is recorded with the reason and scored as the clean input: a failed attack, not an error.
 In a targeted suite it has to be classified as the class to reach; any other class, the right one or not, is a failure.
 
-Where the suite's protocol rounds, the grey levels next to a point are judged as well, and what the defense survives
-less is what counts and is stored.
+Where the suite's protocol rounds, the grey levels next to a point are judged as well; the one that the defense survives
+less counts and is stored, of equals that on the grey levels.
 
 Randomised defenses are judged on fresh draws that the attack never saw, in two disjoint streams: ``select``, on
 which the worst attack of an example is chosen later, and ``report``, on which it is scored.
@@ -103,7 +103,7 @@ class Judging:
         stream: names of the random stream (:meth:`bench.storing.keys.Key.stream`).
         clean: rows of the unattacked input, where a rejection is a failure instead of a success.
         towards: int64 ``(N,)``, the class each x_adv has to reach in a targeted suite; None: any but y.
-        rounding: judge the grey levels next to each x_adv as well, and count what the defense survives less.
+        rounding: judge the grey levels next to each x_adv as well, and take them unless they are survived more often.
     """
 
     threat: ThreatModel
@@ -152,10 +152,12 @@ def judge(
     rounded = torch.zeros(len(x), dtype=torch.bool)
     if how.rounding and not how.clean and defense.data.input.levels is not None:
         # Clean images lie on the grey levels of their files, most points of attacks do not: a defense that answers
-        # otherwise between the levels gains nothing. The same draws for both, so that the choice is not luck.
+        # otherwise between the levels gains nothing. The same draws for both, so that the choice is not luck. Of equals
+        # the point on the levels counts: it is an image that could be sent, and takes little room.
         on_levels = Levels(defense.data.input, how.threat, x).snapped(judged, None)
         as_returned = survived(outcome(judged, how.draws.select, "select"))
-        rounded = survived(outcome(on_levels, how.draws.select, "select")) < as_returned
+        moved = (on_levels != judged).flatten(1).any(1).cpu()
+        rounded = moved & (survived(outcome(on_levels, how.draws.select, "select")) <= as_returned)
         judged = torch.where(_per_row(rounded, x), on_levels, judged)
         x_adv = torch.where(_per_row(rounded, x), on_levels, x_adv) if x_adv.shape == x.shape else x_adv
     report = outcome(judged, how.draws.report, "report")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.contracts.seeding import seeded
@@ -20,6 +19,7 @@ from bench.judging.behaviour import Answers, depends_on_batch, is_random, undeci
 from bench.running.cell import Setting, open_context
 from bench.running.gallery import Chosen, gallery_of
 from bench.storing.current import current_headers
+from bench.storing.images import Images, decode, pick
 from bench.storing.records import Afterwards, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
 from bench.storing.store import Store, read_record
 
@@ -29,9 +29,11 @@ MOST, PASSES = 64, 3
 
 @dataclass
 class Found:
-    """Adversarial inputs of all attacks, ``(…)`` each, with the labels and whether the judge found them right."""
+    """Adversarial inputs of all attacks as they are stored, one each, with the positions of their examples in the
+    suite, the labels, and whether the judge found them right."""
 
-    x_adv: list[Tensor] = field(default_factory=list)
+    images: list[Images] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
 
@@ -50,12 +52,14 @@ def found_by_attacks(results: Path, suite: SuiteRecord, defense: DefenseRecord) 
                 continue
             shard = read_record(path, ShardRecord)
             try:
-                images = store.x_adv(shard)
+                images = store.images(shard)
             except InputError:
                 continue
-            of_rows = [(shard.rows[row], images[at]) for at, row in enumerate(shard.stored)]
-            for row, image in [(row, image) for row, image in of_rows if row.reason == "ok"][:left]:
-                found.x_adv.append(image.clone())
+            kept = [(at, i) for at, i in enumerate(shard.stored) if shard.rows[i].reason == "ok"]
+            for at, i in kept[:left]:
+                row = shard.rows[i]
+                found.images.append(pick(images, [at]))
+                found.positions.append(shard.start + i)
                 found.labels.append(row.label)
                 found.right.append(row.report_correct == shard.draws_report)
                 left -= 1
@@ -65,10 +69,12 @@ def found_by_attacks(results: Path, suite: SuiteRecord, defense: DefenseRecord) 
 @torch.no_grad()
 def asked_afterwards(setting: Setting, found: Found) -> Afterwards | None:
     """What a defense says now; None where no attack has found anything."""
-    if not found.x_adv:
+    if not found.images:
         return None
-    defense = open_context(setting).defense
-    x = torch.stack(found.x_adv).float().to(setting.torch_device)
+    context = open_context(setting)
+    defense, clean = context.defense, context.examples.at(found.positions)
+    x_adv = [decode(images, clean[i : i + 1]) for i, images in enumerate(found.images)]
+    x = torch.cat(x_adv).float().to(setting.torch_device)
     with seeded(setting.suite.seed, "afterwards"):
         # From the last to the first, all attacks' in one batch: another order and other company than before.
         now = Answers.of(defense, x.flip(0))

@@ -34,6 +34,7 @@ from bench.running.copies import load_copy, prepare_copy
 from bench.storing import provenance
 from bench.storing.current import Piece
 from bench.storing.digest import digest
+from bench.storing.images import encode
 from bench.storing.keys import DataKey, DefenseKey, Key, differences
 from bench.storing.records import CLEAN, ShardRecord
 from bench.storing.store import PackedShard, pack_shard, pack_tensors, unpack_tensors
@@ -394,5 +395,4 @@ def _run_shard(
         towards=None if towards is None else towards.tolist(),
         asked_again=again,
     )
-    return pack_shard(record, None if entry is None else judged.x_adv)
-
+    return pack_shard(record, None if entry is None else encode(judged.x_adv, x, context.data.info.input))

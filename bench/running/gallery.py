@@ -13,6 +13,7 @@ from bench.contracts.seeding import seeded
 from bench.engines.supply import Supply
 from bench.running.cell import Setting, open_context
 from bench.storing.current import current_headers
+from bench.storing.images import Images, decode, pick
 from bench.storing.records import AttackRecord, DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, pack_tensors, read_record
 
@@ -22,11 +23,11 @@ SIZE = 8
 
 @dataclass
 class Chosen:
-    """The examples to show of a defense: an entry, the position in the suite and the x_adv ``(…)`` of each."""
+    """The examples to show of a defense: an entry, the position in the suite and the x_adv of each."""
 
     entries: list[GalleryEntry] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    x_adv: list[Tensor] = field(default_factory=list)
+    images: list[Images] = field(default_factory=list)
 
 
 def gallery_of(setting: Setting, chosen: Supply[Chosen]) -> tuple[list[GalleryEntry], bytes | None]:
@@ -43,7 +44,9 @@ def gallery_of(setting: Setting, chosen: Supply[Chosen]) -> tuple[list[GalleryEn
 @torch.no_grad()
 def _pictures(setting: Setting, shown: Chosen) -> dict[str, Tensor]:
     context = open_context(setting)
-    images = {"x": context.examples.at(shown.positions).float(), "x_adv": torch.stack(shown.x_adv).float()}
+    x = context.examples.at(shown.positions).float()
+    x_adv = torch.cat([decode(stored, x[i : i + 1]) for i, stored in enumerate(shown.images)])
+    images = {"x": x, "x_adv": x_adv}
     device = next((p.device for p in context.defense.parameters()), torch.device("cpu"))
     with seeded(setting.suite.seed, setting.spec.name, "gallery"):
         for key in ("x", "x_adv"):
@@ -75,7 +78,7 @@ def choose(results: Path, suite: SuiteRecord, defense: DefenseRecord) -> Chosen:
         worst = min(allowed, key=lambda attack: _survival(allowed[attack][0]))
         row, shard = allowed[worst]
         try:
-            x_adv = store.x_adv(shard)[shard.stored.index(position - shard.start)]
+            images = pick(store.images(shard), [shard.stored.index(position - shard.start)])
         except InputError:
             continue
         chosen.entries.append(
@@ -88,7 +91,7 @@ def choose(results: Path, suite: SuiteRecord, defense: DefenseRecord) -> Chosen:
             )
         )
         chosen.positions.append(position)
-        chosen.x_adv.append(x_adv.clone())
+        chosen.images.append(images)
     return chosen
 
 

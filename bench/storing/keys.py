@@ -114,7 +114,9 @@ class Key(Component):
         """
         if self.protocol == 1:
             return self.suite.seed, self.defense.name, "clean" if self.attack is None else self.attack.name, shard
-        attack = None if self.attack is None else self.attack.model_dump(mode="json", exclude={"name"})
+        attack = None
+        if self.attack is not None:
+            attack = self.attack.model_dump(mode="json", exclude={"name", "version", "awareness"})
         return self.suite.seed, self.data.examples, json.dumps(attack, sort_keys=True)
 
     def same_numbers(self, other: Key) -> bool:

@@ -5,7 +5,7 @@ Layout below a results folder::
     <suite>/suite.json                      SuiteRecord: data, examples, threat model, attacks with budgets
     <suite>/<defense>/defense.json          DefenseRecord: what it is, what the probe found, timing
     <suite>/<defense>/<attack>/000.json     ShardRecord: one row per example
-    <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv, float32 (N, C, H, W), key "x_adv"
+    <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv (see bench.storing.images)
     <suite>/<defense>/gallery.safetensors   a few examples as images (see GalleryEntry)
 
 A study may put files of its own beside these (``bench.studies``).
@@ -81,7 +81,9 @@ class Row(Record):
     zero_gradient: int = Field(description="gradients that were exactly zero")
     nonfinite_gradient: int = Field(description="gradients with NaN or infinite entries")
     reason: str = Field(description="ok, or why the judge refused x_adv (then the row scores as the clean input)")
-    rounded: bool = Field(default=False, description="whether x_adv was moved to the data's grey levels, as the worse")
+    rounded: bool = Field(
+        default=False, description="whether x_adv was moved to the data's grey levels, which were no better survived"
+    )
 
 
 class Provenance(Record):

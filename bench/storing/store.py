@@ -20,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError, NewerSchemaError, did_you_mean
+from bench.storing.images import STEPS, Images, decode
 from bench.storing.names import readable, slug
 from bench.storing.records import (
     SCHEMA_VERSION,
@@ -134,11 +135,11 @@ class PackedShard:
     x_adv: bytes | None
 
 
-def pack_shard(record: ShardRecord, x_adv: Tensor | None) -> PackedShard:
+def pack_shard(record: ShardRecord, images: Images | None) -> PackedShard:
     """Pack a shard: its record then vouches for the adversarial inputs by SHA-256."""
     data = None
-    if x_adv is not None:
-        data = pack_tensors({"x_adv": x_adv.detach().float()})
+    if images is not None:
+        data = pack_tensors(images.tensors, images.header or None)
         record = record.model_copy(update={"x_adv_sha256": hashlib.sha256(data).hexdigest()})
     return PackedShard(record.defense, record.attack, record.shard, record.status, to_json(record).encode(), data)
 
@@ -204,23 +205,45 @@ class Store:
     def remove_shard(self, defense: str, attack: str, shard: int) -> None:
         """Remove a shard and its adversarial inputs."""
         plain = self.shard_path(defense, attack, shard)
-        for path in (plain, _compressed(plain), plain.with_suffix(".safetensors")):
+        images = plain.with_suffix(".safetensors")
+        for path in (plain, _compressed(plain), images, _compressed(images)):
             path.unlink(missing_ok=True)
 
-    def x_adv(self, record: ShardRecord) -> Tensor:
-        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.
+    def images_path(self, record: ShardRecord) -> Path:
+        """The file of a shard's adversarial inputs: compressed where that is the one that is there."""
+        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        return _compressed(path) if _compressed(path).exists() and not path.exists() else path
+
+    def images(self, record: ShardRecord) -> Images:
+        """The adversarial inputs of a shard, or of its ``x_adv_rows``, as they are stored.
 
         Raises:
             InputError: when the file is missing or its SHA-256 differs from the record's.
         """
-        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        path = self.images_path(record)
         if not path.exists():
             raise InputError(f"{path}: is missing")
         data = path.read_bytes()
+        if path.suffix == ".gz":
+            try:
+                data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error):
+                raise InputError(f"{path}: is cut off or no such file") from None
         found = hashlib.sha256(data).hexdigest()
         if found != record.x_adv_sha256:
             raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
-        return safetensors.torch.load(data)["x_adv"]
+        return Images(*unpack_tensors(data))
+
+    def x_adv(self, record: ShardRecord, x: Tensor | None = None) -> Tensor:
+        """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.
+
+        Args:
+            x: the clean inputs of these rows, from which steps of grey levels start (``bench.storing.images``).
+
+        Raises:
+            InputError: when the file is missing, its SHA-256 differs from the record's, or ``x`` does not fit it.
+        """
+        return decode(self.images(record), x)
 
     def cut_off(self, record: ShardRecord) -> str:
         """Why the adversarial inputs that a shard vouches for cannot all be there; empty where nothing says so.
@@ -229,7 +252,13 @@ class Store:
         """
         if not record.x_adv_sha256:
             return ""
-        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
+        path = self.images_path(record)
+        if path.suffix == ".gz":
+            try:
+                self.images(record)
+            except InputError as error:
+                return str(error)
+            return ""
         try:
             with safetensors.safe_open(path, framework="np"):
                 return ""
@@ -246,26 +275,27 @@ class Store:
     def write_defense(self, record: DefenseRecord) -> None:
         write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
 
-    def write_shard(self, record: ShardRecord, x_adv: Tensor | None) -> None:
+    def write_shard(self, record: ShardRecord, images: Images | None) -> None:
         """Store a shard and its adversarial inputs."""
-        self.write_packed(pack_shard(record, x_adv))
+        self.write_packed(pack_shard(record, images))
 
     def write_packed(self, shard: PackedShard) -> None:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""
         path = self.shard_path(shard.defense, shard.attack, shard.number)
         if shard.x_adv is not None:
             write_atomically(path.with_suffix(".safetensors"), shard.x_adv)
+            _compressed(path.with_suffix(".safetensors")).unlink(missing_ok=True)
         write_atomically(path, shard.record)
         _compressed(path).unlink(missing_ok=True)
 
     def is_compact(self, record: ShardRecord, rows: list[int]) -> bool:
         """Whether a shard is stored compressed, with the adversarial inputs of ``rows`` and nothing else."""
         path = self.shard_path(record.defense, record.attack, record.shard)
-        plain, images = path.exists(), path.with_suffix(".safetensors").exists()
+        plain, images = path.exists(), self.images_path(record).exists()
         return record.x_adv_rows == rows and not plain and _compressed(path).exists() and images == bool(rows)
 
-    def compact_shard(self, record: ShardRecord, rows: list[int], x_adv: Tensor | None) -> None:
-        """Store a shard again, compressed and with the adversarial inputs ``x_adv`` of ``rows`` alone.
+    def compact_shard(self, record: ShardRecord, rows: list[int], images: Images | None) -> None:
+        """Store a shard again, compressed and with the adversarial inputs ``images`` of ``rows`` alone.
 
         Whenever it is interrupted, the record that is found vouches for the images that are there, or for none.
         """
@@ -273,13 +303,18 @@ class Store:
         record = record.model_copy(update={"x_adv_rows": [], "x_adv_sha256": ""})
         self._write_compressed(path, record)
         path.unlink(missing_ok=True)
+        plain = path.with_suffix(".safetensors")
         if rows:
-            packed = pack_shard(record.model_copy(update={"x_adv_rows": rows}), x_adv)
+            packed = pack_shard(record.model_copy(update={"x_adv_rows": rows}), images)
             if packed.x_adv is not None:
-                write_atomically(path.with_suffix(".safetensors"), packed.x_adv)
+                # Steps of grey levels shrink to less than half, float32 hardly at all.
+                small = gzip.compress(packed.x_adv, mtime=0) if images is not None and STEPS in images.tensors else None
+                write_atomically(_compressed(plain) if small else plain, small or packed.x_adv)
+                (plain if small else _compressed(plain)).unlink(missing_ok=True)
             write_atomically(_compressed(path), gzip.compress(packed.record, mtime=0))
         else:
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            for file in (plain, _compressed(plain)):
+                file.unlink(missing_ok=True)
 
     def _write_compressed(self, path: Path, record: ShardRecord) -> None:
         write_atomically(_compressed(path), gzip.compress(to_json(record).encode(), mtime=0))

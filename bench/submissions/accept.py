@@ -286,13 +286,15 @@ def _keep_fallen(
     split = getattr(here.data, here.suite.split)
     loaded = _opened(asked, here, spec)
     store = Store(anew_root(made), anew.suite.name)
+    place = {example: i for i, example in enumerate(split.ids)}
     for name, positions in fallen(bundled, anew, names).items():
         ids, images = [], []
         for shard in anew.cells[name].shards:
             rows = [i for i in range(shard.start, shard.stop) if i in positions]
             if shard.status == "ok" and rows:
-                x_adv = store.x_adv(shard)
-                ids += [split.ids[i] for i in rows]
+                x = split.at([place[row.id] for row in shard.rows])
+                x_adv = store.x_adv(shard, x)
+                ids += [shard.rows[i - shard.start].id for i in rows]
                 images += [x_adv[i - shard.start] for i in rows]
         if not ids:
             continue

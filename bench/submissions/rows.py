@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.current import SETTLED
+from bench.storing.images import ON_LEVELS, STEPS, WHOLE
 from bench.storing.keys import differences
 from bench.storing.names import slug
 from bench.storing.provenance import torch_release
@@ -98,6 +99,21 @@ def _check_shard(path: Path, shard: ShardRecord, suite: SuiteRecord, labels: dic
     images = path.with_suffix(".safetensors")
     if shard.x_adv_rows is not None or not images.is_file():
         raise InputError(f"{where}: lacks adversarial inputs")
-    held, expected = tensors(images, images.name), ("F32", (len(ids), *suite.shape))
-    if held.keys() != {"x_adv"} or (held["x_adv"] != expected and held["x_adv"][1][0:1] != (len(ids),)):
-        raise InputError(f"{where}: expected x_adv of shape {expected[1]}, got {list(held.values())[:1]}")
+    held = tensors(images, images.name)
+    if not _fit(held, len(ids), suite.shape):
+        raise InputError(f"{where}: expected x_adv of shape {(len(ids), *suite.shape)}, got {list(held.values())[:3]}")
+
+
+def _fit(held: dict[str, tuple[str, tuple[int, ...]]], n: int, shape: tuple[int, ...]) -> bool:
+    """Whether these are ``n`` adversarial inputs in either form (``bench.storing.images``), by types and shapes.
+
+    What an attack returned in another shape is stored as it is, as whole inputs.
+    """
+    kind, (whole, *rest) = held.get(WHOLE, ("", (-1,)))
+    if held.keys() == {WHOLE}:
+        return whole == n and (kind == "F32" or tuple(rest) != shape)
+    if held.keys() != {WHOLE, STEPS, ON_LEVELS} or (kind, tuple(rest)) != ("F32", shape):
+        return False
+    type_of_steps, (steps, *each) = held[STEPS]
+    fits = type_of_steps in ("I8", "I32") and tuple(each) == shape and whole + steps == n
+    return fits and held[ON_LEVELS] == ("BOOL", (n,))

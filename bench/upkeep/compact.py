@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.current import current_shards
+from bench.storing.images import pick
 from bench.storing.lock import writing
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
@@ -86,7 +87,7 @@ def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> N
         store.compact_shard(shard, [], None)
     else:
         places = [shard.stored.index(row) for row in keep]
-        store.compact_shard(shard, keep, store.x_adv(shard)[places])
+        store.compact_shard(shard, keep, pick(store.images(shard), places))
 
 
 def _size(folder: Path) -> int:

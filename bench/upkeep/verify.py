@@ -245,7 +245,7 @@ def _stored(store: Store, shard: ShardRecord, x: torch.Tensor) -> tuple[torch.Te
     stored = list(shard.stored)
     x_adv = x.clone()
     if stored:
-        x_adv[stored] = store.x_adv(shard).to(x.device)
+        x_adv[stored] = store.x_adv(shard, x[stored]).to(x.device)
     return x_adv, stored
 
 

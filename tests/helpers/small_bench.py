@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stand_ins import Ended, plugin, run_bench, shards, write_config
+from torch import Tensor
 
+from bench.data.load import load_data
 from bench.storing.records import ShardRecord
 from bench.storing.store import Store
 from bench.summary.numbers import SuiteSummary
@@ -16,6 +18,12 @@ from bench.summary.summarise import summarise
 STEP = {"attack": plugin("one_step")}
 OUTSIDE = {"attack": plugin("outside")}
 FAILING = {"attack": plugin("failing")}
+
+
+def points(store: Store, record: ShardRecord) -> Tensor:
+    """The adversarial inputs that are stored of a shard of digits."""
+    x = load_data("digits").test.take(record.stop).x
+    return store.x_adv(record, x[[record.start + row for row in record.stored]])
 
 
 @dataclass

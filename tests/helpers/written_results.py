@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bench.storing.images import Images
 from bench.storing.records import (
     AttackRecord,
     DefenseRecord,
@@ -186,4 +187,5 @@ class Results:
     def write_shard(
         self, defense: DefenseRecord, attack: str, number: int, x_adv: Tensor | None = None, **fields: Any
     ) -> None:
-        self.store.write_shard(shard_record(self.suite, defense, attack, number, **fields), x_adv)
+        images = None if x_adv is None else Images({"x_adv": x_adv})
+        self.store.write_shard(shard_record(self.suite, defense, attack, number, **fields), images)

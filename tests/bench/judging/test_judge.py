@@ -281,6 +281,10 @@ def test_a_point_is_judged_on_the_grey_levels_next_to_it_as_well(rounding: bool,
     assert (row.report_robust, row.rounded, x_adv.item()) == (robust, rounding, pytest.approx(kept))
 
 
-def test_a_point_stays_where_its_grey_level_is_survived_as_well() -> None:
-    row, x_adv = _on_three_levels(0.1, rounding=True)
-    assert (row.report_robust, row.rounded, x_adv.item()) == (1, False, pytest.approx(0.1))
+@pytest.mark.parametrize(("value", "kept"), [(0.1, 0.0), (0.6, 0.5)])
+def test_of_equals_the_point_on_the_grey_levels_counts(value: float, kept: float) -> None:
+    x = torch.zeros(1, 1, 2, 2)
+    how = Judging(Lp("linf", 0.6), ONE, None, 8, ("s",), rounding=True)
+    defense = Scripted(DataInfo("three-levels", InputSpec((1, 2, 2), levels=3), 4)).eval()
+    found = judge(defense, x, torch.zeros(1, dtype=torch.int64), ["a"], picture(value)[None], no_counts(1), how)
+    assert (found.rows[0].rounded, found.x_adv[0, 0, 0, 0].item()) == (True, pytest.approx(kept))

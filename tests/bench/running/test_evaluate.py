@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_bench import FAILING, OUTSIDE, STEP, Bench, cells
+from small_bench import FAILING, OUTSIDE, STEP, Bench, cells, points
 from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
 from bench.data.load import load_data
@@ -143,7 +143,7 @@ def test_stored_images_are_those_that_were_judged(everything: tuple[Bench, Ended
     bench, _ = everything
     x = load_data("digits").test.take(12).x
     for record in bench.cell("step"):
-        x_adv = bench.store.x_adv(record)
+        x_adv = points(bench.store, record)
         away = (x_adv - x[4 * record.shard :][:4]).abs().flatten(1).amax(1)
         assert away.tolist() == pytest.approx([row.linf for row in record.rows], abs=1e-5)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from small_bench import points
 from stand_ins import plugin, run_bench, write_config
 from torch import Tensor
 
@@ -61,7 +62,7 @@ def test_the_images_are_x_and_the_stored_x_adv_of_the_named_attack(store: Store)
         position = examples.ids.index(entry.id)
         shard = _shard(store, entry.attack, position // 4)
         assert torch.equal(images["x"][i], examples.x[position])
-        assert torch.equal(images["x_adv"][i], store.x_adv(shard)[position % 4])
+        assert torch.equal(images["x_adv"][i], points(store, shard)[position % 4])
         row = shard.rows[position % 4]
         assert entry.adversarial_prediction == row.prediction
         others = [_shard(store, attack, position // 4).rows[position % 4] for attack in ("half", "step")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_bench import STEP, Bench
+from small_bench import STEP, Bench, points
 from stand_ins import plugin, run_bench
 from written_results import attack_record, defense_record, probe_record, suite_record
 
@@ -43,9 +43,9 @@ def test_an_oblivious_attack_is_shown_no_detector_and_an_adaptive_one_is(evaluat
 def test_a_transfer_attack_is_shown_another_network_with_its_detector(evaluated: Bench) -> None:
     (copy,), (own,) = notes(evaluated, "transfer"), notes(evaluated, "adaptive")
     assert copy.startswith("rejects True") and copy != own
-    points = {tier: evaluated.store.x_adv(evaluated.cell(tier, "stand_ins.Trained")[0]) for tier in ATTACKS}
-    assert not points["transfer"].equal(points["adaptive"])
-    assert points["oblivious"].equal(points["adaptive"])  # one step of one network: what it is told changes nothing
+    found = {tier: points(evaluated.store, evaluated.cell(tier, "stand_ins.Trained")[0]) for tier in ATTACKS}
+    assert not found["transfer"].equal(found["adaptive"])
+    assert found["oblivious"].equal(found["adaptive"])  # one step of one network: what it is told changes nothing
 
 
 def test_one_copy_serves_all_attacks_of_the_tier(evaluated: Bench) -> None:

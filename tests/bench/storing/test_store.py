@@ -18,6 +18,7 @@ from written_results import (
 )
 
 from bench.contracts.errors import InputError
+from bench.storing.images import Images
 from bench.storing.names import slug
 from bench.storing.records import SCHEMA_VERSION, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
 from bench.storing.store import Store, check_writable, read_record, suites, to_json, write_atomically
@@ -52,7 +53,7 @@ def test_every_record_comes_back_as_it_was(results: Results) -> None:
     x_adv = torch.rand(2, 1, 2, 2)
     rows = [row("e0", 1), row("e1", 0, detector_score=0.5)]
     record = shard_record(SUITE, DEFENSE, "pgd", 3, start=0, stop=2, rows=rows)
-    results.store.write_shard(record, x_adv)
+    results.store.write_shard(record, Images({"x_adv": x_adv}))
     stored = results.store.shard(DEFENSE.name, "pgd", 3)
     assert stored is not None
     assert stored.model_copy(update={"x_adv_sha256": ""}) == record

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from stand_ins import Ended, plugin, run_bench, write_config
 from submitting import ATTACKS, remade, submit, tree, write_plugin
@@ -106,8 +107,10 @@ def a_row(bundle: Path) -> None:
 
 def an_image(bundle: Path) -> None:
     path = bundle / "rows" / "step" / "000.safetensors"
-    x = load_file(path)["x_adv"]
-    save_file({"x_adv": torch.flip(x, (3,)).contiguous()}, path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    held = load_file(path)
+    save_file(held | {"steps": torch.flip(held["steps"], (3,)).contiguous()}, path, header)
 
 
 def the_weights(bundle: Path) -> None:

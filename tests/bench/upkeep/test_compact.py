@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_bench import FAILING, STEP, Bench
+from small_bench import FAILING, STEP, Bench, points
 from stand_ins import plugin, run_bench
 
 from bench.storing.lock import writing
@@ -56,7 +56,7 @@ def test_the_input_of_the_worst_attack_of_every_example_is_kept(bench: Bench, na
     expected = {}
     for attack, cell in found.cells.items():
         for shard in cell.shards:
-            for row, image in zip(shard.rows, store.x_adv(shard), strict=True):
+            for row, image in zip(shard.rows, points(store, shard), strict=True):
                 if dict(zip(suite.ids, chosen, strict=True))[row.id] == attack:
                     expected[row.id] = image
     _compact(bench)
@@ -66,7 +66,7 @@ def test_the_input_of_the_worst_attack_of_every_example_is_kept(bench: Bench, na
             shard = store.shard(name, attack, number)
             assert shard is not None and shard.x_adv_rows is not None
             if shard.x_adv_rows:
-                for row, image in zip(shard.x_adv_rows, store.x_adv(shard), strict=True):
+                for row, image in zip(shard.x_adv_rows, points(store, shard), strict=True):
                     kept[shard.rows[row].id] = image
             else:
                 assert not store.shard_path(name, attack, number).with_suffix(".safetensors").exists()
@@ -128,7 +128,7 @@ def test_what_is_kept_is_judged_again(bench: Bench) -> None:
     ended = run_bench(*arguments)
     assert ended.code == 0
     assert f"stand_ins.Means × {CLEAN}: 0 of 12 rows differ" in ended.out
-    stored = next((bench.results / "tiny/stand_ins.Means").glob("*/*.safetensors"))
+    stored = next((bench.results / "tiny/stand_ins.Means").glob("*/*.safetensors*"))
     stored.write_bytes(stored.read_bytes()[:-1] + b"x")
     assert run_bench(*arguments).code == 1
 
