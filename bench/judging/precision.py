@@ -49,4 +49,5 @@ def precision_lost(defense: Defense, x: Tensor, y: Tensor, *seed: object) -> flo
 def _unit(grad: Tensor) -> Tensor:
     """Rows of length 1, however small they were; those that are zero stay so."""
     flat = grad.flatten(1).double()
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    length: Tensor = flat.norm(dim=1, keepdim=True)
+    return flat / length.clamp_min(torch.finfo(torch.float64).tiny)
