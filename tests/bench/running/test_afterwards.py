@@ -49,7 +49,9 @@ class Crowded(Means):
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     (tmp_path / "marked.py").write_text(PLUGIN, encoding="utf-8")
-    return Bench(tmp_path / "work").configure({"marking": {"attack": f"{tmp_path / 'marked.py'}:marking"}})
+    return Bench(tmp_path / "work").configure(
+        {"marking": {"attack": f"{tmp_path / 'marked.py'}:marking"}}, protocol=1  # a mark is no grey level
+    )
 
 
 def evaluated(bench: Bench, name: str) -> DefenseRecord:

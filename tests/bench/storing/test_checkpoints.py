@@ -25,6 +25,7 @@ from bench.storing.checkpoints import (
     record_path,
     save,
 )
+from bench.storing.names import slug
 
 INFO = DataInfo("toy", InputSpec((1, 2, 2)), 3)
 SETTINGS = TrainingSettings("toy", 1, Lp("linf", 0.1), seed=1)
@@ -61,7 +62,7 @@ def test_round_trip(saved: tuple[_Linear, Path]) -> None:
 def test_default_folder_is_that_of_the_whole_package() -> None:
     defense = bench.contracts.defense.BareModel(nn.Identity(), INFO)
     path = checkpoint_path(defense, "a b/c", SETTINGS)
-    assert path.parent == Path(bench.__file__).resolve().parent / "checkpoints" / "a-b-c"
+    assert path.parent == Path(bench.__file__).resolve().parent / "checkpoints" / slug("a b/c")
     assert re.fullmatch(r"toy-linf-0\.1-[0-9a-f]{8}\.safetensors", path.name)
 
 

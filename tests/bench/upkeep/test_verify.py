@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_bench import points
 from stand_ins import Ended, Means, plugin, run_bench, write_config
 
 from bench.storing.store import Store
@@ -128,7 +129,7 @@ def test_inputs_are_judged_as_files_would_hold_them(results: Path) -> None:
         shard = store.shard("stand_ins.Means", "step", number)
         assert shard is not None
         x = data.test.x[shard.start : shard.stop]
-        x_adv = rounded(store.x_adv(shard), x, InputSpec((1, 8, 8), levels=17), Lp("linf", 0.2))
+        x_adv = rounded(points(store, shard), x, InputSpec((1, 8, 8), levels=17), Lp("linf", 0.2))
         assert x_adv is not None and (16 * x_adv - (16 * x_adv).round()).abs().max() < 1e-4
         assert (x_adv - x).abs().max() <= 0.2
         guess = Means(data.info)(x_adv).argmax(1)
