@@ -8,7 +8,7 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
 from bench.isolation.remote import RemoteDefense
-from bench.judging.judge import Judged, Judging, judge
-from bench.storing.records import AskedAgain, Row
+from bench.judging.judge import Judged, Judging, judge, per_row
+from bench.storing.records import AskedAgain
 
 #: Rows of a shard that are asked again, and draws of each of a randomised defense.
 ROWS, DRAWS = 32, 20
@@ -81,12 +81,8 @@ def judge_apart(
     """
     first, second = in_a_crowd(fresh, how.threat), in_a_crowd(attacked, how.threat)
     judged = judge(first, x, y, ids, x_adv, counts, how)
-    points = x
-    if judged.x_adv.shape == x.shape:
-        allowed = torch.tensor([row.reason == "ok" for row in judged.rows], device=x.device)
-        points = torch.where(allowed.view(-1, *[1] * (x.ndim - 1)), judged.x_adv, x)
     with seeded(*how.stream, "again"):
-        again = ask_again(first, second, points, y, randomized=randomized, threshold=how.threshold)
+        again = ask_again(first, second, judged.points, y, randomized=randomized, threshold=how.threshold)
     if again.differing:
         judged = worse_of(judged, judge(second, x, y, ids, x_adv, counts, how))
     return judged, again
@@ -142,9 +138,9 @@ def _is_no_luck(a: int, b: int, tests: int) -> bool:
 
 def worse_of(one: Judged, other: Judged) -> Judged:
     """Row by row what survives less."""
-    takes = [b.report_robust < a.report_robust for a, b in zip(one.rows, other.rows, strict=True)]
-    rows: Sequence[Row] = [b if take else a for a, b, take in zip(one.rows, other.rows, takes, strict=True)]
+    takes = torch.tensor([b.report_robust < a.report_robust for a, b in zip(one.rows, other.rows, strict=True)])
+    rows = [b if take else a for a, b, take in zip(one.rows, other.rows, takes.tolist(), strict=True)]
+    points = torch.where(per_row(takes, one.points), other.points, one.points)
     if one.x_adv.shape != other.x_adv.shape:
-        return Judged(list(rows), one.x_adv)
-    chosen = torch.tensor(takes, device=one.x_adv.device).view(-1, *[1] * (one.x_adv.ndim - 1))
-    return Judged(list(rows), torch.where(chosen, other.x_adv, one.x_adv))
+        return Judged(rows, one.x_adv, points)
+    return Judged(rows, torch.where(per_row(takes, one.x_adv), other.x_adv, one.x_adv), points)

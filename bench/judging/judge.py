@@ -118,10 +118,16 @@ class Judging:
 
 @dataclass(frozen=True)
 class Judged:
-    """One row per example, and the inputs that these speak of, shaped as the attack returned them."""
+    """One row per example, and the inputs that these speak of.
+
+    Attributes:
+        x_adv: shaped as the attack returned them; points: with the clean input in place of what is not allowed, which
+            is what the defense was asked.
+    """
 
     rows: list[Row]
     x_adv: Tensor
+    points: Tensor
 
 
 def judge(
@@ -136,7 +142,7 @@ def judge(
     reasons = how.threat.violations(x, x_adv)
     allowed = torch.tensor([reason == "ok" for reason in reasons], device=x.device)
     if x_adv.shape == x.shape:
-        judged = torch.where(_per_row(allowed, x), x_adv, x)
+        judged = torch.where(per_row(allowed, x), x_adv, x)
     else:
         judged = x
 
@@ -155,11 +161,12 @@ def judge(
         # otherwise between the levels gains nothing. The same draws for both, so that the choice is not luck. Of equals
         # the point on the levels counts: it is an image that could be sent, and takes little room.
         on_levels = Levels(defense.data.input, how.threat, x).snapped(judged, None)
-        as_returned = survived(outcome(judged, how.draws.select, "select"))
-        moved = (on_levels != judged).flatten(1).any(1).cpu()
-        rounded = moved & (survived(outcome(on_levels, how.draws.select, "select")) <= as_returned)
-        judged = torch.where(_per_row(rounded, x), on_levels, judged)
-        x_adv = torch.where(_per_row(rounded, x), on_levels, x_adv) if x_adv.shape == x.shape else x_adv
+        rounded = (on_levels != judged).flatten(1).any(1).cpu()
+        if rounded.any():
+            as_returned, moved = (survived(outcome(p, how.draws.select, "select")) for p in (judged, on_levels))
+            rounded &= moved <= as_returned
+        judged = torch.where(per_row(rounded, x), on_levels, judged)
+        x_adv = torch.where(per_row(rounded, x), on_levels, x_adv) if x_adv.shape == x.shape else x_adv
     report = outcome(judged, how.draws.report, "report")
     if how.draws.select == how.draws.report == 1:
         select = report
@@ -189,9 +196,9 @@ def judge(
         Row(id=ids[i], reason=reasons[i], **{name: values[i] for name, values in columns.items()})
         for i in range(len(x))
     ]
-    return Judged(rows, x_adv)
+    return Judged(rows, x_adv, judged)
 
 
-def _per_row(values: Tensor, x: Tensor) -> Tensor:
+def per_row(values: Tensor, x: Tensor) -> Tensor:
     """One value per row ``(N,)``, to be broadcast over ``x (N, …)``."""
     return values.view(-1, *[1] * (x.ndim - 1)).to(x.device)

@@ -91,9 +91,17 @@ class Setting:
 
     def towards(self, defense: Defense, x: Tensor, y: Tensor, ids: list[str]) -> Tensor | None:
         """The class that each example has to reach, ``(N,)``; None in an untargeted suite."""
-        name = self.spec.name if self.suite.protocol == 1 else ""
-        seed, draws = self.suite.seed, self.draws.select
-        return classes_to_reach(self.suite.towards, defense, x, y, ids, seed=seed, draws=draws, name=name)
+        return classes_to_reach(
+            self.suite.towards,
+            defense,
+            x,
+            y,
+            ids,
+            seed=self.suite.seed,
+            draws=self.draws.select,
+            name=self.spec.name,
+            protocol=self.suite.protocol,
+        )
 
 
 @dataclass(frozen=True)

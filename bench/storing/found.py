@@ -22,23 +22,23 @@ from torch import Tensor
 
 from bench.contracts.errors import InputError
 from bench.storing.digest import digest
-from bench.storing.keys import AttackKey, DataKey, Key, Sparse
+from bench.storing.keys import DataKey, Key, Sparse
 from bench.storing.records import (
     SCHEMA_VERSION,
     AttackRecord,
     DefenseRecord,
+    Keyed,
     Provenance,
-    Record,
     Row,
     SuiteRecord,
 )
-from bench.storing.store import Store, pack_tensors, read_record, to_json, write_atomically
+from bench.storing.store import Store, pack_tensors, read_record, read_vouched, to_json, write_atomically
 
 #: The name under which they stand beside the attacks of a suite.
 FOUND = "submitted x_adv"
 
 
-class FoundRecord(Sparse, Record):
+class FoundRecord(Sparse, Keyed):
     """Adversarial inputs that lower a defense's worst case, judged on draws of their own."""
 
     schema_version: int = SCHEMA_VERSION
@@ -52,16 +52,6 @@ class FoundRecord(Sparse, Record):
     towards: list[int] | None = Field(default=None, description="the class each row had to reach; None: untargeted")
     provenance: Provenance
     rows: list[Row]
-
-    @property
-    def draws_select(self) -> int:
-        """Draws per input on which the worst attack is chosen."""
-        return self.key.judging.draws_select
-
-    @property
-    def draws_report(self) -> int:
-        """Draws per input on which it is scored."""
-        return self.key.judging.draws_report
 
 
 def found_attack(suite: SuiteRecord) -> AttackRecord:
@@ -89,18 +79,14 @@ def found_key(
     """
     known = dict(zip(suite.ids, suite.digests, strict=True))
     examples = digest(tuple(ids), tuple(known.get(example, "") for example in ids))
-    attack = AttackKey(**{name: getattr(found_attack(suite), name) for name in _OWN})
     whole = suite.whole_key(defense, None, torch=torch, device=device)
     return whole.model_copy(
         update={
-            "attack": attack,
+            "attack": found_attack(suite).key(detector=False),
             "data": DataKey(version=suite.data_version, split=suite.split, examples=examples),
             "suite": whole.suite.model_copy(update={"seed": seed}),
         }
     )
-
-
-_OWN = ("name", "function", "version", "knowledge", "params", "eps")
 
 
 def found_folder(store: Store, defense: str) -> Path:
@@ -144,13 +130,8 @@ def read_found_images(store: Store, record: FoundRecord) -> Tensor:
         InputError: when the file is missing or its SHA-256 differs from the record's.
     """
     path = found_folder(store, record.key.defense.name) / f"{record.number:03d}.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: is missing")
-    data = path.read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != record.x_adv_sha256:
-        raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
     try:
-        return safetensors.torch.load(data)["x_adv"]
+        return safetensors.torch.load(read_vouched(path, record.x_adv_sha256))["x_adv"]
     except (safetensors.SafetensorError, KeyError):
         raise InputError(f"{path}: holds no x_adv") from None
 

@@ -380,7 +380,23 @@ class AskedAgain(Record):
     differing: int = Field(description="that came out otherwise, beyond what the defense's declared randomness allows")
 
 
-class ShardRecord(Sparse, Record):
+class Keyed(Record):
+    """A record with judged rows and the key that says what they were made of."""
+
+    key: Key
+
+    @property
+    def draws_select(self) -> int:
+        """Draws per input on which the worst attack is chosen."""
+        return self.key.judging.draws_select
+
+    @property
+    def draws_report(self) -> int:
+        """Draws per input on which the attack is scored."""
+        return self.key.judging.draws_report
+
+
+class ShardRecord(Sparse, Keyed):
     """One defense × attack × slice of the examples: the unit that is scheduled, stored and resumed."""
 
     schema_version: int = SCHEMA_VERSION
@@ -411,16 +427,6 @@ class ShardRecord(Sparse, Record):
     def attack(self) -> str:
         """The attack's name in its suite, ``clean`` for the unattacked input."""
         return CLEAN if self.key.attack is None else self.key.attack.name
-
-    @property
-    def draws_select(self) -> int:
-        """Draws per input on which the worst attack is chosen."""
-        return self.key.judging.draws_select
-
-    @property
-    def draws_report(self) -> int:
-        """Draws per input on which the attack is scored."""
-        return self.key.judging.draws_report
 
     @property
     def stored(self) -> Sequence[int]:

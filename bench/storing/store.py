@@ -156,6 +156,25 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     return safetensors.torch.load(data), header.get("__metadata__", {})
 
 
+def read_vouched(path: Path, sha256: str) -> bytes:
+    """The content of a file, compressed or not, that a record vouches for.
+
+    Raises:
+        InputError: when it is missing, cut off, or its SHA-256 differs.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: is missing")
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error):
+            raise InputError(f"{path}: is cut off or no such file") from None
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise InputError(f"{path}: SHA-256 is {found}, the record says {sha256}")
+    return data
+
+
 def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
@@ -220,19 +239,7 @@ class Store:
         Raises:
             InputError: when the file is missing or its SHA-256 differs from the record's.
         """
-        path = self.images_path(record)
-        if not path.exists():
-            raise InputError(f"{path}: is missing")
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            try:
-                data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error):
-                raise InputError(f"{path}: is cut off or no such file") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != record.x_adv_sha256:
-            raise InputError(f"{path}: SHA-256 is {found}, the record says {record.x_adv_sha256}")
-        return Images(*unpack_tensors(data))
+        return Images(*unpack_tensors(read_vouched(self.images_path(record), record.x_adv_sha256)))
 
     def x_adv(self, record: ShardRecord, x: Tensor | None = None) -> Tensor:
         """The adversarial inputs of a shard, float32 ``(N, C, H, W)``, or of its ``x_adv_rows``.

@@ -55,9 +55,16 @@ def judge_points(
     x, y = split.at(where).to(device), split.y[where].to(device)
     key = found_key(suite, record, points.ids, seed, torch=torch_release(), device=torch.device(device).type)
     draws = Draws(key.judging.draws_select, key.judging.draws_report)
-    name = record.name if suite.protocol == 1 else ""
     towards = classes_to_reach(
-        suite.towards, defense, x, y, points.ids, seed=suite.seed, draws=draws.select, name=name
+        suite.towards,
+        defense,
+        x,
+        y,
+        points.ids,
+        seed=suite.seed,
+        draws=draws.select,
+        name=record.name,
+        protocol=suite.protocol,
     )
     threat = Lp(suite.norm, suite.eps, suite.low, suite.high)  # type: ignore[arg-type]
     asked = in_a_crowd(defense, threat)

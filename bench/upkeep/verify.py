@@ -255,9 +255,17 @@ def _towards(
     """The class that each row had to reach, found again; None for the clean input and in an untargeted suite."""
     if shard.attack == CLEAN:
         return None
-    ids, draws = [row.id for row in shard.rows], shard.draws_select
-    name = shard.defense if suite.protocol == 1 else ""
-    return classes_to_reach(suite.towards, defense, x, y, ids, seed=suite.seed, draws=draws, name=name)
+    return classes_to_reach(
+        suite.towards,
+        defense,
+        x,
+        y,
+        [row.id for row in shard.rows],
+        seed=suite.seed,
+        draws=shard.draws_select,
+        name=shard.defense,
+        protocol=suite.protocol,
+    )
 
 
 def _judge(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bench.contracts.defense import BareModel
 from bench.plugins.hubs.huggingface import HuggingFaceModel
+from bench.plugins.hubs.model import HubModel
 from bench.plugins.hubs.robustbench import RobustBenchModel
 from bench.plugins.hubs.timm import TimmModel
 from bench.plugins.hubs.torchvision import TorchvisionModel
 
 #: Prefix → the class behind it. They come before modules of the same name.
-HUBS: dict[str, type[TimmModel | TorchvisionModel | HuggingFaceModel | RobustBenchModel]] = {
+HUBS: dict[str, type[HubModel | RobustBenchModel]] = {
     "timm": TimmModel,
     "torchvision": TorchvisionModel,
     "hf": HuggingFaceModel,

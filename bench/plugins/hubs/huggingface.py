@@ -8,56 +8,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
-from bench.contracts.defense import BareModel, Card
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import DataInfo
 from bench.plugins.hubs.files import first_line, from_hugging_face, load_weights_
-from bench.plugins.hubs.front import Channels, Expects, front_for, joined, need
+from bench.plugins.hubs.front import Expects, need
+from bench.plugins.hubs.model import Build, HubModel
 
 _WEIGHTS = "model.safetensors"
 
 
-class HuggingFaceModel(BareModel):
-    """An image classifier of the Hugging Face hub, normalised as its image processor does.
-
-    Args:
-        data: name, image shape and class count of the data set.
-        weights: a local file in place of the published weights; the network then has the classes of the data.
-        resize: scale images of another size to the network's.
-        size: height and width that the network takes, where that is not what was published.
-        mean, std: in place of the published ones, one per channel: ``0.49,0.48,0.45``.
-    """
+class HuggingFaceModel(HubModel):
+    """An image classifier of the Hugging Face hub, normalised as its processor does. Parameters: the base's."""
 
     version = 1
-    kinds = ("image",)
     depends = ("transformers",)
-    published: ClassVar[str]
+    hub = "hf"
+    site = "Hugging Face"
 
-    def __init__(
-        self,
-        data: DataInfo,
-        *,
-        weights: Path | None = None,
-        resize: bool = False,
-        size: int | None = None,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        what = f"hf:{self.published}"
+    @classmethod
+    def find(cls, what: str, classes: int, weights: Path | None) -> tuple[Expects, Build]:
         transformers = need(what, "transformers", "hf")
-        folder = _folder(what, self.published, with_weights=weights is None)
+        folder = _folder(what, cls.published, with_weights=weights is None)
         config = _config(what, folder, transformers)
         expects = _expects(what, _read(what, folder / "preprocessor_config.json"), config.num_labels)
-        front = front_for(
-            what, expects, data, own_weights=weights is not None, resize=resize, size=size, mean=mean, std=std
-        )
-        network = _network(what, folder, config, transformers, data.num_classes, weights)
-        super().__init__(joined(front, network), data)
-        self.card = Card(title=f"{self.published} (Hugging Face)", family="published model")
+        return expects, lambda: _network(what, folder, config, transformers, classes, weights)
 
 
 def _folder(what: str, written: str, *, with_weights: bool) -> Path:

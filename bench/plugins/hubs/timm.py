@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from bench.contracts.defense import BareModel, Card
+from torch import nn
+
 from bench.contracts.errors import InputError
-from bench.contracts.inputs import DataInfo
 from bench.plugins.hubs.files import from_hugging_face, from_url, load_weights_
-from bench.plugins.hubs.front import Channels, Expects, front_for, joined, need, no_such_model
+from bench.plugins.hubs.front import Expects, need, no_such_model
+from bench.plugins.hubs.model import Build, HubModel
 
 
-class TimmModel(BareModel):
-    """A model of timm with its published weights, or with a user's own in the same architecture.
-
-    Args:
-        data: name, image shape and class count of the data set.
-        weights: a local file in place of the published weights; the network then has the classes of the data.
-        resize: scale images of another size to the network's.
-        size: height and width that the network takes, where that is not what was published.
-        mean, std: in place of the published ones, one per channel: ``0.49,0.48,0.45``.
-    """
+class TimmModel(HubModel):
+    """A model of timm with its published weights, or with a user's own. Parameters: the base's."""
 
     version = 1
-    kinds = ("image",)
     depends = ("timm",)
-    published: ClassVar[str]
+    hub = "timm"
+    site = "timm"
 
-    def __init__(
-        self,
-        data: DataInfo,
-        *,
-        weights: Path | None = None,
-        resize: bool = False,
-        size: int | None = None,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        what = f"timm:{self.published}"
+    @classmethod
+    def find(cls, what: str, classes: int, weights: Path | None) -> tuple[Expects, Build]:
         timm = need(what, "timm", "timm")
-        found = _published(what, self.published, timm)
-        expects = Expects(tuple(found.input_size[1:]), tuple(found.mean), tuple(found.std), found.num_classes)
-        front = front_for(
-            what, expects, data, own_weights=weights is not None, resize=resize, size=size, mean=mean, std=std
-        )
-        if weights is None:
-            overlay = {"file": str(_file(what, found))}
-            network = timm.create_model(self.published, pretrained=True, pretrained_cfg_overlay=overlay)
-        else:
-            network = timm.create_model(self.published, pretrained=False, num_classes=data.num_classes)
+        found = _published(what, cls.published, timm)
+
+        def build() -> nn.Module:
+            if weights is None:
+                overlay = {"file": str(_file(what, found))}
+                published: nn.Module = timm.create_model(cls.published, pretrained=True, pretrained_cfg_overlay=overlay)
+                return published
+            network: nn.Module = timm.create_model(cls.published, pretrained=False, num_classes=classes)
             load_weights_(what, network, weights)
-        super().__init__(joined(front, network), data)
-        self.card = Card(title=f"{self.published} (timm)", family="published model")
+            return network
+
+        return Expects(tuple(found.input_size[1:]), tuple(found.mean), tuple(found.std), found.num_classes), build
 
 
 def _published(what: str, name: str, timm: Any) -> Any:
