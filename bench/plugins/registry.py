@@ -12,6 +12,7 @@ then the distribution whose name sorts first; :meth:`Registry.duplicates` says s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -42,8 +43,19 @@ class Entry:
         return f"{self.distribution} {self.version}".strip()
 
 
+@dataclass(frozen=True)
+class _Registered:
+    """A registration, and what loads it."""
+
+    entry: Entry
+    point: EntryPoint
+
+
 class Registry:
     """The plugins of one entry-point group.
+
+    What is installed is read once, and again only where ``sys.path`` has changed: reading takes milliseconds, and a
+    plan asks a thousand times.
 
     Args:
         group: the entry-point group, e.g. ``bench.defenses``.
@@ -53,6 +65,8 @@ class Registry:
     def __init__(self, group: str, kind: str) -> None:
         self.group = group
         self.kind = kind
+        self._path: tuple[str, ...] | None = None
+        self._read: list[_Registered] = []
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -64,11 +78,11 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """All registered plugins, sorted by name; nothing is imported."""
-        return [_describe(point) for _, point in sorted(self._winners().items())]
+        return [registered.entry for _, registered in sorted(self._winners().items())]
 
     def entry(self, name: str) -> Entry:
         """The plugin of that name. Raises :class:`InputError` with a suggestion when there is none."""
-        return _describe(self._point(name))
+        return self._registered(name).entry
 
     def load(self, name: str) -> object:
         """Import the plugin of that name and return what it points to.
@@ -77,11 +91,11 @@ class Registry:
             InputError: when no plugin has that name.
             PluginError: when importing it fails; the message carries the plugin's own error.
         """
-        point = self._point(name)
+        registered = self._registered(name)
         try:
-            return point.load()
+            return registered.point.load()
         except (Exception, SystemExit) as error:  # whatever a plugin raises while it is imported
-            raise import_failed(f"{self.kind} {name!r} ({_describe(point).origin})", error) from error
+            raise import_failed(f"{self.kind} {name!r} ({registered.entry.origin})", error) from error
 
     def load_all(self, names: Iterable[str] | None = None) -> tuple[dict[str, object], list[str]]:
         """Import every plugin; returns those that could be, and one line about each problem met.
@@ -102,29 +116,34 @@ class Registry:
         """One line for every registration that another one of the same name hides."""
         winners = self._winners()
         lines = []
-        for point in self._points():
-            used, hidden = _describe(winners[point.name]), _describe(point)
+        for registered in self._all():
+            used, hidden = winners[registered.entry.name].entry, registered.entry
             if hidden != used:
                 lines.append(
-                    f"{self.kind} {point.name!r} of {hidden.origin} ({hidden.target}) is ignored: "
+                    f"{self.kind} {hidden.name!r} of {hidden.origin} ({hidden.target}) is ignored: "
                     f"the name belongs to {used.origin} ({used.target})"
                 )
         return lines
 
-    def _points(self) -> list[EntryPoint]:
-        def order(point: EntryPoint) -> tuple[bool, str, str]:
-            entry = _describe(point)
-            return entry.distribution != BUILT_IN, entry.distribution, entry.target
+    def _all(self) -> list[_Registered]:
+        """Every registration; of those of one name, that which wins first."""
+        if self._path != tuple(sys.path):
 
-        return sorted(entry_points(group=self.group), key=order)
+            def order(registered: _Registered) -> tuple[bool, str, str]:
+                entry = registered.entry
+                return entry.distribution != BUILT_IN, entry.distribution, entry.target
 
-    def _winners(self) -> dict[str, EntryPoint]:
-        winners: dict[str, EntryPoint] = {}
-        for point in self._points():
-            winners.setdefault(point.name, point)
+            self._read = sorted(_described(entry_points(group=self.group)), key=order)
+            self._path = tuple(sys.path)
+        return self._read
+
+    def _winners(self) -> dict[str, _Registered]:
+        winners: dict[str, _Registered] = {}
+        for registered in self._all():
+            winners.setdefault(registered.entry.name, registered)
         return winners
 
-    def _point(self, name: str) -> EntryPoint:
+    def _registered(self, name: str) -> _Registered:
         winners = self._winners()
         if not winners:
             raise InputError(f"no {self.kind} is registered; install the package first (pip install -e .)")
@@ -133,10 +152,15 @@ class Registry:
         return winners[name]
 
 
-def _describe(point: EntryPoint) -> Entry:
-    if point.dist is None:
-        return Entry(point.name, point.value, "", "")
-    return Entry(point.name, point.value, point.dist.name, point.dist.version)
+def _described(points: Iterable[EntryPoint]) -> list[_Registered]:
+    """Registrations with their distributions, whose metadata is read once each."""
+    known: dict[int, tuple[str, str]] = {}
+    found = []
+    for point in points:
+        if id(point.dist) not in known:
+            known[id(point.dist)] = ("", "") if point.dist is None else (point.dist.name, point.dist.version)
+        found.append(_Registered(Entry(point.name, point.value, *known[id(point.dist)]), point))
+    return found
 
 
 DEFENSES = Registry("bench.defenses", "defense")

@@ -420,12 +420,13 @@ def test_check_of_a_broken_defense_exits_with_2(tmp_path: Path) -> None:
 # -- list -------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_plugin_is_reported_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_plugin_is_reported_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("good", "stand_ins:one_step", "bench.attacks"),
         EntryPoint("bad", "no_such_module:attack", "bench.attacks"),
     ]
     monkeypatch.setattr("bench.plugins.registry.entry_points", lambda group: points)
+    monkeypatch.syspath_prepend(tmp_path)  # what is installed is read again where the path has changed
     ended = run_bench("list", "attacks")
     assert ended.code == 0
     assert "good" in ended.out and "One signed gradient step" in ended.out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,33 @@ def test_load_all_skips_the_broken_ones_and_reports_every_problem(registry: Regi
     loaded, problems = registry.load_all()
     assert list(loaded) == ["square"]
     assert [line.split()[1] for line in problems] == ["'square'", "'broken'", "'typo'"]
+
+
+def test_metadata_is_read_once_for_all_entries_of_a_distribution(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    whole = PathDistribution.read_text
+
+    def counting(distribution: PathDistribution, name: str) -> str | None:
+        if name == "METADATA":
+            read[distribution._path.name] += 1  # type: ignore[attr-defined]
+        return whole(distribution, name)
+
+    monkeypatch.setattr(PathDistribution, "read_text", counting)
+    registry.names()
+    once = {name: read[name] for name in ("zoo-2.1.dist-info", "another-0.3.dist-info")}
+    assert all(1 <= n <= 3 for n in once.values()), "name and version, and which distribution of a name comes first"
+    registry.entry("square"), registry.entries(), registry.duplicates(), registry.load_all()
+    assert {name: read[name] for name in once} == once
+
+
+def test_what_is_installed_later_is_found(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "late" not in registry.names()
+    (tmp_path / "more").mkdir()
+    install(tmp_path / "more", "later", "1.0", {"late": "math:sqrt"})
+    monkeypatch.syspath_prepend(tmp_path / "more")
+    assert registry.entry("late").origin == "later 1.0"
 
 
 def test_without_any_plugin_the_message_says_to_install() -> None:
