@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from bench.contracts.errors import InputError
-from bench.storing.current import SETTLED
+from bench.storing.headers import SETTLED
 from bench.storing.records import DefenseRecord, Record, ShardRecord
 from bench.storing.store import Store, read_record
 

@@ -30,6 +30,7 @@ from bench.running.progress import Display, Tracker
 from bench.running.timing import roughly_per_1000, seconds_to_measure
 from bench.storing import provenance
 from bench.storing.current import Piece
+from bench.storing.headers import Headers
 from bench.storing.lock import writing
 from bench.storing.patience import Patience
 from bench.storing.records import ClaimRecord, DefenseRecord, Probe
@@ -114,6 +115,7 @@ class Evaluation:
                 check_inputs(x, self.data.info.input, f"inputs of {request.suite.data}")
             check_labels(split.y, self.data.info.num_classes, f"labels of {request.suite.data}")
         self.suite = suite_record(request.suite, self.data)
+        self._headers = Headers(self.store, self.suite)
         self.threat = request.suite.threat_for(self.data.info)
         _unless_broken(self.store.suite)
         self.skipped: list[str] = []
@@ -122,7 +124,8 @@ class Evaluation:
         self.plan = self._plan()
 
     def _plan(self) -> Plan:
-        return make_plan(self.store, self.suite, self.data, self._opened, self._attacks, self.request.finish)
+        what = self.store, self.suite, self.data, self._opened, self._attacks
+        return make_plan(*what, self.request.finish, self._headers)
 
     @property
     def records(self) -> list[DefenseRecord]:
@@ -248,8 +251,19 @@ class Evaluation:
         """
         self._confirm()
         with writing(self.store.folder, self.request.command):
+            self._headers.write()
             failures = self._run()
-            return self._run() if self._judge_over_draws() else failures
+            failures = self._run() if self._judge_over_draws() else failures
+            self._note_headers()
+            return failures
+
+    def _note_headers(self) -> None:
+        """Look at what this run has stored, so that the next one need not."""
+        for cell in self.plan.cells:
+            if cell.pieces:
+                for _ in self._headers.read(cell.opened.name, cell.name):
+                    pass
+        self._headers.write()
 
     def _judge_over_draws(self) -> bool:
         """Plan again for defenses that turned out to be randomised at what attacks found: one draw was luck."""

@@ -25,6 +25,7 @@ from bench.running.timing import timing_of
 from bench.storing import provenance
 from bench.storing.current import Piece, cell_state, shard_count
 from bench.storing.digest import digest
+from bench.storing.headers import Headers
 from bench.storing.keys import Key
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecord
 from bench.storing.store import Store
@@ -162,6 +163,7 @@ def make_plan(
     opened: Sequence[Opened],
     attacks: Sequence[ResolvedAttack],
     finish: bool = True,
+    headers: Headers | None = None,
 ) -> Plan:
     """Compare what is stored with what would be made now, and put what is missing into one graph of jobs.
 
@@ -170,14 +172,16 @@ def make_plan(
 
     Args:
         finish: whether there are galleries and measurements of time.
+        headers: of this store and suite; they are told what had to be read.
 
     Raises:
         NewerSchemaError: when a stored file is of a newer schema: it is not to be replaced.
     """
     entries = [(attack, None if attack is None else attack_record(attack)) for attack in (None, *attacks)]
+    headers = headers or Headers(store, suite)
     with _no_collection():
         cells = [
-            _cell(store, suite, data, one, attack, record)
+            _cell(headers, data, one, attack, record)
             for one in opened
             for attack, record in entries
             if record is None or record.applies_to(one.record.probe.has_detector)
@@ -204,15 +208,11 @@ def _no_collection() -> Iterator[None]:
 
 
 def _cell(
-    store: Store,
-    suite: SuiteRecord,
-    data: Data,
-    opened: Opened,
-    attack: ResolvedAttack | None,
-    record: AttackRecord | None,
+    headers: Headers, data: Data, opened: Opened, attack: ResolvedAttack | None, record: AttackRecord | None
 ) -> Cell:
+    store, suite = headers.store, headers.suite
     machine = {"torch": provenance.torch_release(), "device": opened.setting.torch_device.type}
-    state = cell_state(store, suite, opened.record, record, **machine)
+    state = cell_state(headers, opened.record, record, **machine)
     key = suite.whole_key(opened.record, record, **machine)
     examples = suite.examples_of(record)
     pieces = state.missing(examples, suite.shard_size)

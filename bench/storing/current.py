@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.contracts.errors import InputError, NewerSchemaError
+from bench.contracts.errors import InputError
+from bench.storing.headers import SETTLED, Headers
 from bench.storing.keys import differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, ShardRecord, SuiteRecord
 from bench.storing.store import Store, read_record
-
-#: Statuses of a shard after which it is not run again.
-SETTLED = ("ok", "not-applicable")
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,11 @@ class CellState:
     """What is stored of one attack against one defense.
 
     Attributes:
-        settled: headers (records without rows) of the shards that need not be run again, by number.
+        settled: of the shards that need not be run again, by number, the positions of their examples.
         stale: for every other stored shard, by number, why it has to be.
     """
 
-    settled: dict[int, ShardRecord] = field(default_factory=dict)
+    settled: dict[int, range] = field(default_factory=dict)
     stale: dict[int, list[str]] = field(default_factory=dict)
 
     def missing(self, examples: int, shard_size: int) -> list[Piece]:
@@ -45,9 +43,11 @@ class CellState:
         """
         if not self.settled:
             return list(_grid(examples, shard_size))
+        if self._cover(examples):
+            return []
         covered = [False] * examples
         for shard in self.settled.values():
-            covered[shard.start : shard.stop] = [True] * (min(shard.stop, examples) - shard.start)
+            covered[shard.start : shard.stop] = [True] * len(range(shard.start, min(shard.stop, examples)))
         taken, pieces = set(self.settled), []
         beyond = shard_count(examples, shard_size)
         for number in range(beyond):
@@ -59,6 +59,15 @@ class CellState:
                 taken.add(chosen)
                 pieces.append(Piece(chosen, start, stop))
         return pieces
+
+    def _cover(self, examples: int) -> bool:
+        """Whether the settled shards leave nothing out."""
+        reached = 0
+        for shard in sorted(self.settled.values(), key=lambda shard: shard.start):
+            if shard.start > reached:
+                return False
+            reached = max(reached, shard.stop)
+        return reached >= examples
 
 
 def shard_count(examples: int, shard_size: int) -> int:
@@ -89,34 +98,33 @@ def _runs(covered: Sequence[bool], start: int, stop: int) -> Iterator[tuple[int,
 
 
 def cell_state(
-    store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
+    headers: Headers, defense: DefenseRecord, attack: AttackRecord | None, *, torch: str, device: str
 ) -> CellState:
     """Compare every stored shard of a cell with what it would be made of now.
 
     Args:
+        headers: of the shards of the suite as it is now.
         attack: None for the unattacked input.
         torch: major.minor; device: its type.
 
     Raises:
         NewerSchemaError: when a file is of a newer schema: it is not to be replaced.
     """
-    state, key = CellState(), suite.cell_key(defense, attack, torch=torch, device=device)
-    for number, path in store.shards(defense.name, CLEAN if attack is None else attack.name).items():
-        try:
-            shard = read_record(path, ShardRecord, rows=False)
-        except NewerSchemaError:
-            raise
-        except InputError as error:
-            state.stale[number] = [str(error)]
+    state, whole = CellState(), headers.suite.whole_key(defense, attack, torch=torch, device=device)
+    same: dict[int, bool] = {}  # by the object: shards that were made of the same share it
+    for number, header in headers.read(defense.name, CLEAN if attack is None else attack.name):
+        if isinstance(header, str):
+            state.stale[number] = [header]
             continue
-        why = differences(shard.key, key(shard.start, shard.stop))
-        if not why and (cut := store.cut_off(shard)):
-            why = [cut]
-        if not why and shard.status in SETTLED:
-            state.settled[number] = shard
+        now, made_of = headers.examples(header.start, header.stop), header.whole
+        if id(made_of) not in same:
+            same[id(made_of)] = made_of.model_copy(update={"data": whole.data}) == whole
+        current = same[id(made_of)] and header.data is now
+        why = [] if current else differences(header.key, whole.model_copy(update={"data": now}))
+        if not why and not header.problem:
+            state.settled[number] = range(header.start, header.stop)
         else:
-            lines = shard.error.strip().splitlines()
-            state.stale[number] = why or [f"{shard.status}: {lines[-1] if lines else 'no reason was stored'}"]
+            state.stale[number] = why or [header.problem]
     return state
 
 

@@ -7,6 +7,7 @@ Layout below a results folder::
     <suite>/<defense>/<attack>/000.json     ShardRecord: one row per example
     <suite>/<defense>/<attack>/000.safetensors   the shard's x_adv (see bench.storing.images)
     <suite>/<defense>/gallery.safetensors   a few examples as images (see GalleryEntry)
+    <suite>/.prepared, <suite>/.headers     what can be made again and is never published
 
 A study may put files of its own beside these (``bench.studies``).
 

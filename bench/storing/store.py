@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,15 +34,20 @@ from bench.storing.records import (
 R = TypeVar("R", bound=Record)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename."""
+def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename.
+
+    Args:
+        flush: False for what can be made again and is checked when it is read: a crash may leave it damaged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:
@@ -175,6 +180,16 @@ def read_vouched(path: Path, sha256: str) -> bytes:
     return data
 
 
+def shard_names(names: Iterable[str]) -> dict[int, str]:
+    """Of the names in a cell's folder those of shards, by their numbers, in order; a plain one before a compressed."""
+    found: dict[int, str] = {}
+    for name in names:
+        number, _, rest = name.partition(".")
+        if rest in ("json", "json.gz") and number.isdecimal() and (rest == "json" or int(number) not in found):
+            found[int(number)] = name
+    return dict(sorted(found.items()))
+
+
 def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
@@ -194,6 +209,10 @@ class Store:
     def artefact_path(self, key: str) -> Path:
         """Where an attack's preparation is kept; never published."""
         return self.folder / ".prepared" / f"{key}.safetensors"
+
+    def headers_path(self, defense: str, attack: str) -> Path:
+        """Where the headers of a cell's shards are noted (``bench.storing.headers``); never published."""
+        return self.folder / ".headers" / slug(defense) / slug(attack)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -217,9 +236,8 @@ class Store:
     def shards(self, defense: str, attack: str) -> dict[int, Path]:
         """The files of a cell's shards by their numbers, in order; a plain one before a compressed one."""
         folder = self.shard_path(defense, attack, 0).parent
-        found = {int(path.name.partition(".")[0]): path for path in folder.glob("[0-9]*.json.gz")}
-        found |= {int(path.stem): path for path in folder.glob("[0-9]*.json")}
-        return dict(sorted(found.items()))
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return {number: folder / name for number, name in shard_names(names).items()}
 
     def remove_shard(self, defense: str, attack: str, shard: int) -> None:
         """Remove a shard and its adversarial inputs."""

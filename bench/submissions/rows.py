@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contracts.errors import InputError
-from bench.storing.current import SETTLED
+from bench.storing.headers import SETTLED
 from bench.storing.images import ON_LEVELS, STEPS, WHOLE
 from bench.storing.keys import differences
 from bench.storing.names import slug

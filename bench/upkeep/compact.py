@@ -7,6 +7,7 @@ judges that again. All rows stay, compressed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ def compact(results: Path, suite_name: str) -> Iterator[Compacted]:
 def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
     for path in (store.folder / ".prepared").glob("*.safetensors"):
         path.unlink()
+    shutil.rmtree(store.folder / ".headers", ignore_errors=True)
     for path in store.defenses():
         before = _size(path.parent)
         try:

@@ -21,7 +21,8 @@ from bench.running.plan import counted
 from bench.running.progress import clock
 from bench.storing import provenance
 from bench.storing.current import cell_state
-from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, SuiteRecord
+from bench.storing.headers import Headers
+from bench.storing.records import CLEAN, AttackRecord, DefenseRecord
 from bench.storing.store import Store, read_record
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite, variants_of
@@ -115,7 +116,7 @@ def suite_status(
     except InputError as error:
         return SuiteStatus(suite.name, problem=str(error))
     store = Store(results, suite.name)
-    costs = Costs(store)
+    costs, headers = Costs(store), Headers(store, record)
     attacks = [attack_record(entry) for entry in resolve_attacks(suite, problems=[])]
     found = []
     for path in store.defenses():
@@ -127,27 +128,26 @@ def suite_status(
             found.append(DefenseStatus(path.parent.name, problem=str(error)))
             continue
         now = stored.model_copy(update=key.model_dump())
-        found.append(_defense_status(store, suite, record, now, attacks, device, costs))
+        found.append(_defense_status(headers, suite, now, attacks, device, costs))
     expected = [spec.name for spec in variants_of(suite)] or DEFENSES.names()
     absent = [name for name in expected if name not in {defense.name for defense in found}]
     return SuiteStatus(suite.name, len(record.ids), found, absent)
 
 
 def _defense_status(
-    store: Store,
+    headers: Headers,
     suite: Suite,
-    record: SuiteRecord,
     defense: DefenseRecord,
     attacks: list[AttackRecord],
     device: str,
     costs: Costs,
 ) -> DefenseStatus:
-    cells = []
+    cells, store, record = [], headers.store, headers.suite
     per_1000 = None if defense.timing is None else defense.timing.seconds_per_1000
     machine = {"torch": provenance.torch_release(), "device": device}
     for attack in (None, *(attack for attack in attacks if attack.applies_to(defense.probe.has_detector))):
         name = CLEAN if attack is None else attack.name
-        state = cell_state(store, record, defense, attack, **machine)
+        state = cell_state(headers, defense, attack, **machine)
         pieces = state.missing(record.examples_of(attack), suite.shard_size)
         missing = sum(piece.stop - piece.start for piece in pieces)
         # Stored times are read only where there is something to run.

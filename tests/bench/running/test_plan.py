@@ -10,6 +10,7 @@ from stand_ins import SerialEngine, essence, plugin, run_bench, shards
 
 from bench.running import cell
 from bench.running.progress import Display
+from bench.storing import headers
 
 PREPARED = {"of-data": {"attack": plugin("of_data")}, "of-defense": {"attack": plugin("of_defense")}}
 
@@ -118,6 +119,23 @@ def test_what_a_preparation_reports_is_shown(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setattr(Display.__init__, "__defaults__", (0.0, False))  # a line for every report
     ended = bench.configure(PREPARED).evaluate()
     assert "half of it" in ended.err
+
+
+def test_a_run_opens_the_shards_that_changed_and_a_dry_run_notes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "_TICK", 0)  # these shards are milliseconds old
+    assert bench.configure({"step": STEP}).evaluate("Means").code == 0
+    opened, read = [], headers.read_record
+    monkeypatch.setattr(headers, "read_record", lambda path, *_, **how: opened.append(path) or read(path, *_, **how))
+    stored = files(bench.results)
+    assert bench.evaluate("Means", more=("--dry-run",)).out.splitlines()[0].endswith("complete")
+    assert opened == [] and files(bench.results) == stored
+    changed = bench.store.shard_path("stand_ins.Means", "step", 1)
+    changed.write_text(changed.read_text()[:-30])
+    assert bench.evaluate("Means").ran == ["step/1"]
+    assert set(opened) == {changed}
+    assert bench.evaluate("Means").ran == [] and bench.status("step") == "complete"
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import gzip
 from pathlib import Path
 
 import pytest
-from written_results import Results, attack_record, defense_record, row, shard_record, suite_record
+from written_results import Results, attack_record, defense_record, suite_record
 
 from bench.contracts.errors import NewerSchemaError
 from bench.storing.current import CellState, Piece, cell_state
-from bench.storing.records import ShardRecord
+from bench.storing.headers import Headers
 
 PGD = attack_record("pgd")
 PLAIN = defense_record("plain")
@@ -24,19 +24,18 @@ def results(tmp_path: Path) -> Results:
 
 
 def state(results: Results, shard_torch: str = "2.15") -> CellState:
-    return cell_state(results.store, results.suite, PLAIN, PGD, torch=shard_torch, device="cpu")
+    headers = Headers(results.store, results.suite)
+    return cell_state(headers, PLAIN, PGD, torch=shard_torch, device="cpu")
 
 
 def settled(*ranges: tuple[int, int, int]) -> CellState:
-    suite = suite_record([PGD], n=10)
-    record = shard_record(suite, PLAIN, "pgd", 0, rows=[])
-    return CellState({n: record.model_copy(update={"shard": n, "start": a, "stop": b}) for n, a, b in ranges})
+    return CellState({number: range(start, stop) for number, start, stop in ranges})
 
 
 def test_what_is_stored_is_settled(results: Results) -> None:
     found = state(results)
-    assert (list(found.settled), found.stale, found.missing(6, 2)) == ([0, 1, 2], {}, [])
-    assert found.settled[0].rows == []  # a header: rows are not read to see a key
+    assert (found.settled, found.stale) == ({0: range(2), 1: range(2, 4), 2: range(4, 6)}, {})
+    assert found.missing(6, 2) == []
 
 
 def test_a_file_that_is_damaged_failed_or_of_another_torch_is_stale_and_says_why(results: Results) -> None:
@@ -99,9 +98,3 @@ def test_no_two_pieces_share_a_number_and_together_they_cover_the_rest() -> None
         numbers = [piece.number for piece in pieces]
         assert len(set(numbers)) == len(numbers) and not {0, 1, 3} & set(numbers)
         assert sorted(i for piece in pieces for i in range(piece.start, piece.stop)) == [0, 3, 4, 6, 7, 9]
-
-
-def test_a_header_has_all_but_the_rows(results: Results) -> None:
-    whole = results.store.shard("plain", "pgd", 0)
-    assert whole is not None and whole.rows == [row("e0", 1), row("e1", 1)]
-    assert state(results).settled[0] == ShardRecord(**{**whole.model_dump(), "rows": []})
