@@ -21,6 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.contracts.errors import InputError, one_line
+from bench.contracts.isolation import MEANING
 from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord
 from bench.storing.store import Store
@@ -173,6 +174,7 @@ def _environment() -> jinja2.Environment:
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
     environment.globals.update(captions=captions, plot=waveforms, plots=detection, views=views, missing=MISSING)
+    environment.globals["ISOLATION"] = MEANING
     environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
     return environment
 

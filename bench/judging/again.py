@@ -2,12 +2,13 @@
 
 The defense must not know what is asked for which purpose. So judged inputs go in among noisy copies of themselves, all
 shuffled, in batches no larger than they came in; the judge's server is a fresh one, without memory of the attack; and
-some of the rows are asked once more, in another order, of the server that was attacked. An honest defense answers both
-alike.
+some of the rows are asked once more, in another order, of the server that was attacked, where a gradient is taken of
+every answer, as attacks do. An honest defense answers both alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -25,8 +26,6 @@ from bench.storing.records import AskedAgain
 ROWS, DRAWS = 32, 20
 #: By what share of the largest logit two passes of a deterministic defense may differ in batches of another make-up.
 _TOLERANCE = 1e-3
-#: Chance at which an honest randomised defense has a row that differs, in one shard.
-_LUCK = 1e-3
 
 
 class Crowd(Defense):
@@ -35,13 +34,14 @@ class Crowd(Defense):
     Args:
         defense: who is asked; threat: gives the copies their noise. Both permutation and noise come from the global
             generator, which the judge seeds.
+        gradients: whether a gradient is taken of every answer: of one class's logit against another's, as a margin's.
     """
 
     trainable = False
 
-    def __init__(self, defense: Defense, threat: ThreatModel) -> None:
+    def __init__(self, defense: Defense, threat: ThreatModel, gradients: bool = False) -> None:
         super().__init__(defense.data)
-        self.asked, self.threat = defense, threat
+        self.asked, self.threat, self.gradients = defense, threat, gradients
         if defense.detect is not None:
             score = defense.detect
             self.detect = lambda x: self._among_copies(score, x)
@@ -54,13 +54,27 @@ class Crowd(Defense):
         noise = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         order = torch.randperm(2 * n).to(x.device)
         crowd = torch.cat([x, self.threat.sample(x, noise)])[order]
-        answers = torch.cat([question(part) for part in crowd.split(n)])
+        ask = self._with_gradient if self.gradients else lambda question, part: question(part)
+        answers = torch.cat([ask(question, part) for part in crowd.split(n)])
         return answers[order.argsort()[:n]]
 
+    @torch.enable_grad()
+    def _with_gradient(self, question: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+        """Ask as an attack does: the question, then the way back."""
+        out = question(part.clone().requires_grad_())
+        if out.requires_grad:
+            sign = torch.ones_like(out)
+            if out.ndim == 2:
+                top = out.detach().argsort(1, descending=True)[:, :2]
+                sign = torch.zeros_like(out).scatter_(1, top, torch.tensor([[1.0, -1.0]]).to(out).expand(len(out), 2))
+            with contextlib.suppress(RuntimeError):  # the way back of some defense fails; attacks live with that too
+                torch.autograd.backward(out, sign)
+        return out.detach()
 
-def in_a_crowd(defense: Defense, threat: ThreatModel) -> Defense:
+
+def in_a_crowd(defense: Defense, threat: ThreatModel, gradients: bool = False) -> Defense:
     """A defense in a server in such a crowd; one in this process as it is."""
-    return Crowd(defense, threat) if isinstance(defense, RemoteDefense) else defense
+    return Crowd(defense, threat, gradients) if isinstance(defense, RemoteDefense) else defense
 
 
 def judge_apart(
@@ -79,7 +93,7 @@ def judge_apart(
 
     Where the two differ both judge everything, and of each row what the defense survives less counts.
     """
-    first, second = in_a_crowd(fresh, how.threat), in_a_crowd(attacked, how.threat)
+    first, second = in_a_crowd(fresh, how.threat), in_a_crowd(attacked, how.threat, gradients=True)
     judged = judge(first, x, y, ids, x_adv, counts, how)
     with seeded(*how.stream, "again"):
         again = ask_again(first, second, judged.points, y, randomized=randomized, threshold=how.threshold)
@@ -133,7 +147,7 @@ def _hits(defense: Defense, x: Tensor, y: Tensor, threshold: float | None) -> li
 def _is_no_luck(a: int, b: int, tests: int) -> bool:
     from scipy.stats import fisher_exact
 
-    return bool(fisher_exact([[a, DRAWS - a], [b, DRAWS - b]]).pvalue < _LUCK / tests)
+    return bool(fisher_exact([[a, DRAWS - a], [b, DRAWS - b]]).pvalue < AskedAgain.LUCK / tests)
 
 
 def worse_of(one: Judged, other: Judged) -> Judged:

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts.errors import InputError
+from bench.contracts.isolation import Level
 from bench.storing.digest import digest
 from bench.storing.keys import DataKey, Key, Sparse
 from bench.storing.records import (
@@ -50,6 +51,7 @@ class FoundRecord(Sparse, Keyed):
     batch_size: int = Field(description="rows per judging pass")
     x_adv_sha256: str = Field(default="", description="of the safetensors file beside this one")
     towards: list[int] | None = Field(default=None, description="the class each row had to reach; None: untargeted")
+    isolation: Level = Field(default="none", description="how far the defense was kept apart from its judge")
     provenance: Provenance
     rows: list[Row]
 

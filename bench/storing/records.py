@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -376,6 +376,9 @@ class DefenseRecord(Record):
 
 class AskedAgain(Record):
     """Rows whose judged inputs were given to another process of the same defense, in another order."""
+
+    #: Chance at which an honest randomised defense has a row that differs, in one shard.
+    LUCK: ClassVar[float] = 1e-3
 
     rows: int = Field(description="compared")
     differing: int = Field(description="that came out otherwise, beyond what the defense's declared randomness allows")

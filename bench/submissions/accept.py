@@ -14,7 +14,7 @@ import torch
 
 from bench.contracts.defense import DefenseSpec, ready
 from bench.contracts.errors import InputError
-from bench.contracts.isolation import weakest
+from bench.contracts.isolation import Level, weakest
 from bench.data.load import kept_in, load_data
 from bench.data.splits import Data
 from bench.engines.engine import Engine
@@ -181,11 +181,12 @@ def _apart(asked: Acceptance, here: Ground, spec: DefenseSpec) -> Isolation:
     return decide(spec, asked.isolation, [asked.results, *kept_in(here.suite.data, asked.data_root)])
 
 
-def _opened(asked: Acceptance, here: Ground, spec: DefenseSpec) -> LoadedDefense:
+def _opened(asked: Acceptance, here: Ground, spec: DefenseSpec) -> tuple[LoadedDefense, Level]:
+    """The defense, and the level of isolation at which it answers."""
     apart, training = _apart(asked, here, spec), here.suite.training(here.data)
     loaded = open_defense(spec, here.data.info, torch.device(asked.device), training, isolation=apart)
     ready(loaded.defense)
-    return loaded
+    return loaded, apart.level
 
 
 def _kind(device: str) -> str:
@@ -284,7 +285,7 @@ def _keep_fallen(
 ) -> None:
     """What falls with another seed although nothing in the bundle made it fall counts, like any submitted attack."""
     split = getattr(here.data, here.suite.split)
-    loaded = _opened(asked, here, spec)
+    loaded, level = _opened(asked, here, spec)
     store = Store(anew_root(made), anew.suite.name)
     place = {example: i for i, example in enumerate(split.ids)}
     for name, positions in fallen(bundled, anew, names).items():
@@ -310,6 +311,7 @@ def _keep_fallen(
             by="bench accept",
             note=note,
             device=asked.device,
+            isolation=level,
         )
         if found.record is not None:
             keep(made, found)
@@ -336,7 +338,7 @@ def accept_points(asked: Acceptance, manifest: Manifest, staging: Path) -> str:
         raise InputError(f"results {asked.results}: hold no {manifest.defense!r} in suite {here.suite.name!r}")
     points = read_points(staging / "bundle", here.record)
     spec = Places(None, asked.data_root).spec(here.store, record)
-    loaded = _opened(asked, here, spec)
+    loaded, level = _opened(asked, here, spec)
     if why := differences(record.key, defense_key(spec, loaded), "defense"):
         raise InputError(f"{record.name}: has changed since its results were made: {why[0]}")
     found = lowering(
@@ -349,6 +351,7 @@ def accept_points(asked: Acceptance, manifest: Manifest, staging: Path) -> str:
         by=manifest.by,
         note=manifest.note,
         device=asked.device,
+        isolation=level,
     )
     if found.record is None:
         raise InputError(

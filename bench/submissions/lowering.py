@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import numpy as np
 
 from bench.contracts.defense import Defense
+from bench.contracts.isolation import Level
 from bench.data.splits import Data
 from bench.storing import provenance
 from bench.storing.found import FOUND, FoundRecord, found_attack, found_files, write_found
@@ -51,6 +52,7 @@ def lowering(
     by: str,
     note: str,
     device: str,
+    isolation: Level,
 ) -> Lowered:
     """Judge points, and of those that lower an example's worst case once more, on other draws: luck does not count."""
     clock = provenance.start()
@@ -74,6 +76,7 @@ def lowering(
         accepted=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         batch_size=BATCH,
         towards=again.towards,
+        isolation=isolation,
         provenance=provenance.finish(clock, device),
         rows=again.judged.rows,
     )

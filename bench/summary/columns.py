@@ -283,6 +283,17 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         ascending=True,
     ),
     Column(
+        "isolation",
+        "Isolation",
+        lambda defense: defense.isolation,
+        "text",
+        ("report", "ranking", "files"),
+        "How far the defense was kept apart from its judge while it was attacked and judged; where shards differ, the "
+        "weakest level. “none”: in the judge's own process, as the code of this project runs; “process”: in one of its "
+        "own; “landlock”: that, without files, sockets or a view of other processes; “bubblewrap”: that, in namespaces "
+        "of its own.",
+    ),
+    Column(
         "family",
         "Family, tags",
         lambda defense: defense.record.family,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import bdtrc
 
+from bench.contracts.defense import DefenseSpec
+from bench.contracts.isolation import MEANING, weakest
 from bench.contracts.words import format_eps
-from bench.data.chance import CAUSES, Chance
-from bench.storing.records import Probe
+from bench.data.chance import ALPHA, CAUSES, Chance
+from bench.isolation.places import is_foreign
+from bench.storing.records import AskedAgain, Probe
 from bench.summary.numbers import AttackSummary, Flag
 from bench.summary.results import DefenseResults
 
@@ -30,7 +34,8 @@ MEMORISED, MEMORISED_ERRORS = 0.15, 3.5
 
 def find_flags(results: DefenseResults, attacks: list[AttackSummary], complete: bool) -> list[Flag]:
     """All flags of a defense, most serious first."""
-    found = [*_incomplete(attacks, complete), *_chance(results), *_probe(results), *_afterwards(results)]
+    found = [*_incomplete(attacks, complete), *_isolation(results), *_chance(results), *_probe(results)]
+    found += [*_afterwards(results), *_inconsistent(results)]
     found += _masked(results, attacks)
     found += [*_orderings(results), *_unbounded(results, attacks), *_refused(attacks)]
     return sorted(found, key=lambda flag: flag.kind != "warning")
@@ -41,6 +46,22 @@ def _incomplete(attacks: list[AttackSummary], complete: bool) -> list[Flag]:
         return []
     what = "; ".join(attack.lacks for attack in attacks if attack.lacks) or "clean inputs"
     return [Flag("incomplete", "incomplete", f"Not every attack has finished: {what}. The number can only fall.")]
+
+
+def _isolation(results: DefenseResults) -> list[Flag]:
+    """Whether code of a third party, which may cheat, was within reach of what it must not see."""
+    record, levels = results.record, [*results.levels(), *results.accepted_at()]
+    level = weakest(levels) if levels else "none"
+    if level in ("landlock", "bubblewrap") or not is_foreign(DefenseSpec(record.reference, record.params)):
+        return []
+    if level == "none":
+        text = (
+            f"Code of a third party ran {MEANING[level]}, where it can read labels, tell the judge from an attack, and "
+            "change either: the number is as good as its author's word."
+        )
+        return [Flag("not-isolated", "not isolated", text)]
+    text = f"Code of a third party ran {MEANING[level]}: the test set's labels were within its reach."
+    return [Flag("weakly-isolated", "weakly isolated", text)]
 
 
 def _chance(results: DefenseResults) -> list[Flag]:
@@ -161,13 +182,35 @@ def _afterwards(results: DefenseResults) -> list[Flag]:
     if after.batch_dependent and not probe.batch_dependent:
         text = "The answer to inputs that attacks found changes with the other inputs of their batch."
         flags.append(Flag("batch-dependent", "batch-dependent", text))
-    if after.differing and not after.random:
-        text = (
+    return flags
+
+
+def _inconsistent(results: DefenseResults) -> list[Flag]:
+    """Whether it gave another answer when it was asked again: after the attacks, or in another process."""
+    said, after = [], results.record.afterwards
+    if after is not None and after.differing and not after.random:
+        said.append(
             f"Asked once more, after the attacks, {after.differing} of {after.points} inputs that they found are "
             "answered otherwise than before the judge."
         )
-        flags.append(Flag("inconsistent", "inconsistent", text))
-    return flags
+    again = [(shard.attack, shard.asked_again) for shard in results.finished() if shard.asked_again is not None]
+    differing = {attack: 0 for attack, one in again if one.differing}
+    for attack, one in again:
+        if one.differing:
+            differing[attack] += one.differing
+    shards = sum(one.differing > 0 for _, one in again)
+    if shards and not (results.record.probe.randomized and _is_luck(shards, len(again))):
+        said.append(
+            f"Asked again by the judge, in another order, in the process that was attacked and in a fresh one, "
+            f"{sum(differing.values())} of {sum(one.rows for _, one in again)} rows come out otherwise "
+            f"({', '.join(f'{attack} {n}' for attack, n in differing.items())}); of each the worse counts."
+        )
+    return [Flag("inconsistent", "inconsistent", " ".join(said))] if said else []
+
+
+def _is_luck(shards: int, of: int) -> bool:
+    """Whether so many shards with a row that differs are no more than chance has of an honest randomised defense."""
+    return float(bdtrc(shards - 1, of, AskedAgain.LUCK)) > ALPHA
 
 
 def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bench.contracts.isolation import Level, weakest
 from bench.contracts.words import Tier
-from bench.storing.records import AttackRecord, DefenseRecord, SuiteRecord
+from bench.storing.records import AskedAgain, AttackRecord, DefenseRecord, SuiteRecord
 from bench.summary.metrics import Array, wilson
 from bench.summary.ranking import Scores
 
@@ -170,6 +171,13 @@ class DefenseSummary:
     judging_error: float | None  # standard error that the judge's draws add to the worst case; None: deterministic
     survival: dict[str, list[float]] = field(repr=False)  # attack -> per-example share of draws survived
     history: list[HistoryPoint] = field(default_factory=list)  # oldest first; empty where nothing was submitted
+    levels: dict[Level, int] = field(default_factory=dict)  # finished shards by level of isolation, weakest first
+    asked_again: AskedAgain | None = None  # over all shards; None: it was not isolated
+
+    @property
+    def isolation(self) -> Level | None:
+        """The weakest level at which it answered; None where nothing is known of its shards."""
+        return weakest(self.levels) if self.levels else None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.contracts.isolation import LEVELS, Level
 from bench.contracts.threat import Lp
 from bench.contracts.words import Tier
 from bench.storing.current import current_shards
 from bench.storing.found import FOUND, FoundRecord, current_found, found_attack
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Provenance, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store
+from bench.storing.submitted import acceptance
 from bench.summary.metrics import Array, by_strength, strongest_is_worse, worst_case
 
 
@@ -84,7 +87,7 @@ class DefenseResults:
     """All cells of one defense, and the arrays every number is computed from."""
 
     def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
-        self.suite, self.record = suite, record
+        self._store, self.suite, self.record = store, suite, record
         self.unreadable: list[str] = []  # a line for each shard's file whose examples are missing for that reason
 
         def read(attack: AttackRecord | None) -> Cell:
@@ -171,6 +174,21 @@ class DefenseResults:
         """Wall time of one worker: every shard from start to end, and every attack's preparation once."""
         running = sum(_seconds_between(s.provenance.started, s.provenance.ended) for s in self._shards())
         return running + sum(cell.prepare_seconds for cell in self.cells.values())
+
+    def levels(self) -> dict[Level, int]:
+        """How many of its finished shards were made at each level of isolation, the weakest level first."""
+        made = Counter(shard.isolation for shard in self.finished())
+        made.update(record.isolation for record in self.found)
+        return {level: made[level] for level in LEVELS if made[level]}
+
+    def accepted_at(self) -> list[Level]:
+        """The level at which a submitted defense was judged when it was accepted; nothing of any other."""
+        found = acceptance(self._store, self.record.name)
+        return [level for level in LEVELS if found is not None and level == found.isolation]
+
+    def finished(self) -> list[ShardRecord]:
+        """Its shards that have rows."""
+        return [shard for shard in self._shards() if shard.status == "ok"]
 
     def reached(self, name: str) -> NDArray[np.bool_]:
         """Which of the measured examples an attack has finished with."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.names import slug
-from bench.storing.records import CLEAN, DefenseRecord, ShardRecord
+from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, stored_suites
 from bench.summary.detection import at_half, detection_of, implied_flag
 from bench.summary.flags import find_flags
@@ -71,6 +71,13 @@ def _draws(cell: Cell) -> int:
     return next((shard.draws_report for shard in cell.shards if shard.status == "ok"), 1)
 
 
+def _asked_again(results: DefenseResults) -> AskedAgain | None:
+    counts = [shard.asked_again for shard in results.finished() if shard.asked_again is not None]
+    if not counts:
+        return None
+    return AskedAgain(rows=sum(one.rows for one in counts), differing=sum(one.differing for one in counts))
+
+
 def _curve(results: DefenseResults, names: list[str]) -> list[CurvePoint]:
     """Worst-case robust accuracy at the suite's radii, at 0 (the clean input alone) and at eps (the worst case)."""
     suite = results.suite
@@ -104,6 +111,8 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         worker_seconds=results.worker_seconds(),
         curve=_curve(results, names),
         history=history_of(results),
+        levels=results.levels(),
+        asked_again=_asked_again(results),
         judging_error=judging_error(values, results.suite.draws_report) if record.probe.randomized else None,
         survival={name: results.under(name).tolist() for name in names},
     )

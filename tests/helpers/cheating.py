@@ -108,7 +108,8 @@ def _found(results: Path, name: str, said: str) -> Found:
     summary = summarise(results, "cheats") if (results / "cheats").exists() else None
     for defense in [] if summary is None else summary.defenses:
         if defense.record.name == called:
-            warnings = tuple(flag.id for flag in defense.flags if flag.kind == "warning")
+            own = (flag for flag in defense.flags if flag.id not in ("not-isolated", "weakly-isolated"))
+            warnings = tuple(flag.id for flag in own if flag.kind == "warning")
             return Found(defense.standard.value, defense.worst_case.value, warnings)
     lines = [line for line in said.splitlines() if called in line or line.startswith("error:")]
     return Found(None, None, refused=lines[0] if lines else "")

@@ -100,6 +100,23 @@ class Remembers(Honest):
         return super().forward(self.seen[0][nearest] + 0 * x)
 
 
+class Listens(Honest):
+    """Answers otherwise once it has been asked a few times without a gradient being taken: as a judge asks."""
+
+    version = 1
+    quiet = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.quiet += 1
+        out = super().forward(x)
+        if out.requires_grad:
+            out.register_hook(self.heard)
+        return out if self.quiet < 3 else out.roll(1, 1)
+
+    def heard(self, grad: Tensor) -> None:
+        self.quiet = 0
+
+
 class Snoops(Honest):
     """Fails to be built unless it can read a file, write another, or open a socket, as ``what`` says."""
 

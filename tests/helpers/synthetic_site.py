@@ -196,6 +196,7 @@ def defense(
         curve=[],
         judging_error=None,
         survival={c.record.name: survivors(c.robust, randomized) for c in measured if c.robust},
+        levels={"none": len(measured)},
     )
 
 

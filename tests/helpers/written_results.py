@@ -91,7 +91,7 @@ def defense_record(name: str = "plain", probe: Probe | None = None, **fields: An
         "version": 1,
         "weights": f"weights of {name}",
         "name": name,
-        "reference": name,
+        "reference": "none",
         "num_parameters": 10,
         "probe": probe or probe_record(),
         "provenance": PROVENANCE,

@@ -12,6 +12,7 @@ from html_page import Page
 from synthetic_site import ORIGIN, cell, defense, estimate, suite
 
 from bench.storing.found import FOUND, found_attack
+from bench.storing.records import AskedAgain
 from bench.storing.store import Store, to_json, write_atomically
 from bench.storing.submitted import AcceptanceRecord, submission_folder
 from bench.summary.numbers import HistoryPoint
@@ -31,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = defense("broken", 1, 171, 85, [168, 95, 94, 97, 99, 110, 121, 150, 0])
     found = cell(found_attack(made.record), 0, robust=estimate(0, 7))
     broken = replace(broken, history=history, attacks=[*broken.attacks, found])
+    broken = replace(broken, levels={"landlock": 3, "bubblewrap": 8}, asked_again=AskedAgain(rows=352, differing=2))
     accepted = AcceptanceRecord(
         by=NAMES["attribute"],
         submitted="2026-02-01T00:00:00+00:00",
@@ -71,6 +73,20 @@ def test_the_page_says_what_was_claimed_and_found(site: Path) -> None:
     assert 'Submitted by "><img src=x onerror=alert(1)>' in text
     assert "Claimed standard accuracy 90.0 %, worst case 70.0 %; measured here 85.5 %, 42.5 %" in text
     assert "1800 rows" in text and "3 of 200 examples fell that had stood, 2 the other way round" in text
+
+
+def test_the_level_of_isolation_stands_in_the_table_and_on_the_page(site: Path) -> None:
+    index = Page(site / "index.html").text
+    assert "Isolation" in index and "namespaces of its own" in index
+    rows = {row["defense"]: row["isolation"] for row in json.loads((site / "digits" / "leaderboard.json").read_text())}
+    assert rows == {"broken": "landlock", "plain": "none"}
+    text = Page(site / "digits" / "defenses" / "broken.html").text
+    assert "Isolation landlockin a process of its own, without files, sockets or a view of other processes" in text
+    assert "the weakest of its shards: 3 landlock, 8 bubblewrap" in text
+    assert "352 rows were asked again in another order" in text and "; 2 came out differently" in text
+    text = Page(site / "digits" / "defenses" / "plain.html").text
+    assert "Isolation nonein the judge's own process" in text
+    assert "the weakest of its shards" not in text and "Judged again" not in text
 
 
 def test_what_was_submitted_is_missing_nowhere(site: Path) -> None:

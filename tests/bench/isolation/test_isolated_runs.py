@@ -37,6 +37,9 @@ def test_rows_are_those_of_a_run_without_isolation_and_say_how_they_were_made(tm
     for attack in ("clean", "step", "points"):
         assert _rows(benches["process"], attack, "isolated.Honest") == _rows(benches["none"], attack, "isolated.Honest")
         for level, bench in benches.items():
+            (found,) = bench.summary.defenses
+            assert found.isolation == level
+            assert ("not-isolated" in [flag.id for flag in found.flags]) is (level == "none")
             for record in bench.cell(attack, "isolated.Honest"):
                 assert record.isolation == level
                 assert (record.asked_again is None) is (level == "none")
@@ -72,6 +75,8 @@ def test_a_memory_of_what_was_asked_before_shows(tmp_path: Path) -> None:
     (record, *_) = bench.cell("step", "isolated.Remembers")
     assert record.asked_again is not None
     assert record.asked_again.differing > 0
+    (found,) = bench.summary.defenses
+    assert "inconsistent" in [flag.id for flag in found.flags] and found.isolation == "process"
 
 
 def test_a_level_that_cannot_be_had_is_an_error_and_nothing_is_written(
@@ -89,7 +94,8 @@ def test_a_server_that_dies_is_a_failed_shard_with_its_reason(tmp_path: Path) ->
     (tmp_path / "dies.py").write_text(
         f"import sys; sys.path.insert(0, {str(Path(HERE).parent)!r})\nimport os\nfrom isolated import Honest\n"
         "class Dies(Honest):\n    version = 1\n    times = 0\n"
-        "    def again(self, grad):\n        self.times += len(grad) == 4\n        if self.times == 2: os._exit(7)\n"
+        # It has been asked for two gradients of each of three clean shards, and three of the first attacked one.
+        "    def again(self, grad):\n        self.times += len(grad) == 4\n        if self.times == 10: os._exit(7)\n"
         "    def forward(self, x):\n        out = super().forward(x)\n"
         "        out.register_hook(self.again)\n        return out\n"
     )

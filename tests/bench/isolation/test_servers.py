@@ -27,7 +27,7 @@ from bench.isolation.opening import Isolation, decide, objection, open_defense
 from bench.isolation.places import Places, places
 from bench.isolation.remote import RemoteDefense
 from bench.isolation.trial import trial
-from bench.judging.again import ask_again
+from bench.judging.again import ask_again, in_a_crowd
 from bench.judging.probe import is_random, writes_into_input
 
 HERE = Path(isolated.__file__)
@@ -300,3 +300,20 @@ def test_two_servers_of_an_honest_defense_agree_and_of_one_that_remembers_do_not
         found = ask_again(fresh, attacked, x, y, randomized=randomized, threshold=None)
         assert found.rows == 24
         assert (found.differing > 0) is differs, name
+
+
+def test_a_defense_that_listens_for_gradients_shows_itself_to_a_judge_that_takes_them(hidden: str) -> None:
+    x, threat = _images(24), Lp("linf", 0.1)
+    for name, differs in (("Honest", False), ("Listens", True)):
+        attacked, fresh = (_open("process", hidden, name) for _ in range(2))
+        for one in (attacked, fresh):
+            for _ in range(3):
+                one(x)  # asked as a judge asks, both answer alike
+        assert torch.equal(attacked(x), fresh(x))
+        one, other = in_a_crowd(fresh, threat), in_a_crowd(attacked, threat, gradients=True)
+        assert torch.equal(in_a_crowd(attacked, threat)(x), one(x))
+        other(x)  # it has heard a gradient now
+        found = ask_again(one, other, x, torch.zeros(24), randomized=False, threshold=None)
+        assert (found.differing > 0) is differs, name
+        honest = _open("process", hidden)(x)
+        assert torch.allclose(other(x), honest, atol=1e-5)  # what attacks have seen

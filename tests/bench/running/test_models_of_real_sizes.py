@@ -55,7 +55,7 @@ def summary(folder: Path) -> DefenseSummary:
     ("large", elsewhere.LARGE, 4),
     ("hugging_face", elsewhere.COLOUR, 12),
 ])  # fmt: skip
-def test_a_sound_model_is_evaluated_whole_and_without_a_warning(
+def test_a_sound_model_is_evaluated_whole_and_without_a_warning_of_its_own(
     tmp_path: Path, model: str, shape: elsewhere.Shape, n: int
 ) -> None:
     attacks = LIGHT if shape == elsewhere.LARGE else ATTACKS
@@ -66,7 +66,8 @@ def test_a_sound_model_is_evaluated_whole_and_without_a_warning(
     assert {attack.record.name: attack.status for attack in found.attacks} == dict.fromkeys(attacks, "complete")
     assert found.standard.value == 1.0 and found.standard.n == n
     assert found.worst_case.value == 0.0, "eps 0.1 fools a network of random weights"
-    assert [flag.id for flag in found.flags if flag.kind == "warning"] == []
+    # That it is not isolated is how these tests are run.
+    assert [flag.id for flag in found.flags if flag.kind == "warning"] == ["not-isolated"]
     assert f"elsewhere.{model}" in ended.out
 
 

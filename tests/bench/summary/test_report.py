@@ -68,6 +68,7 @@ def test_the_overview_has_one_line_per_defense(summary: SuiteSummary) -> None:
         "detection": "–",
         "inference": "1.5×",
         "flags": "black box beats white box",
+        "isolation": "none",
     }
     assert rows["guarded"]["detection"] == "100.0"
     # 75 % at eps imply as much at eps/2; plain is estimated there at half of 75 % and 25 %.
