@@ -49,9 +49,10 @@ schema: $(VENV)/.installed ## Write bench.schema.json again after a change to be
 	$(BIN)/python -m bench.suites.reading > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
-docs: $(VENV)/.installed ## Write docs/attacks.md and docs/defenses.md again after a change to a docstring or card
-	for page in attacks defenses; do \
-	  $(BIN)/python -m bench.reference.$$page > docs/$$page.md.part && mv docs/$$page.md.part docs/$$page.md || exit 1; \
+docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md and commands.md again after a change to what they are made of
+	for module in reference.attacks reference.defenses cli.commands; do \
+	  page=docs/$${module##*.}.md; \
+	  $(BIN)/python -m bench.$$module > $$page.part && mv $$page.part $$page || exit 1; \
 	done
 
 fingerprints: $(VENV)/.installed-test ## Store the fingerprints of attacks and defenses that are new or have another version

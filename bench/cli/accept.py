@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
 from bench.cli.options import (
@@ -14,14 +13,15 @@ from bench.cli.options import (
     data_root_option,
     device_option,
     isolation_option,
-    quiet_option,
     results_option,
 )
-from bench.cli.scene import example, pick_device
-from bench.contracts.errors import one_line
+from bench.cli.scene import epilog, pick_device
+from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=example("bench accept mine-on-digits --results results"))
+@click.command(
+    epilog=epilog("bench accept mine-on-digits --results results", refuses="wrong input, or it is not accepted")
+)
 @click.argument("bundle", type=PATH)
 @results_option
 @config_option
@@ -34,9 +34,9 @@ from bench.contracts.errors import one_line
     show_default=True,
     help="Attacks that are run anew with a secret seed, drawn among those that count.",
 )
-@quiet_option
 @isolation_option
 @on_an_engine
+@speaking
 def accept(
     bundle: Path,
     results: Path,
@@ -44,9 +44,9 @@ def accept(
     data_root: Path | None,
     device: str,
     again: int,
-    quiet: bool,
     isolation: str,
     open_engine: Opener,
+    voice: Voice,
 ) -> int:
     """Check a folder that `bench submit` or `bench submit-attack` wrote, and add it to results.
 
@@ -55,7 +55,6 @@ def accept(
     """
     import torch
 
-    from bench.running.progress import Display
     from bench.storing import provenance
     from bench.submissions.accept import Acceptance, accept_defense, accept_points, taken_in
     from bench.suites.reading import load_config
@@ -64,17 +63,20 @@ def accept(
     chosen = pick_device(device)
     suites, command = load_config(config), provenance.command_line()
     asked = Acceptance(bundle, results, suites, chosen, data_root, again, command, isolation)
+    about: dict[str, object] = {}
     with taken_in(asked) as (manifest, staging):
         if manifest.kind == "attack":
             said = accept_points(asked, manifest, staging)
         else:
             with open_engine(chosen) as engine:
-                display = Display(Console(stderr=True), quiet=quiet)
-                accepted = accept_defense(asked, manifest, staging, engine, display)
+                accepted = accept_defense(asked, manifest, staging, engine, voice.display())
             anew = [f"{name} ({fell} fell, {rose} rose)" for name, (fell, rose, _) in accepted.again.items()]
             said = (
                 f"{manifest.defense} on {manifest.suite}, by {manifest.by}: {accepted.judged} rows judged again, "
                 f"run anew: {', '.join(anew) or 'nothing'}"
             )
-    click.echo(one_line(f"accepted: {said}"))
+            about = {"rows_judged_again": accepted.judged, "run_anew": sorted(accepted.again)}
+    voice.line(f"accepted: {said}")
+    voice.document({"accepted": manifest.kind, "suite": manifest.suite, "defense": manifest.defense,
+                    "by": manifest.by, "said": said, **about})  # fmt: skip
     return 0

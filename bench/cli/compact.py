@@ -7,28 +7,36 @@ from pathlib import Path
 import click
 
 from bench.cli.options import results_option, stored_suite_options
-from bench.cli.scene import example
-from bench.contracts.errors import one_line
+from bench.cli.scene import epilog
+from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=example("bench compact --suite digits --results results"))
+@click.command(
+    epilog=epilog(
+        "bench compact --suite digits --results results",
+        fails="a stored file cannot be read: it is named, and its defense left alone",
+    )
+)
 @results_option
 @stored_suite_options
-def compact(results: Path, suite_names: tuple[str, ...]) -> int:
+@speaking
+def compact(results: Path, suite_names: tuple[str, ...], voice: Voice) -> int:
     """Make stored results small enough to be published, in place.
 
-    All rows stay, compressed; of the adversarial inputs of an example, that of its worst attack stays. The exit code is
-    1 where a stored file cannot be read: it is named, and its defense left alone.
+    All rows stay, compressed; of the adversarial inputs of an example, that of its worst attack stays.
     """
     from bench.storing.store import stored_suites
     from bench.upkeep.compact import compact as compact_suite
 
-    code = 0
+    code, compacted = 0, []
     for name in stored_suites(results, suite_names):
         for done in compact_suite(results, name):
             line = f"{name}: {done.defense}: {done.before / 2**20:.2f} MiB to {done.after / 2**20:.2f} MiB"
-            click.echo(one_line(f"{line} ({done.note})" if done.note else line))
+            voice.line(f"{line} ({done.note})" if done.note else line)
+            compacted.append({"suite": name, "defense": done.defense, "bytes_before": done.before,
+                              "bytes_after": done.after, "note": done.note, "unreadable": done.unreadable})  # fmt: skip
             for text in done.unreadable:
-                click.echo(f"warning: {text}", err=True)
+                voice.warn(f"warning: {text}")
                 code = 1
+    voice.document({"compacted": compacted})
     return code

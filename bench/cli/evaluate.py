@@ -5,55 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bench.cli.engines import Opener, on_an_engine
 from bench.cli.options import (
     attack_options,
     defense_options,
     isolation_option,
-    json_option,
-    quiet_option,
     results_option,
 )
-from bench.cli.scene import Scene, example, in_a_scene, with_changes
-from bench.contracts.errors import one_line
+from bench.cli.scene import Scene, epilog, in_a_scene, with_changes
+from bench.cli.voice import Voice, speaking
 
 #: Shards from which on a run is announced.
 _LONG = 10
 
 
 @click.command(
-    epilog=example("bench evaluate --defense ours", "bench evaluate --defense path/to/mine.py:Mine --suite digits")
+    epilog=epilog(
+        "bench evaluate --defense ours",
+        "bench evaluate --defense path/to/mine.py:Mine --suite digits",
+        fails="a defense could not be evaluated, or an attack on one failed: each is named",
+    )
 )
 @defense_options(help="A defense: name, file.py:Name or module:attr (repeat).")
 @click.option("--all", "every", is_flag=True, help="Every registered defense; of a study all variants.")
 @attack_options(help="Only this attack of the suite (repeat for several).")
 @click.option("--dry-run", is_flag=True, help="Say what would be run and how long it would take; write nothing.")
 @results_option
-@json_option
-@quiet_option
 @isolation_option
 @on_an_engine
 @with_changes
+@speaking
 @in_a_scene
 def evaluate(
     scene: Scene,
+    voice: Voice,
     defenses: tuple[str, ...],
     every: bool,
     attacks: tuple[str, ...],
     open_engine: Opener,
     dry_run: bool,
     results: Path,
-    as_json: bool,
-    quiet: bool,
     isolation: str,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
     import torch
 
     from bench.running.evaluate import Evaluation, Request
-    from bench.running.progress import Display
+    from bench.running.outline import outline
     from bench.storing import provenance
     from bench.storing.lock import check_unlocked
     from bench.storing.store import Store
@@ -74,21 +73,24 @@ def evaluate(
     if not dry_run:
         check_unlocked(Store(results, scene.suite.name).folder)  # before the defenses are loaded
     with open_engine(scene.device) as engine:
-        evaluation = Evaluation(request, engine, Display(Console(stderr=True), quiet=quiet))
+        evaluation = Evaluation(request, engine, voice.display())
         for warning in evaluation.warnings:
-            click.echo(f"skipped: {warning}", err=True)
+            voice.warn(f"skipped: {warning}")
         for note in evaluation.notes:
-            click.echo(note, err=True)
+            voice.note(note)
         if dry_run:
             for skipped in evaluation.skipped:
-                click.echo(f"skipped: {skipped}", err=True)
-            click.echo("\n".join(evaluation.plan.describe(engine.workers)))
+                voice.warn(f"skipped: {skipped}")
+            voice.text("\n".join(evaluation.plan.describe(engine.workers)))
+            voice.document(outline(evaluation.plan, engine.workers))
             return 0
-        if not quiet and len(evaluation.plan.shards) >= _LONG:
+        if len(evaluation.plan.shards) >= _LONG:
             expectation = evaluation.plan.expectation(engine.workers)
-            click.echo(f"{len(evaluation.plan.jobs)} jobs, {expectation}; --dry-run lists them", err=True)
+            voice.note(f"{len(evaluation.plan.jobs)} jobs, {expectation}; --dry-run lists them")
         failures = evaluation.run()
-    click.echo(report.render(summarise(results, scene.suite.name), "json" if as_json else "table"))
+    summary = summarise(results, scene.suite.name)
+    voice.text(report.render(summary, "table"))
+    voice.document({**report.document([summary]), "failed": failures})
     for failure in failures:
-        click.echo(f"failed: {one_line(failure)}", err=True)
+        voice.warn(f"failed: {failure}")
     return 1 if failures else 0

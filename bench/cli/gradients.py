@@ -7,26 +7,32 @@ from pathlib import Path
 import click
 
 from bench.cli.options import defense_options, results_option
-from bench.cli.scene import Scene, example, in_a_scene
+from bench.cli.scene import Scene, epilog, in_a_scene
+from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=example("bench gradients --defense prm --suite digits --results results"))
+@click.command(epilog=epilog("bench gradients --defense prm --suite digits --results results"))
 @defense_options(help="A differentiable defense (repeat for several).")
 @results_option
+@speaking
 @in_a_scene
-def gradients(scene: Scene, defenses: tuple[str, ...], results: Path) -> None:
+def gradients(scene: Scene, voice: Voice, defenses: tuple[str, ...], results: Path) -> None:
     """Measure input gradients per pixel, and accuracy under PGD confined to some pixels."""
     from bench.storing import provenance
     from bench.storing.store import Store
     from bench.studies.input_gradients.measure import measure_and_store
 
     store = Store(results, scene.suite.name)
+    records = []
     for spec in scene.specs(defenses):
-        record = measure_and_store(
-            store, scene.suite, spec, device=scene.device, root=scene.data_root, command=provenance.command_line()
-        )
+        with voice.following(f"input gradients of {spec.name}"):
+            record = measure_and_store(
+                store, scene.suite, spec, device=scene.device, root=scene.data_root, command=provenance.command_line()
+            )
+        records.append(record)
         agreement = "" if record.iou is None else f"; IoU with the designated pixels {record.iou:.3f}"
-        click.echo(f"{spec.name}: {record.n} examples{agreement}")
+        voice.line(f"{spec.name}: {record.n} examples{agreement}")
         for entry in record.accuracies:
             bound = f"{entry.norm} {entry.eps:.3g}"
-            click.echo(f"  {entry.pixels} ({entry.changeable} pixels), {bound}: {100 * entry.accuracy:.1f} %")
+            voice.line(f"  {entry.pixels} ({entry.changeable} pixels), {bound}: {100 * entry.accuracy:.1f} %")
+    voice.document({"suite": scene.suite.name, "records": records})

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import PATH, json_option
-from bench.cli.scene import example
+from bench.cli.options import PATH
+from bench.cli.scene import epilog
+from bench.cli.voice import Voice, speaking
 from bench.contracts.errors import one_line
 
 #: Columns, rows, and a line for each entry that cannot be listed.
 _Listed = tuple[list[str], list[list[str]], list[str]]
 
 
-@click.command("list", epilog=example("bench list attacks"))
+@click.command("list", epilog=epilog("bench list attacks"))
 @click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]), required=False)
 @click.option("--config", type=PATH, help="Another bench.yaml (for suites).")
-@json_option
-def list_(what: str | None, config: Path | None, as_json: bool) -> None:
+@speaking
+def list_(what: str | None, config: Path | None, voice: Voice) -> None:
     """List what is registered, and where it comes from: all, or one kind. Piped, each entry is one line."""
     kinds = [what] if what else ["defenses", "attacks", "suites"]
     found = {kind: _suites(config) if kind == "suites" else _plugins(kind) for kind in kinds}
-    if as_json:
+    if voice.as_json:
         lists = {
             kind: [dict(zip(columns, row, strict=True)) for row in rows] for kind, (columns, rows, _) in found.items()
         }
-        click.echo(json.dumps(lists[what] if what else lists, indent=1, ensure_ascii=False))
+        voice.document(lists[what] if what else lists)
     else:
         for number, (columns, rows, _) in enumerate(found.values()):
             if number:
@@ -37,7 +37,7 @@ def list_(what: str | None, config: Path | None, as_json: bool) -> None:
             _print(columns, rows)
     for *_, problems in found.values():
         for problem in problems:
-            click.echo(f"skipped: {problem}", err=True)
+            voice.warn(f"skipped: {problem}")
 
 
 def _plugins(what: str) -> _Listed:

@@ -7,29 +7,37 @@ from pathlib import Path
 import click
 
 from bench.cli.options import PATH
-from bench.cli.scene import example
+from bench.cli.scene import epilog
+from bench.cli.voice import Voice, speaking
 
 
-@click.group(epilog=example("bench new defense my-defense"))
+@click.group(epilog=epilog("bench new defense my-defense"))
 def new() -> None:
     """Write a working plugin folder to start from."""
 
 
-@new.command("defense", epilog=example("bench new defense my-defense"))
+@new.command("defense", epilog=epilog("bench new defense my-defense"))
 @click.argument("name")
 @click.option("--out", type=PATH, default=Path(), help="Parent folder [default: here].")
-def new_defense(name: str, out: Path) -> None:
+@speaking
+def new_defense(name: str, out: Path, voice: Voice) -> None:
     """Write a working defense plugin named NAME."""
     from bench.plugins import scaffold
 
-    click.echo(f"Written to {scaffold.new_defense(name, out)}; its README.md says what to run.")
+    _written(scaffold.new_defense(name, out), voice)
 
 
-@new.command("attack", epilog=example("bench new attack my-attack"))
+@new.command("attack", epilog=epilog("bench new attack my-attack"))
 @click.argument("name")
 @click.option("--out", type=PATH, default=Path(), help="Parent folder [default: here].")
-def new_attack(name: str, out: Path) -> None:
+@speaking
+def new_attack(name: str, out: Path, voice: Voice) -> None:
     """Write a working attack plugin named NAME."""
     from bench.plugins import scaffold
 
-    click.echo(f"Written to {scaffold.new_attack(name, out)}; its README.md says what to run.")
+    _written(scaffold.new_attack(name, out), voice)
+
+
+def _written(folder: Path, voice: Voice) -> None:
+    voice.line(f"Written to {folder}; its README.md says what to run.")
+    voice.document({"folder": folder})

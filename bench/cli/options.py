@@ -41,24 +41,44 @@ def _suites(context: click.Context) -> dict[str, Suite]:
 
 #: An argument or repeated options, to be given a ``help``.
 defense_argument = click.argument("defense", shell_complete=_defense_names)
-defense_options = partial(click.option, "--defense", "defenses", multiple=True, shell_complete=_defense_names)
-attack_options = partial(click.option, "--attack", "attacks", multiple=True, shell_complete=_attack_names)
+defense_options = partial(
+    click.option, "--defense", "defenses", metavar="NAME", multiple=True, shell_complete=_defense_names
+)
+attack_options = partial(
+    click.option, "--attack", "attacks", metavar="NAME", multiple=True, shell_complete=_attack_names
+)
 suite_option = partial(
-    click.option, "--suite", "suite_name", default="demo", show_default=True, shell_complete=_suite_names
+    click.option,
+    "--suite",
+    "suite_name",
+    metavar="NAME",
+    default="demo",
+    show_default=True,
+    shell_complete=_suite_names,
 )
 stored_suite_options = click.option(
     "--suite",
     "suite_names",
+    metavar="NAME",
     multiple=True,
     shell_complete=_suite_names,
     help="Only this suite (repeat) [default: all with results].",
 )
 results_option = click.option("--results", type=PATH, default=RESULTS, show_default=True, help="Results folder.")
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-config_option = click.option("--config", type=PATH, help="Another bench.yaml.")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where defenses run; auto: on a GPU if there is one.",
+)
+config_option = click.option(
+    "--config",
+    type=PATH,
+    help="A bench.yaml, whose suites are added to the shipped ones [default: that of this folder].",
+)
 data_root_option = click.option("--data-root", type=PATH, help="Where downloaded data sets are kept.")
 checkpoints_option = click.option("--checkpoints", type=PATH, help="Folder of checkpoints [default: beside the code].")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 isolation_option = click.option(
     "--isolation",
     type=click.Choice(ASKED),
@@ -67,4 +87,3 @@ isolation_option = click.option(
     envvar="BENCH_ISOLATION",
     help="How far a defense is kept apart from its judge; auto: code of a third party as far as can be, else none.",
 )
-quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes; what went wrong is said.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import checkpoints_option, config_option, data_root_option, device_option, suite_option
+from bench.cli.voice import Voice
 from bench.contracts.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
     from bench.suites.config import Suite
 
 
-def example(*lines: str) -> str:
-    """The epilog of a help text."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+def epilog(*examples: str, fails: str = "", refuses: str = "wrong input") -> str:
+    """The end of a help text: examples, and what the exit codes mean.
+
+    Args:
+        fails: when the code is 1; "": it never is.
+        refuses: when it is 2.
+    """
+    shown = "\n".join(f"  {line}" for line in examples)
+    meanings = {"0": "done", "1": fails, "2": refuses, "130": "interrupted"}
+    codes = "\n".join(f"  {code:<3}  {what}" for code, what in meanings.items() if what)
+    return f"\b\nExample:\n{shown}\n\n\b\nExit codes:\n{codes}"
 
 
 def pick_device(name: str) -> str:
@@ -111,10 +120,11 @@ def with_changes(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a :class:`Scene` to a command, which gets it as its first argument."""
+    """Add the options of a :class:`Scene` to a :func:`speaking` command, which gets it as its first argument."""
 
     @functools.wraps(function)
     def command(
+        voice: Voice,
         suite_name: str,
         config: Path | None,
         data_reference: str | None,
@@ -139,13 +149,13 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
             data_reference, data_root = None, itself
         suite = written.with_(data=data_reference, norm=norm, eps=eps, examples=examples, seed=seed)
         if written.replaces:
-            click.echo(f"suite {suite_name}: that of {written.origin}, in place of the shipped one", err=True)
+            voice.note(f"suite {suite_name}: that of {written.origin}, in place of the shipped one")
         elif written.origin != SHIPPED and config is None:
-            click.echo(f"suite {suite_name}: of {written.origin}", err=True)
+            voice.note(f"suite {suite_name}: of {written.origin}")
         scene = Scene(suite, pick_device(device), _settings(settings), checkpoints, data_root)
         if download:
             load_data(suite.data, data_root, download=True)
-        return function(scene, **others)
+        return function(scene, voice=voice, **others)
 
     for option in reversed(_SCENE):
         command = option(command)

@@ -14,11 +14,11 @@ from bench.cli.options import (
     results_option,
     stored_suite_options,
 )
-from bench.cli.scene import example, pick_device
-from bench.contracts.errors import one_line
+from bench.cli.scene import epilog, pick_device
+from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=example("bench status --suite digits --results results --why"))
+@click.command(epilog=epilog("bench status --suite digits --results results --why"))
 @stored_suite_options
 @click.option("--why", is_flag=True, help="Say for every stale result what has changed since.")
 @results_option
@@ -26,6 +26,7 @@ from bench.contracts.errors import one_line
 @data_root_option
 @checkpoints_option
 @device_option
+@speaking
 def status(
     suite_names: tuple[str, ...],
     why: bool,
@@ -34,6 +35,7 @@ def status(
     data_root: Path | None,
     checkpoints: Path | None,
     device: str,
+    voice: Voice,
 ) -> None:
     """Say what is stored, what of it is current, what is stale, and what a run would do and take.
 
@@ -43,20 +45,24 @@ def status(
     from bench.storing.store import stored_suites
     from bench.suites.reading import load_config
     from bench.training.unused import unused_checkpoints
-    from bench.upkeep.status import describe, suite_status
+    from bench.upkeep.status import as_document, describe, suite_status
 
     shipped = load_config(config)
     names = suite_names or stored_suites(results)
     machine = pick_device(device)
+    documents, elsewhere = [], []
     for name in names:
         if not suite_names and name not in shipped.suites:
-            click.echo(f"{name}: stored, but not in the configuration")
+            voice.line(f"{name}: stored, but not in the configuration")
+            elsewhere.append(name)
             continue
         found = suite_status(shipped.suite(name), results, device=machine, root=data_root, checkpoints=checkpoints)
         for line in describe(found, why):
-            click.echo(one_line(line))
+            voice.line(line)
+        documents.append(as_document(found))
     unused = unused_checkpoints(shipped.suites.values(), checkpoints)
     if unused:
-        click.echo(f"{len(unused)} checkpoints that no suite of the configuration evaluates:")
+        voice.line(f"{len(unused)} checkpoints that no suite of the configuration evaluates:")
     for checkpoint in unused:
-        click.echo(f"  {checkpoint.path.parent.name}/{checkpoint.path.name}: {checkpoint.reason}")
+        voice.line(f"  {checkpoint.path.parent.name}/{checkpoint.path.name}: {checkpoint.reason}")
+    voice.document({"suites": documents, "not_in_the_configuration": elsewhere, "unused_checkpoints": unused})

@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from bench.cli.options import defense_options, results_option
-from bench.cli.scene import Scene, example, in_a_scene
+from bench.cli.scene import Scene, epilog, in_a_scene
+from bench.cli.voice import Voice, plain, speaking
 
 
-@click.group(epilog=example("bench study losses"))
+@click.group(epilog=epilog("bench study losses"))
 def study() -> None:
     """Measure something beside the leaderboard (losses)."""
 
 
 @study.command(
-    epilog=example(
+    epilog=epilog(
         "bench study losses --suite digits --results results",
         "bench study losses --suite cifar10 --data-root data --results runs",
     )
@@ -28,9 +29,11 @@ def study() -> None:
 @click.option("--multiplier", type=float, default=0.01, show_default=True, help="α of equal multiplier.")
 @click.option("--step", type=float, default=0.05, show_default=True, help="l2 length of a step of equal perturbation.")
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of each detector's training.")
+@speaking
 @in_a_scene
 def losses(
     scene: Scene,
+    voice: Voice,
     defenses: tuple[str, ...],
     results: Path,
     images: int,
@@ -47,12 +50,16 @@ def losses(
 
     budget = Budget(examples=images, iterations=iterations, multiplier=multiplier, step=step, epochs=epochs)
     store, command = Store(results, scene.suite.name), provenance.command_line()
+    records = []
     for spec in scene.specs(defenses or ("none",)):
-        record = measure_and_store(
-            store, scene.suite, spec, budget, device=scene.device, root=scene.data_root, command=command
-        )
-        click.echo(f"{spec.name}: {record.n} examples of {scene.suite.name}")
+        with voice.following(f"losses on {spec.name}"):
+            record = measure_and_store(
+                store, scene.suite, spec, budget, device=scene.device, root=scene.data_root, command=command
+            )
+        records.append({**plain(record), "claims": claims(record)})
+        voice.line(f"{spec.name}: {record.n} examples of {scene.suite.name}")
         for line in table(record):
-            click.echo(f"  {line}")
+            voice.line(f"  {line}")
         for claim in claims(record):
-            click.echo(f"  {claim.verdict}: {claim.text}")
+            voice.line(f"  {claim.verdict}: {claim.text}")
+    voice.document({"suite": scene.suite.name, "records": records})

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from bench.cli.options import defense_options
-from bench.cli.scene import Scene, example, in_a_scene, worker_count
+from bench.cli.scene import Scene, epilog, in_a_scene, worker_count
+from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=example("bench train --defense ours --suite digits"))
+@click.command(epilog=epilog("bench train --defense ours --suite digits", fails="a training failed: it is named"))
 @defense_options(help="A defense (repeat for several).")
 @click.option("--all", "every", is_flag=True, help="Every defense with a recipe; of a study all variants.")
 @click.option("--again", is_flag=True, help="Train also what has a checkpoint already.")
 @click.option("--half", is_flag=True, help="Store the weights in half precision, rounded before they are measured.")
 @click.option("--workers", type=click.IntRange(1), help="Trainings at a time [default: all cores, 1 on a GPU].")
+@speaking
 @in_a_scene
 def train(
-    scene: Scene, defenses: tuple[str, ...], every: bool, again: bool, half: bool, workers: int | None
+    scene: Scene, voice: Voice, defenses: tuple[str, ...], every: bool, again: bool, half: bool, workers: int | None
 ) -> int:
     """Train defenses on a suite's data. An interrupted training goes on where it stopped.
 
@@ -31,8 +32,12 @@ def train(
     torch.set_num_threads(1)
     specs = scene.specs(defenses, every)
     with LocalEngine(min(worker_count(workers, scene.device), len(specs))) as engine:
-        console = Console(stderr=True)
-        failures = train_all(specs, scene.suite, scene.device, scene.data_root, engine, console, again, half)
-    for failure in failures:
-        click.echo(f"failed: {failure}", err=True)
-    return 1 if failures else 0
+        display = voice.display()
+        trained = train_all(specs, scene.suite, scene.device, scene.data_root, engine, display, again, half)
+    for one in trained:
+        if one.status == "failed":
+            voice.warn(f"failed: {one.defense}: {one.remark}")
+        else:
+            voice.line(f"{one.defense}: {one.status}, {one.remark or one.checkpoint}")
+    voice.document({"suite": scene.suite.name, "defenses": trained})
+    return 1 if any(one.status == "failed" for one in trained) else 0

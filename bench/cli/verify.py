@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,11 +17,17 @@ from bench.cli.options import (
     results_option,
     suite_option,
 )
-from bench.cli.scene import example, pick_device
-from bench.contracts.errors import InputError, one_line
+from bench.cli.scene import epilog, pick_device
+from bench.cli.voice import Voice, plain, speaking
+from bench.contracts.errors import InputError
 
 
-@click.command(epilog=example("bench verify --suite digits --results results --defense ours"))
+@click.command(
+    epilog=epilog(
+        "bench verify --suite digits --results results --defense ours",
+        fails="a row came out differently, or could not be judged again",
+    )
+)
 @suite_option(help="The suite whose results are checked.")
 @defense_options(help="Only this defense (repeat) [default: all stored].")
 @attack_options(help='Only this attack, or "clean" (repeat) [default: all].')
@@ -31,6 +38,7 @@ from bench.contracts.errors import InputError, one_line
 @checkpoints_option
 @click.option("--record", is_flag=True, help="Keep what is found beside the results: the site says it.")
 @isolation_option
+@speaking
 def verify(
     suite_name: str,
     defenses: tuple[str, ...],
@@ -42,6 +50,7 @@ def verify(
     checkpoints: Path | None,
     record: bool,
     isolation: str,
+    voice: Voice,
 ) -> int:
     """Judge stored adversarial inputs again and compare with the stored rows.
 
@@ -67,10 +76,15 @@ def verify(
         if (rounding := verdict.rounding).rows:
             moved = f"{rounding.survive} survive, {rounding.fall} fall"
             line += f"; rounded to grey levels {rounding.changed} change ({moved})"
-        click.echo(one_line(f"{line} ({remark})" if remark else line))
+        voice.line(f"{line} ({remark})" if remark else line)
         verdicts.append(verdict)
     if record:
         store, suite = open_suite(results, suite_name)
         with writing(store.folder, provenance.command_line()):
             keep(store, suite, verdicts, clock, chosen)
-    return 0 if all(verdict.confirmed for verdict in verdicts) else 1
+    confirmed = all(verdict.confirmed for verdict in verdicts)
+    cells = [plain(replace(verdict, key=None)) | {"confirmed": verdict.confirmed} for verdict in verdicts]
+    for cell in cells:
+        del cell["key"]
+    voice.document({"suite": suite_name, "confirmed": confirmed, "cells": cells})
+    return 0 if confirmed else 1

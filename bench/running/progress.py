@@ -247,6 +247,11 @@ class Display:
                 if self._shown is not None:
                     self.show(*self._shown)
 
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self.console.print(one_line(line), highlight=False, soft_wrap=True, markup=False)
+
     def show(self, tracker: Tracker, what: str) -> None:
         """Show how far all jobs are; not more often than can be read."""
         with self._lock:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
+from typing import Literal
 
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
@@ -22,16 +22,32 @@ from bench.suites.fitting import check_fit
 from bench.training.recipe import Progress, train_defense
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What became of a defense that was to be trained.
+
+    Attributes:
+        defense: the name of what was trained; of one that has the weights of another, that other's.
+        checkpoint: where its weights are; None where there are none.
+        remark: why not, or why it was not trained now.
+    """
+
+    defense: str
+    status: Literal["trained", "trained before", "skipped", "failed"]
+    checkpoint: Path | None = None
+    remark: str = ""
+
+
 def train_all(
     specs: Sequence[DefenseSpec],
     suite: Suite,
     device: str,
     root: Path | None,
     engine: Engine,
-    console: Console,
+    display: Display,
     again: bool = False,
     half: bool = False,
-) -> list[str]:
+) -> list[Trained]:
     """Train each defense on the suite's data, for the threat model that its weights are for.
 
     Every worker computes with one CPU thread, so that the weights do not depend on the machine's cores. Says before
@@ -42,7 +58,7 @@ def train_all(
         half: store the weights as float16, rounded before they are measured.
 
     Returns:
-        One line for each training that failed.
+        One for each defense, first those that were not trained now.
 
     Raises:
         InputError: before anything is trained, when a single named defense has no recipe or cannot be built.
@@ -51,19 +67,20 @@ def train_all(
     check_fit(suite, data)
     settings = suite.training(data)
     jobs: list[Job] = []
+    ended: list[Trained] = []
     for spec in specs:
         with seeded(suite.seed, "probe of a recipe"):
             defense = build_defense(spec, data.info)
         if not defense.has_recipe:
             if len(specs) == 1:
                 raise InputError(f"defense {spec.name!r} has no training recipe (fit is not implemented)")
-            _say(console, f"{spec.name}: has no training recipe, skipped")
+            ended.append(Trained(spec.name, "skipped", remark="has no training recipe"))
             continue
         defense, trained = trained_as(defense, spec)
         if trained is not spec:
-            _say(console, f"{spec.name}: has the weights of {trained.name}")
+            display.note(f"{spec.name}: has the weights of {trained.name}")
             spec = trained
-        if any(job.name == spec.name for job in jobs):
+        if any(job.name == spec.name for job in jobs) or any(one.defense == spec.name for one in ended):
             continue
         path = checkpoint_path(defense, spec.name, settings, spec.checkpoints)
         problem = ""
@@ -71,16 +88,17 @@ def train_all(
             if path.is_file():
                 load_(defense, path)
                 if not again:
-                    _say(console, f"{spec.name}: is trained already, {path} (--again trains it again)")
+                    remark = f"{path} (--again trains it again)"
+                    ended.append(Trained(spec.name, "trained before", path, remark))
                     continue
         except InputError as error:
             problem = f"; what is there cannot be loaded ({error})"
         goal = settings if defense.trains_in_ball else f"{settings.data}, seed {settings.seed}"
         unfinished = path.with_suffix(".unfinished").is_dir()
         verb = "goes on training" if unfinished else "training"
-        _say(console, f"{spec.name}: {verb} on {len(data.train)} examples for {goal}; to be saved as {path}{problem}")
+        display.note(f"{spec.name}: {verb} on {len(data.train)} examples for {goal}; to be saved as {path}{problem}")
         jobs.append(Job(spec.name, train_one, (spec, suite, device, root, half), kind=spec.name, loads=spec.name))
-    return _run(jobs, engine, console) if jobs else []
+    return ended + (_run(jobs, engine, display) if jobs else [])
 
 
 def train_one(spec: DefenseSpec, suite: Suite, device: str, root: Path | None, half: bool = False) -> Path:
@@ -95,8 +113,8 @@ def train_one(spec: DefenseSpec, suite: Suite, device: str, root: Path | None, h
     return train_defense(spec, data, suite.training(data), device=device, progress=say, half=half)
 
 
-def _run(jobs: Sequence[Job], engine: Engine, console: Console) -> list[str]:
-    tracker, display, failures = Tracker(jobs, engine.workers, "trained"), Display(console), []
+def _run(jobs: Sequence[Job], engine: Engine, display: Display) -> list[Trained]:
+    tracker, ended = Tracker(jobs, engine.workers, "trained"), list[Trained]()
 
     def heard(message: Report) -> None:
         tracker.report(message.job, message.fraction, message.text)
@@ -107,12 +125,9 @@ def _run(jobs: Sequence[Job], engine: Engine, console: Console) -> list[str]:
         for outcome in engine.run(jobs):
             tracker.finish(outcome.job.name, outcome.seconds, outcome.status != "ok")
             if outcome.status == "ok":
-                _say(console, f"{outcome.job.name}: checkpoint written to {outcome.value}")
+                ended.append(Trained(outcome.job.name, "trained", outcome.value))
             else:
-                failures.append(f"{outcome.job.name}: {outcome.status}: {outcome.error.strip().splitlines()[-1]}")
+                why = f"{outcome.status}: {outcome.error.strip().splitlines()[-1]}"
+                ended.append(Trained(outcome.job.name, "failed", remark=why))
             display.show(tracker, "training")
-    return failures
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return ended

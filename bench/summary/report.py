@@ -109,15 +109,22 @@ def render(summary: SuiteSummary, form: str) -> str:
 
 def render_all(summaries: Sequence[SuiteSummary], form: str) -> str:
     """Several suites in one of :data:`FORMATS`: CSV and JSON are one document, whose rows name their suites."""
-    rows = [row for summary in summaries for row in long_rows(summary)]
     if form == "json":
-        suites = [summary.record.model_dump(mode="json") for summary in summaries]
-        warned = [text for summary in summaries for text in remarks(summary)]
-        return json.dumps({"suites": suites, "results": rows, "warnings": warned}, indent=1)
+        return json.dumps(document(summaries), indent=1)
     if form == "csv":
+        rows = [row for summary in summaries for row in long_rows(summary)]
         joined = [{name: csv_field(_joined(value)) for name, value in row.items()} for row in rows]
         return pd.DataFrame(joined).to_csv(index=False).rstrip("\n")
     return "\n\n".join(_page(summary, form) for summary in summaries)
+
+
+def document(summaries: Sequence[SuiteSummary]) -> dict[str, Any]:
+    """Several suites as one object for JSON: their records, a row per number, and what is left out."""
+    return {
+        "suites": [summary.record.model_dump(mode="json") for summary in summaries],
+        "results": [row for summary in summaries for row in long_rows(summary)],
+        "warnings": [text for summary in summaries for text in remarks(summary)],
+    }
 
 
 def remarks(summary: SuiteSummary) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,6 +157,23 @@ def _defense_status(
     known = {cell.attack for cell in cells}
     folders = (path for path in store.defense_folder(defense.name).iterdir() if path.is_dir())
     return DefenseStatus(defense.name, cells, sorted(path.name for path in folders if path.name not in known))
+
+
+def as_document(status: SuiteStatus) -> dict[str, Any]:
+    """The status as an object for JSON: as :class:`SuiteStatus`, with what follows from its cells."""
+    defenses = [
+        {"name": one.name, "current": one.current, "problem": one.problem, "reasons": one.reasons(),
+         "not_in_the_suite": one.unknown, "cells": [_cell_document(cell) for cell in one.cells]}
+        for one in status.defenses
+    ]  # fmt: skip
+    return {"name": status.name, "examples": status.examples, "problem": status.problem, "defenses": defenses,
+            "absent": status.absent, "shards_to_run": status.shards, "expected_seconds": status.seconds}  # fmt: skip
+
+
+def _cell_document(cell: CellStatus) -> dict[str, Any]:
+    return {"attack": cell.attack, "current_shards": cell.settled, "stale_shards": len(cell.stale),
+            "missing_examples": cell.examples, "shards_to_run": cell.shards,
+            "expected_seconds": cell.expected.seconds or None}  # fmt: skip
 
 
 def describe(status: SuiteStatus, why: bool = False) -> Iterator[str]:

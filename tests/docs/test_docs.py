@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from attacks.toolkit.estimators import as_estimator
+from bench.cli.commands import commands as commands_of
 from bench.cli.main import main
 from bench.contracts.defense import Defense
 from bench.contracts.target import Target
@@ -273,7 +274,7 @@ def test_commands_and_their_options_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_named_alone_exist(page: str) -> None:
-    known = set().union(*(options(command) for command in main.commands.values()))
+    known = set().union(*(options(command) for _, command in commands_of(main)))
     for option in re.findall(r"`(--[a-z-]+)", PAGES[page]):
         assert option in known, option
 

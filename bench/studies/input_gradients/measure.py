@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError
+from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
@@ -152,6 +153,7 @@ def measure(
     accuracies = [attacker.clean(threat)]
     for bound in (threat, equal_l2(threat, defense.data.shape, share)):
         for name, pixels in (("all", everything), (inside, mask), (outside, ~mask)):
+            report(len(accuracies) / 7, f"PGD on {name} pixels, {bound.norm}")  # of clean and six runs
             accuracies.append(attacker.run(name, pixels, bound))
     return InputGradients(
         heat_map=heat_map.tolist(),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.detection import Detection
 from bench.contracts.detector import WithDetector
+from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
 from bench.data.splits import Split
 from bench.judging.probe import detector_threshold
@@ -31,6 +32,8 @@ DETECTOR, JOINT = "adversarial-retraining", "joint"
 #: Five depths of network, shallowest first, in place of AlexNet, VGG-16, ResNet-18, ResNet-34 and ResNet-152.
 NETWORKS = ("cnn-a", "resnet8", "resnet14", "resnet20", "resnet32")
 _BATCH = 256
+#: Share of the study that the descents before the detectors take, for its progress.
+DESCENTS = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ def measure_detectors(bench: Bench, networks: tuple[str, ...] = NETWORKS) -> lis
     """Train every network on every source and on all jointly, and attack each with every source."""
     made = {source: _examples(bench, bench.train, "train", source) for source in SOURCES}
     tests = {source: _examples(bench, bench.test, "test", source) for source in SOURCES}
-    rows = []
+    rows: list[DetectorRow] = []
+    kinds = (*SOURCES, JOINT)
     for network in networks:
-        for trained_on in (*SOURCES, JOINT):
+        for trained_on in kinds:
+            done = len(rows) / (len(networks) * len(kinds))
+            report(DESCENTS + (1 - DESCENTS) * done, f"detector {network} on {trained_on}")
             learned = _learn(bench, network, trained_on, _mixed(bench, made, trained_on))
             rows.append(_row(bench, learned, tests))
     return rows

@@ -7,6 +7,7 @@ where each gradient dies. :func:`measure` makes the record; ``claims`` draws fro
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError
+from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
@@ -25,8 +27,8 @@ from bench.storing import provenance
 from bench.storing.store import Store
 from bench.studies.losses.circles import measure_circles
 from bench.studies.losses.descent import KAPPA, SOURCES, Step, other_classes, trace
-from bench.studies.losses.detectors import NETWORKS, Bench, measure_detectors
-from bench.studies.losses.record import SETTINGS, Losses, write
+from bench.studies.losses.detectors import DESCENTS, NETWORKS, Bench, measure_detectors
+from bench.studies.losses.record import SETTINGS, Descent, Losses, write
 from bench.suites.config import Suite
 
 
@@ -94,11 +96,10 @@ def measure(defense: Defense, data: Data, examples: Split, budget: Budget, *, ra
     x, y = some.x.to(device), some.y.to(device)
     t = other_classes(some.y, defense.data.num_classes, generator(seed, "losses", "descents")).to(device)
     with seeded(seed, "losses"):
-        descents = [
-            trace(defense, x, y, t, source, Step(setting, steps[setting]), budget.iterations)
-            for setting in SETTINGS
-            for source in SOURCES
-        ]
+        descents: list[Descent] = []
+        for setting, source in itertools.product(SETTINGS, SOURCES):
+            report(DESCENTS * len(descents) / (len(SETTINGS) * len(SOURCES)), f"{source}, {setting}")
+            descents.append(trace(defense, x, y, t, source, Step(setting, steps[setting]), budget.iterations))
         bench = Bench(
             classifier=defense, train=right["train"], validation=right["validation"],
             test=right["test"].take(budget.test_examples), step=Step("equal perturbation", budget.step),

@@ -29,7 +29,7 @@ def test_it_says_what_it_trains_where_to_and_how_far_it_is(tmp_path: Path) -> No
     assert lines[0].startswith("stand_ins.Trained: training on ") and "digits" in lines[0] and name in lines[0]
     assert lines[1].startswith("training: 0/1 trained")
     assert lines[-1].startswith("training: 1/1 trained")
-    assert any("checkpoint written to" in line and name in line for line in lines)
+    assert ended.out.startswith("stand_ins.Trained: trained, ") and name in ended.out
 
 
 def test_what_is_trained_is_not_trained_again_unasked(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_what_is_trained_is_not_trained_again_unasked(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     ended = train(tmp_path)
     assert ended.code == 0 and path.stat().st_mtime_ns == before
-    (line,) = ended.err.splitlines()
-    assert "is trained already" in line and "--again" in line and path.name in line
-    assert "checkpoint written" in train(tmp_path, "--again").err
+    (line,) = ended.out.splitlines()
+    assert ended.err == "" and "trained before" in line and "--again" in line and path.name in line
+    assert "Trained: trained, " in train(tmp_path, "--again").out
     assert path.stat().st_mtime_ns > before
 
 
@@ -59,7 +59,7 @@ def test_one_thread_whatever_was_set_and_the_same_weights_in_workers(
     monkeypatch.setattr("bench.running.training.train_one", _threads)
     torch.set_num_threads(2)
     try:
-        assert "checkpoint written to 1 threads" in train(tmp_path, weights="none").err
+        assert "trained, 1 threads" in train(tmp_path, weights="none").out
     finally:
         torch.set_num_threads(1)
     monkeypatch.undo()
