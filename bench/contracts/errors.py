@@ -11,6 +11,8 @@ from pathlib import Path
 
 #: Set to anything, the command line shows the whole traceback behind an error of one line.
 TRACEBACK = "BENCH_TRACEBACK"
+#: How the error of a plugin ends.
+ADVICE = f"; {TRACEBACK}=1 shows the whole traceback"
 #: Frames in these folders are not where a plugin's author has to look.
 _OURS = Path(__file__).resolve().parents[1]
 _STDLIB = Path(traceback.__file__).resolve().parent
@@ -54,7 +56,7 @@ def raised(what: str, error: BaseException, hint: str = "") -> PluginError:
     """
     message = " ".join(str(error).split())
     parts = [f"{what} {type(error).__name__}", f": {message}" if message else "", _place(error), hint and f"; {hint}"]
-    return PluginError("".join(parts) + f"; {TRACEBACK}=1 shows the whole traceback")
+    return PluginError("".join(parts) + ADVICE)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def _serve(task: dict[str, Any], channel: socket.socket) -> None:
         wire.send(channel, {"succeeded": attempt(task["attempts"])})
         return
     with contextlib.suppress(wire.Gone):
-        serve(channel)
+        serve(channel, sandboxed=task["level"] in ("landlock", "bubblewrap"))
 
 
 def _end(pid: int, patience: float = 0.0) -> int | None:

@@ -7,6 +7,7 @@ gradient is then asked for shows only afterwards.
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import random
 import socket
@@ -17,17 +18,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contracts.defense import Defense, as_logits, freeze, ready
-from bench.contracts.errors import InputError, NotApplicable, raised
+from bench.contracts.defense import Defense, DefenseSpec, as_logits, freeze, ready
+from bench.contracts.errors import ADVICE, InputError, NotApplicable, raised
+from bench.contracts.inputs import DataInfo
 from bench.isolation import wire
 from bench.isolation.about import describe
 from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
+from bench.storing.checkpoints import TrainingSettings
 from bench.storing.store import pack_tensors, unpack_tensors
 
+#: What is said of a plugin that could not be built because a file or the network is kept from it.
+KEPT_FROM_IT = (
+    "isolated, it may read its own folder and its weights, and no data set or network: what it needs goes into a file "
+    "beside its code (bench submit --with FILE) or into what its fit learns; --isolation none trusts it"
+)
 
-def serve(channel: socket.socket) -> None:
-    """Answer until the judge hangs up."""
-    server = _Server()
+
+def serve(channel: socket.socket, *, sandboxed: bool) -> None:
+    """Answer until the judge hangs up.
+
+    Args:
+        sandboxed: whether files and the network are kept from the defense.
+    """
+    server = _Server(sandboxed)
     while True:
         message, files = wire.receive_with_files(channel)
         for name, file in zip(message.get("memory", ()), files, strict=True):
@@ -36,7 +49,8 @@ def serve(channel: socket.socket) -> None:
 
 
 class _Server:
-    def __init__(self) -> None:
+    def __init__(self, sandboxed: bool) -> None:
+        self.sandboxed = sandboxed
         self.memory: dict[str, wire.Memory] = {}
         self.defense: Defense | None = None
         self.device = torch.device("cpu")
@@ -90,17 +104,26 @@ class _Server:
     def _open(self, message: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
         spec, info, device, training, weights, built = pickle.loads(self._read(message["x"][0]).numpy().tobytes())
         self.device = torch.device(device)
-        if built:
-            defense = build_defense(spec, info).to(self.device)
-            loaded = LoadedDefense(defense, None, None, {}, 0, {})
-            if weights is not None:
-                defense.load_state_dict(unpack_tensors(weights)[0])
-        else:
-            given = None if weights is None else unpack_tensors(weights)[0]
-            loaded = load_defense(spec, info, self.device, training, given)
+        try:
+            loaded = self._loaded(spec, info, training, weights, built)
+        except InputError as error:
+            if self.sandboxed and _is_about_files(error):
+                raise InputError(f"{str(error).removesuffix(ADVICE)}; {KEPT_FROM_IT}") from error
+            raise
         self.defense = ready(loaded.defense)
         about = describe(loaded)
         return {"about": about.model_dump(mode="json")}, None
+
+    def _loaded(
+        self, spec: DefenseSpec, info: DataInfo, training: TrainingSettings | None, weights: bytes | None, built: bool
+    ) -> LoadedDefense:
+        given = None if weights is None else unpack_tensors(weights)[0]
+        if built:
+            defense = build_defense(spec, info).to(self.device)
+            if given is not None:
+                defense.load_state_dict(given)
+            return LoadedDefense(defense, None, None, {}, 0, {})
+        return load_defense(spec, info, self.device, training, given)
 
     def _packed(self, message: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
         assert self.defense is not None
@@ -172,12 +195,22 @@ class _Server:
         return self.memory["in"].read(place)
 
 
+def _is_about_files(error: BaseException) -> bool:
+    """Whether what was raised goes back to a file that is not there for this process, or a socket that is denied."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.EACCES, errno.EPERM, errno.ENOENT):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
+
+
 def _error(kind: str, error: BaseException) -> dict[str, Any]:
     """What is said of an error: for an author's own one its type and place as well."""
     text = " ".join(str(error).split())
     if kind == "raised":
         text = str(raised("", error)).strip().removeprefix(type(error).__name__).removeprefix(": ")
-        text = text.rpartition("; ")[0]  # the advice at the end is the judge's to give
+        text = text.removesuffix(ADVICE)  # it is the judge's to give
     with contextlib.suppress(Exception):
         return {"error": kind, "type": type(error).__name__, "text": text[:2000]}
     return {"error": kind, "type": "Exception", "text": ""}

@@ -26,6 +26,7 @@ from bench.isolation.nursery import Nursery, ServerLost
 from bench.isolation.opening import Isolation, decide, objection, open_defense
 from bench.isolation.places import Places, places
 from bench.isolation.remote import RemoteDefense
+from bench.isolation.serving import KEPT_FROM_IT
 from bench.isolation.trial import trial
 from bench.judging.again import ask_again, in_a_crowd
 from bench.judging.probe import is_random, writes_into_input
@@ -177,6 +178,32 @@ def test_a_plugin_cannot_do_it_either(level: Level, hidden: str, what: str, tmp_
     with pytest.raises(InputError, match=r"Snoops raised (Permission|FileNotFound|OS)Error"):
         _open(level, hidden, "Snoops", what=what, where=where)
     assert not (tmp_path / "written").exists()
+
+
+def test_a_plugin_that_loads_data_in_its_constructor_is_told_what_to_do(hidden: str, tmp_path: Path) -> None:
+    (tmp_path / "reads.py").write_text(
+        "from torch import nn\n"
+        "from bench import Defense\n"
+        "from bench.data.load import load_data\n"
+        "class Reads(Defense):\n"
+        "    trainable = False\n"
+        "    def __init__(self, data):\n"
+        "        super().__init__(data)\n"
+        "        self.means = load_data('digits').train.x.mean(0)\n"
+        "        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    spec, tried = DefenseSpec(f"{tmp_path}/reads.py:Reads"), 0
+    for level in ("landlock", "bubblewrap"):
+        if objection(level, places(spec, [hidden])):  # type: ignore[arg-type]
+            continue
+        with pytest.raises(InputError) as error:
+            open_defense(spec, INFO, isolation=Isolation(level, (hidden,)))  # type: ignore[arg-type]
+        line, tried = str(error.value), tried + 1
+        assert "Reads raised PermissionError" in line or "Reads raised FileNotFoundError" in line
+        assert line.endswith(KEPT_FROM_IT) and "--with FILE" in line and "\n" not in line
+    if not tried:
+        pytest.skip("no sandbox on this machine")
+    assert isinstance(open_defense(spec, INFO, isolation=Isolation("process", (hidden,))).defense, RemoteDefense)
 
 
 def test_it_may_write_where_temporary_files_go(level: Level, hidden: str) -> None:
