@@ -109,7 +109,7 @@ class _Search:
                 continue
             if step:
                 windows.propose(p_init / 2 ** sum(asked * pace > query for query in _HALVINGS))
-            value, fooled = self._look(windows.images, rows, goal)
+            value, fooled = self._look(windows.images, rows, goal, score)
             better = value > score if self.target.randomized else (value > score) | fooled
             score = torch.where(better, value, score)
             windows.settle(better)
@@ -127,10 +127,12 @@ class _Search:
         self.best.update(windows.images, score, rows)
         return rows
 
-    def _look(self, images: Tensor, rows: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Loss and success at ``images`` of the examples ``rows``."""
+    def _look(
+        self, images: Tensor, rows: Tensor, goal: Goal, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and success at ``images`` of the examples ``rows``, of which only those beyond ``score`` matter."""
         logits = self.target.logits(images, rows, draws=self.draws)
-        return look(self.target, goal, logits, images, rows)
+        return look(self.target, goal, logits, images, rows, score)
 
 
 class _Windows(Active):

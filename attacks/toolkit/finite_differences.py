@@ -69,7 +69,8 @@ class FiniteDifference:
             )
 
         grads = slopes(x, self._directions(target, x), self.sigma, halves, 2)
-        return target.detection.blended(grads[:, 0], grads[:, 1], goal.margin(logits), scores)
+        share = target.detection.carried(target.examples(index), target.detection.share(goal.margin(logits), scores))
+        return target.detection.blended(grads[:, 0], grads[:, 1], share)
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
         def chosen(logits: Tensor, repeats: int) -> Tensor:

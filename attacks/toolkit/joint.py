@@ -20,7 +20,7 @@ _SAMPLES, _SIGMA, _BLIND = 64, 0.03, 3
 #: at one point, in mean squares, and how many draws tell the latter.
 _ABOVE_LUCK, _REPEATS = 1.3, 8
 #: Share of the detector's half below which its gradient is worth neither a backward pass nor a search.
-_WORTH = 0.01
+_WORTH = 0.05
 
 
 def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Evaluation, draws: int = 1) -> Evaluation:
@@ -36,8 +36,7 @@ def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Eval
     if target.detection is None:
         return at
     margins = goal.margin(at.logits)
-    scores, grads = _scored(target, x, index, margins, draws)
-    share = target.detection.share(margins, scores)
+    scores, grads, share = _scored(target, x, index, margins, draws)
     flat = (grads.flatten(1).abs().sum(1) == 0) & (1 - share > _WORTH)
     if flat.any() and target.detection.blind < _BLIND:
         slope = _differenced(target, x[flat], index[flat])
@@ -49,38 +48,37 @@ def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Eval
             grads[flat] = slope
     return Evaluation(
         target.detection.joint(margins, scores).to(at.loss),
-        target.detection.blended(at.grad, -grads, margins, scores),
+        target.detection.blended(at.grad, -grads, share),
         at.logits,
         scores,
     )
 
 
-def _scored(target: Target, x: Tensor, index: Tensor, margins: Tensor, draws: int) -> tuple[Tensor, Tensor]:
-    """The detector's scores ``(M,)`` and, where a step may serve them, their gradients, shaped like x; else zero.
+def _scored(target: Target, x: Tensor, index: Tensor, margins: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The detector's scores ``(M,)``, their gradients, shaped like x, and the classifier's share of the step ``(M,)``.
 
-    Where the classifier still holds, the detector is mostly content, so that a forward pass shows that its gradient is
-    not needed. Where the classifier is fooled it is what is left to do, and is taken at once.
+    The gradient is zero where no step would follow it. Where the steps before had no need of it, a forward pass shows
+    whether this one has.
     """
     assert target.detection is not None
-    grads, wanted = torch.zeros_like(x), ~(margins < 0)
-    held = margins[:0]
-    if target.detection.scales is None:  # all of the first points set the scales
-        wanted = torch.ones_like(wanted)
-    elif not wanted.all():
-        holds = ~wanted
-        held = target.scores(x[holds], index[holds], draws=draws)
-        wanted[holds] = 1 - target.detection.share(margins[holds], held) > _WORTH
-        held = held[~wanted[holds]]
-    seen = held
-    if wanted.any():
-        each, of_rows = target.score_gradient(repeat(x[wanted], draws), index[wanted].repeat(draws))
-        seen = each.view(draws, -1).mean(0)
-        grads[wanted] = of_rows.view(draws, -1, *x.shape[1:]).mean(0)
-    scores = seen.new_zeros(len(x))
-    scores[~wanted] = held.to(scores)
-    if wanted.any():
-        scores[wanted] = seen
-    return scores, grads
+    examples = target.examples(index)
+    # All of the first points set the scales.
+    wanted = (1 - target.detection.shares[examples] > _WORTH).to(x.device) | (target.detection.scales is None)
+    scores, grads = margins.new_zeros(len(x)), torch.zeros_like(x)
+
+    def differentiate(rows: Tensor) -> None:
+        if len(rows):
+            each, of_rows = target.score_gradient(repeat(x[rows], draws), index[rows].repeat(draws))
+            scores[rows] = each.view(draws, -1).mean(0).to(scores)
+            grads[rows] = of_rows.view(draws, -1, *x.shape[1:]).mean(0)
+
+    differentiate(wanted.nonzero().squeeze(1))
+    others = (~wanted).nonzero().squeeze(1)
+    if len(others):
+        scores[others] = target.scores(x[others], index[others], draws=draws).to(scores)
+    share = target.detection.carried(examples, target.detection.share(margins, scores))
+    differentiate(others[1 - share[others] > _WORTH])
+    return scores, grads, share
 
 
 def _differenced(target: Target, x: Tensor, index: Tensor) -> Tensor | None:
@@ -120,13 +118,25 @@ def merit(
     return target.detection.joint(margins, scores).to(margins)
 
 
-def look(target: Target, goal: Goal, logits: Tensor, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def look(
+    target: Target, goal: Goal, logits: Tensor, x: Tensor, index: Tensor, beats: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss ``(M,)`` and success, bool ``(M,)``, of points ``x`` with these ``logits``.
 
     The loss is the goal's, or with a detector the joint objective.
+
+    Args:
+        beats: loss ``(M,)`` below which a point is of no interest. Where the classifier's half alone stays below, the
+            detector is not asked: the loss is then that half, and no success.
     """
     if target.detection is None:
         return goal(logits), target.fooled(logits, x, goal.y, index)
-    scores = target.scores(x, index)
-    value = merit(target, goal, logits, x, index, scores)
-    return value, target.fooled(logits, x, goal.y, index, scores)
+    margins = goal.margin(logits)
+    value, fooled = target.detection.of_margin(margins), torch.zeros_like(index, dtype=torch.bool)
+    asked = torch.ones_like(fooled) if beats is None else value > beats
+    if asked.any():
+        rows = index[asked]
+        scores = target.scores(x[asked], rows)
+        value[asked] = target.detection.joint(margins[asked], scores).to(value)
+        fooled[asked] = target.fooled(logits[asked], x[asked], goal.y[asked], rows, scores)
+    return value, fooled

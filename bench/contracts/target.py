@@ -138,7 +138,7 @@ class Target:
         #: The whole grey levels that every point is moved to before the defense sees it; None: points stay.
         self._levels: Levels | None = None
         #: The detector's threshold and what has to be achieved with it; None where there is no detector.
-        self.detection = None if threshold is None else Detection(threshold)
+        self.detection = None if threshold is None else Detection(threshold, torch.full((n,), 0.5))
         #: The examples of the whole shard that the rows of a subset stand for.
         self._examples: Tensor | None = None
 
@@ -193,6 +193,16 @@ class Target:
     def snap(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """``x`` on the whole levels of :meth:`on_levels`; as it is on any other target."""
         return x if self._levels is None else self._levels.snapped(x, index)
+
+    def examples(self, index: Tensor | None = None) -> Tensor:
+        """The example of the whole shard that each row belongs to, int64 ``(M,)`` on the CPU.
+
+        Args:
+            index: the example of this target; None: all in order.
+        """
+        if self._examples is None:
+            return torch.arange(self.n) if index is None else index.cpu()
+        return self._examples if index is None else self._examples[index.cpu()]
 
     # -- what every knowledge allows ------------------------------------------------------------------------
 
@@ -410,13 +420,12 @@ class Target:
         self, what: str, index: Tensor | None, mask: Tensor | None = None, cost: int = 1
     ) -> None:
         counter: Tensor = getattr(self.counts, what)
-        if self._examples is not None:
-            index = self._examples if index is None else self._examples[index.cpu()]
-        if index is None:
+        if index is None and self._examples is None:
             counter += cost if mask is None else mask.cpu() * cost
             return
-        index = (index if mask is None else index[mask]).cpu()
-        counter.index_add_(0, index, torch.full_like(index, cost))
+        examples = self.examples(index)
+        examples = examples if mask is None else examples[mask.cpu()]
+        counter.index_add_(0, examples, torch.full_like(examples, cost))
 
     def _one_draw(self, x: Tensor, index: Tensor | None) -> Tensor:
         x = self.snap(x, index)

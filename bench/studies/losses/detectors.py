@@ -209,7 +209,7 @@ def adaptive(
         done = (margins > 0) & detection.accepts(score)
         if k == iterations or done.all():
             break
-        uphill = detection.blended(-p, -of_score, margins, score)
+        uphill = detection.blended(-p, -of_score, detection.share(margins, score))
         rows, uphill = rows[~done], uphill[~done]
         x_adv[rows] = (x_adv[rows] + step.along(uphill)).clamp(low, high)
     return x_adv
