@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
 from bench.cli.options import defense_argument, isolation_option
 from bench.cli.scene import Scene, epilog, in_a_scene, with_changes
-from bench.cli.voice import Voice, speaking
+from bench.cli.voice import Output, Voice, speaking
 from bench.contracts.errors import one_line
 
 
@@ -27,7 +26,7 @@ def check(scene: Scene, voice: Voice, defense: str, isolation: str) -> int:
     """Check the whole contract of DEFENSE in seconds, each rule a plain sentence."""
     from bench.judging.check import check_defense
 
-    console = Console(stderr=voice.as_json, quiet=voice.as_json and voice.quiet)
+    console = Output(stderr=voice.as_json, quiet=voice.as_json and voice.quiet)
     marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     findings = []
     for finding in check_defense(scene.spec(defense), scene.suite, scene.device, scene.data_root, isolation):

@@ -28,9 +28,9 @@ Every command takes `--help`, and these two, which mean the same everywhere:
   standard error; after wrong input standard output is empty.
 - `--quiet`: no progress and no notes. What went wrong is said all the same, on standard error.
 
-Exit codes are 0 for done, 1 where some of it could not be done, which is named, 2 for wrong input, in one line, and 130
-for interrupted; the same command then goes on. Where a plugin's own code raised, `BENCH_TRACEBACK=1` shows the whole
-traceback behind the line. Names complete in the shell after `eval "$(_BENCH_COMPLETE=bash_source bench)"`
+Exit codes are 0 for done, 1 where some of it could not be done, which is named, 2 for wrong input, or where the system
+refuses to read or write, in one line, and 130 for interrupted; the same command then goes on. `BENCH_TRACEBACK=1` shows
+the whole traceback behind a line. Names complete in the shell after `eval "$(_BENCH_COMPLETE=bash_source bench)"`
 (`zsh_source`, `fish_source`).
 """
 

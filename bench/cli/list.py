@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from bench.cli.options import PATH
 from bench.cli.scene import epilog
-from bench.cli.voice import Voice, speaking
+from bench.cli.voice import Output, Voice, speaking
 from bench.contracts.errors import one_line
 
 #: Columns, rows, and a line for each entry that cannot be listed.
@@ -64,10 +63,10 @@ def _suites(config: Path | None) -> _Listed:
 
 
 def _print(columns: list[str], rows: list[list[str]]) -> None:
-    console = Console(markup=False)
+    console = Output(markup=False)
     if not console.is_terminal:  # a line that another program reads is not wrapped
         width = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True))
-        console = Console(markup=False, width=width)
+        console = Output(markup=False, width=width)
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(one_line, row))

@@ -1,14 +1,16 @@
 """The command line.
 
 Exit codes: 0 done; 1 some of it could not be done, which is named: cells that failed, stored files that cannot be read,
-rows that are not confirmed; 2 wrong input; 130 interrupted.
+rows that are not confirmed; 2 wrong input, or the system refuses to read or write; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +36,13 @@ class _Group(click.Group):
     """Turns the errors a user can meet into one line and exit code 2."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no × gets a question mark
+                stream.reconfigure(errors="replace")
+        try:
+            Path.cwd()
+        except OSError as error:
+            _stop(f"error: the current folder: {error.strerror}", 2)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except InputError as error:
@@ -46,11 +55,38 @@ class _Group(click.Group):
         except click.ClickException as error:
             _stop(f"error: {error.format_message()}", 2)
         except (KeyboardInterrupt, click.Abort):
-            _stop("interrupted: finished shards are kept; run the same command again to go on", 130)
-        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+            _stop("interrupted: what is finished is kept; run the same command again to go on", 130)
+        except OSError as error:
+            if os.environ.get(TRACEBACK):
+                traceback.print_exception(error)
+            _stop(f"error: {_refused(error)}", 2)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+            _write_nowhere()
+            return 0
+        return code
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused, and why."""
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _write_nowhere()  # or Python says at its end that this failed
+    return error.strerror or str(error)
+
+
+def _write_nowhere() -> None:
+    """What is still to be written to standard output at the end could not be written either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(message: str, code: int) -> None:

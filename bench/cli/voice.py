@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from bench.contracts.errors import one_line
 
@@ -59,8 +60,6 @@ class Voice:
 
     def display(self) -> Display:
         """Where progress is shown."""
-        from rich.console import Console
-
         from bench.running.progress import Display
 
         return Display(Console(stderr=True), quiet=self.quiet)
@@ -85,6 +84,13 @@ class Voice:
 
 def _nothing() -> None:
     """Stands for work that runs here and not as a job."""
+
+
+class Output(Console):
+    """A console whose reader may have gone, as `| head` does; the command line knows how that ends."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def speaking(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import zipfile
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -64,10 +63,8 @@ def _read(path: Path, name: str) -> Data:
         found = READERS[path.suffix](path)
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError,
-            safetensors.SafetensorError) as error:  # fmt: skip
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        raise InputError(f"data file {path}: cannot be read: {reason}") from None
+    except Exception as error:  # whatever a file of another kind makes its reader raise
+        raise InputError(f"data file {path}: cannot be read: {_reason(path, error)}") from None
     where = f"data file {path}"
     for key in found:
         if key not in _NAMES:
@@ -88,12 +85,21 @@ def _read(path: Path, name: str) -> Data:
     return with_validation(info, [str(label) for label in range(classes)], train, test, VERSION)
 
 
+def _reason(path: Path, error: Exception) -> str:
+    """Why, in a few words; what the libraries say of a file of another kind is how to load it unsafely."""
+    if isinstance(error, (pickle.UnpicklingError, LookupError)) or "pickle" in str(error):
+        return f"it is no {path.suffix} file of arrays, or it holds other objects than arrays"
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
 def _classes(where: str, found: Mapping[str, NDArray[Any]], most: int) -> int:
     given = found.get("num_classes")
     if given is None:
         return max(2, most + 1)
-    if given.size != 1 or given.dtype.kind not in "iu" or int(given.reshape(())) < max(2, most + 1):
-        raise InputError(f"{where}: num_classes must be one whole number, at least {max(2, most + 1)}")
+    if given.size != 1 or given.dtype.kind not in "iu" or int(given.reshape(())) < 2:
+        raise InputError(f"{where}: num_classes must be one whole number, at least 2")
+    if most >= int(given.reshape(())):
+        raise InputError(f"{where}: has the label {most}, but num_classes is {int(given.reshape(()))}")
     return int(given.reshape(()))
 
 
@@ -154,7 +160,9 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _pt(path: Path) -> dict[str, NDArray[Any]]:
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # a pickle that is none of PyTorch's is refused in a line
+        warnings.simplefilter("ignore")
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(loaded, tuple | list) and len(loaded) == 2:
         loaded = {"x": loaded[0], "y": loaded[1]}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):

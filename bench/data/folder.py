@@ -99,6 +99,8 @@ class _Listing:
 
 
 def _list(root: Path) -> _Listing:
+    if not root.is_dir():
+        raise InputError(f"folder {root}: {'is a file' if root.exists() else 'there is no such folder'}; {LAYOUT}")
     if not (root / "test").is_dir():
         raise InputError(f"folder {root}: has no folder 'test'; {LAYOUT}")
     parts = ("train", "test") if (root / "train").is_dir() else ("test",)

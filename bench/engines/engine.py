@@ -5,6 +5,7 @@ Which job is next is not an engine's business: it asks :class:`bench.engines.gra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,9 +45,9 @@ class Resources:
     memory: int = 0
 
     def __post_init__(self) -> None:
-        if self.cpus <= 0:
+        if not 0 < self.cpus < math.inf:
             raise InputError(f"CPUs of a job: expected a number above 0, got {self.cpus:g}")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
+        if not 0 <= self.gpus < math.inf or (self.gpus > 1 and self.gpus % 1):
             raise InputError(f"GPUs of a job: expected a share up to 1, or a whole number, got {self.gpus:g}")
 
     def slots(self, cpus: float, gpus: float, memory: float) -> int:

@@ -24,6 +24,9 @@ from bench.plugins.hubs import hub_model
 from bench.plugins.registry import ATTACKS, DEFENSES, Registry, import_failed
 from bench.storing.digest import PACKAGES
 
+#: How files of weights end.
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".pkl")
+
 
 @dataclass(frozen=True)
 class Found:
@@ -53,9 +56,15 @@ def find(reference: str, registry: Registry) -> Found:
         return Found(held(reference), sys.modules[__name__])
     if registry is DEFENSES and (published := hub_model(reference)) is not None:
         return Found(published, sys.modules[published.__module__])
+    if "://" in reference:
+        raise InputError(f"{reference}: is an address, not a file; download it and name the file")
     place, _, member = reference.rpartition(":")
     if not place:
         place, member = member, ""
+    if not place:
+        raise InputError(f"{reference!r}: expected a name (bench list), file.py:Name or module:attr")
+    if Path(place).suffix in _WEIGHTS:
+        raise InputError(f"{place}: weights alone are no model; name the code that loads them, file.py:Name")
     if not member and place in registry.names():
         obj = registry.load(place)
         return Found(obj, sys.modules[registry.entry(place).target.partition(":")[0]])
@@ -79,7 +88,8 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InputError(f"module {name!r} does not exist (a file is written ./{name}.py)") from error
+            other = f"{name}: is no Python file" if Path(name).is_file() else None
+            raise InputError(other or f"module {name!r} does not exist (a file is written ./{name}.py)") from error
         raise import_failed(f"module {name!r}", error) from error
     except (Exception, SystemExit) as error:  # whatever a plugin raises while it is imported
         raise import_failed(f"module {name!r}", error) from error

@@ -17,6 +17,7 @@ from bench.engines.graph import Job
 from bench.plugins.resolve import build_defense, trained_as
 from bench.running.progress import Display, Tracker
 from bench.storing.checkpoints import checkpoint_path, load_
+from bench.storing.store import check_writable
 from bench.suites.config import Suite
 from bench.suites.fitting import check_fit
 from bench.training.recipe import Progress, train_defense
@@ -93,6 +94,7 @@ def train_all(
                     continue
         except InputError as error:
             problem = f"; what is there cannot be loaded ({error})"
+        check_writable(path.parent, "checkpoints folder")
         goal = settings if defense.trains_in_ball else f"{settings.data}, seed {settings.seed}"
         unfinished = path.with_suffix(".unfinished").is_dir()
         verb = "goes on training" if unfinished else "training"

@@ -55,18 +55,18 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
         raise
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, what: str = "results folder") -> None:
     """Raise :class:`InputError` unless files can be written in ``folder`` (which need not exist yet)."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise InputError(f"results folder {folder}: {existing} is not a folder")
+        raise InputError(f"{what} {folder}: {existing} is not a folder")
     try:  # trying is the only test that also knows about read-only file systems
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
             file.write(bytes(4096))  # on a full disk files can be made, but not filled
     except OSError as error:
-        raise InputError(f"results folder {folder}: {existing} is not writable ({error.strerror})") from None
+        raise InputError(f"{what} {folder}: {existing} is not writable ({error.strerror})") from None
 
 
 def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
@@ -356,6 +356,8 @@ def stored_suites(root: Path, names: Sequence[str] = ()) -> list[str]:
     Raises:
         InputError: when there are no results at all, or none of a suite asked for.
     """
+    if root.exists() and not root.is_dir():
+        raise InputError(f"results {root}: is a file, expected a folder of results")
     known = suites(root)
     for name in names:
         if readable(name) not in known:

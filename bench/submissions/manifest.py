@@ -116,8 +116,9 @@ def take_in(bundle: Path, into: Path) -> Manifest:
 
 
 def _read_manifest(bundle: Path) -> Manifest:
+    text = _read(bundle / NAME, _MANIFEST_BYTES, NAME)
     try:
-        raw = json.loads(_read(bundle / NAME, _MANIFEST_BYTES, NAME))
+        raw = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"bundle {NAME}: is not JSON") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None

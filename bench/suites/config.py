@@ -25,7 +25,7 @@ from bench.storing.keys import PROTOCOL, Protocol
 from bench.storing.names import readable
 from bench.storing.records import CLEAN
 from bench.suites.problems import first_problem
-from bench.suites.values import Eps, Name
+from bench.suites.values import Eps, Name, Whole
 
 if TYPE_CHECKING:  # as these import torch, what makes them imports them: listing suites is to take no seconds
     from bench.contracts.defense import DefenseSpec
@@ -66,7 +66,7 @@ class TrainedFor(_Strict):
 
     norm: Norm = Field(description="of the threat model that they were trained for")
     eps: Eps = Field(description="its radius")
-    seed: int | None = Field(
+    seed: Whole | None = Field(
         default=None, ge=0, description="of the training; null: the suite's, or the only one that there is"
     )
 
@@ -74,8 +74,8 @@ class TrainedFor(_Strict):
 class Draws(_Strict):
     """How often a randomised defense is asked per input. A deterministic one is asked once."""
 
-    select: int = Field(default=20, ge=1, description="draws on which the worst attack of an example is chosen")
-    report: int = Field(default=100, ge=1, description="fresh draws on which it is then scored")
+    select: Whole = Field(default=20, ge=1, description="draws on which the worst attack of an example is chosen")
+    report: Whole = Field(default=100, ge=1, description="fresh draws on which it is then scored")
 
 
 class AttackEntry(BaseModel):
@@ -93,7 +93,7 @@ class AttackEntry(BaseModel):
     knowledge: Knowledge | None = Field(
         default=None, description="less knowledge than the attack may have: the target then refuses the rest"
     )
-    examples: int | None = Field(
+    examples: Whole | None = Field(
         default=None, ge=1, description="run on the suite's first so many examples, for costly attacks; null: on all"
     )
     tier: Tier = Field(
@@ -150,20 +150,20 @@ class Suite(_Strict):
     description: str = Field(default="", description="one line about what the suite is for")
     data: str = Field(description="the data set: digits, cifar10, folder:PATH, …")
     split: Literal["train", "validation", "test"] = Field(default="test", description="the split that is attacked")
-    examples: int | None = Field(default=None, ge=1, description="how many of its examples; null for all")
+    examples: Whole | None = Field(default=None, ge=1, description="how many of its examples; null for all")
     threat_model: ThreatModelConfig = Field(description="norm and radius of the ball around each input")
     trained_for: TrainedFor | None = Field(
         default=None, description="weights for another threat model or of a certain seed; null: for the suite's own"
     )
-    seed: int = Field(default=0, ge=0, description="all randomness of a run is derived from it")
+    seed: Whole = Field(default=0, ge=0, description="all randomness of a run is derived from it")
     protocol: Protocol = Field(default=PROTOCOL, description="version of judge and random streams")
-    shard_size: int = Field(default=100, ge=1, description="examples that are scheduled, stored and resumed together")
+    shard_size: Whole = Field(default=100, ge=1, description="examples that are scheduled, stored and resumed together")
     draws: Draws = Field(default=Draws(), description="how often a randomised defense is asked per input")
     false_positive_rate: float = Field(
         default=0.05, gt=0, lt=1, description="share of clean validation data that a detector may reject"
     )
     reference: str = Field(default="none", description="the undefended model that timing is relative to")
-    batch_size: int = Field(default=512, ge=1, description="rows per pass; halved when memory runs out")
+    batch_size: Whole = Field(default=512, ge=1, description="rows per pass; halved when memory runs out")
     shard_timeout_s: float | None = Field(default=None, gt=0, description="seconds a shard may take; null: no limit")
     study: Study | None = Field(default=None, description="variants of one defense to compare; null: a leaderboard")
     towards: Towards | None = Field(

@@ -27,6 +27,10 @@ def first_problem(error: ValidationError, fields: Mapping[str, Iterable[str]]) -
         return f"{where}: is required"
     if first["type"] == "value_error" and not loc:
         return first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        rule = "must be a mapping, `name: value` on lines of their own"
+        said = "is empty" if first["input"] is None else f"{_short(first['input'])} {rule}"
+        return f"{where}: {said}" if where else said
     message = re.sub(r"^(Input|String|Dictionary|Value) should", "must", first["msg"]).removeprefix("Value error, ")
     return f"{where or 'the file'}: {_short(first['input'])} {message[0].lower()}{message[1:]}"
 

@@ -70,7 +70,8 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: no objects are made
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+        tab = "; lines are indented by spaces, not by tabs" if "'\\t'" in str(error) else ""
+        raise InputError(f"{path}: {' '.join(str(error).split())}{tab}") from None
 
 
 class _Loader(yaml.SafeLoader):

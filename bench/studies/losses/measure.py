@@ -8,6 +8,7 @@ where each gradient dies. :func:`measure` makes the record; ``claims`` draws fro
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Budget:
     circle_epochs: int = 3000
 
     def __post_init__(self) -> None:
-        if min(self.multiplier, self.step) <= 0:
+        if not all(0 < length < math.inf for length in (self.multiplier, self.step)):
             raise InputError(f"study of losses: multiplier {self.multiplier} and step {self.step} must be above 0")
 
 

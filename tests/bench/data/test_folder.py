@@ -64,7 +64,7 @@ def test_folder_with_one_colour_image_has_three_channels(tmp_path: Path) -> None
 
 
 def test_folder_errors_name_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: has no folder 'test'; expected an image folder \{train,test\}"):
+    with pytest.raises(InputError, match=r"nowhere: there is no such folder; expected an image folder \{train,test\}"):
         load_data(f"folder:{tmp_path / 'nowhere'}")
     odd = _folder(tmp_path / "odd")
     Image.new("RGB", (5, 5)).save(odd / "test" / "cat" / "big.png")

@@ -92,7 +92,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
 def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(interrupted: Interrupted) -> None:
     assert interrupted.ctrl_c_code == 130
     last = interrupted.ctrl_c_err.strip().splitlines()[-1]
-    assert last == "interrupted: finished shards are kept; run the same command again to go on"
+    assert last == "interrupted: what is finished is kept; run the same command again to go on"
     assert "Traceback" not in interrupted.ctrl_c_err
     assert 4 <= len(interrupted.after_ctrl_c) < 36
 

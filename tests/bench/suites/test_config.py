@@ -229,7 +229,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     ("split", "tset", "suites.demo.split: 'tset' must be 'train', 'validation' or 'test'"),
     ("attacks.naive.eps", 0, "suites.demo.attacks.naive.eps: 0 must be greater than 0"),
     ("attacks.naive.knowledge", "all", "suites.demo.attacks.naive.knowledge: 'all' must be 'transfer', "),
-    ("attacks.naive", 3, "suites.demo.attacks.naive: 3 must be a valid dictionary or instance of AttackEntry"),
+    ("attacks.naive", 3, "suites.demo.attacks.naive: 3 must be a mapping"),
     ("attacks", {}, "suites.demo.attacks: {} must have at least 1 item"),
     ("attacks.clean", {"attack": "pgd"}, "suites.demo.attacks: 'clean' is the name of the unattacked input"),
 ])  # fmt: skip
@@ -248,8 +248,8 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("suites: {a: 1, a: 2}", "line 1: key 'a' appears twice"),
     ("suites:\n  demo: [", "while parsing a flow node"),
-    ("- 1", "the file: [1] must be a valid dictionary"),
-    ("", "the file: None must be a valid dictionary"),
+    ("- 1", "[1] must be a mapping"),
+    ("", "is empty"),
     ("suite: {}", "suites: is required"),
     ("suites: {}\nsuits: {}", "suites: {} must have at least 1 item"),
     ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),

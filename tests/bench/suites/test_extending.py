@@ -100,10 +100,10 @@ def test_a_study_is_taken_over_without_the_numbers_of_attacks_that_are_gone(tmp_
     ({"without": [*BASE["attacks"]]}, "suites.child.attacks: {} must have at least 1 item"),
     ({"attacks": {"naive": None}}, "suites.child.attacks.naive: is empty; leave it out to keep that of base"),
     ({"attacks": {"noise": {}}, "without": ["noise"]}, "suites.child.attacks.noise: stands in `without` as well"),
-    ({"attacks": ["noise"]}, "suites.child.attacks: ['noise'] must be a valid dictionary"),
+    ({"attacks": ["noise"]}, "suites.child.attacks: ['noise'] must be a mapping"),
     ({"attacks": {"square": {"examples": 65}}}, "suites.child.attacks.square.examples: 65 must be at most"),
     ({"threat_model": {"norm": "l2"}}, "suites.child.threat_model.eps: is required"),
-    ({"threat_model": 3}, "suites.child.threat_model: 3 must be a valid dictionary"),
+    ({"threat_model": 3}, "suites.child.threat_model: 3 must be a mapping"),
     ({"extend": "base"}, "suites.child.extend: there is no such field (did you mean 'extends'?)"),
 ])  # fmt: skip
 def test_what_cannot_be_extended_is_one_line(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
