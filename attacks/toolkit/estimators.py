@@ -11,113 +11,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, get_args, runtime_checkable
+from typing import Annotated, Any, get_args
 
 import pydantic
 import torch
 from torch import Tensor
 
 from attacks.toolkit.directions import Directions
+from attacks.toolkit.distillation import distilled
 from attacks.toolkit.finite_differences import FiniteDifference
 from attacks.toolkit.imitation import imitate, train_imitator
+from attacks.toolkit.inside import guide, mean_transform, variant, with_guide
 from attacks.toolkit.joint import with_detector
-from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal, repeat
+from attacks.toolkit.paths import Differentiable, Estimator, straight_through
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, as_logits
 from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.target import Evaluation, Jacobian, Target
 
 
-@runtime_checkable
-class Estimator(Protocol):
-    """How to get a gradient.
-
-    ``true_forward``: whether its logits are those of the defense itself. ``prepares``: whether ``prepare`` does
-    anything.
-    """
-
-    @property
-    def true_forward(self) -> bool: ...
-
-    @property
-    def prepares(self) -> bool: ...
-
-    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
-        """Loss ``(M,)``, gradient shaped like ``x`` and logits ``(M, K)`` at the rows ``x`` of examples ``index``."""
-        ...
-
-    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
-        """Logits ``(M, K)`` and gradients ``(M, k, …)`` of ``classes`` (see :meth:`Target.jacobian`)."""
-        ...
-
-    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
-        """Train or measure whatever the estimator needs, once per defense; mostly nothing."""
-        ...
-
-
-class _Differentiable:
-    """An estimator defined by a differentiable path from x to logits."""
-
-    true_forward = True
-    prepares = False
-
-    def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def evaluate(self, target: Target, x: Tensor, goal: Goal, index: Tensor) -> Evaluation:
-        at = target.evaluate(x, lambda defense, rows: self.logits(target, defense, rows), goal, index)
-        return with_detector(target, x, goal, index, at)
-
-    def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
-        return target.jacobian(x, lambda defense, rows: self.logits(target, defense, rows), index, classes=classes)
-
-    def prepare(self, context: PrepareContext) -> dict[str, Tensor]:
-        return {}
-
-
 @dataclass(frozen=True)
-class Exact(_Differentiable):
+class Exact(Differentiable):
     """Plain automatic differentiation through the defense as it is."""
 
     def logits(self, target: Target, defense: Defense, x: Tensor) -> Tensor:
         return defense(x)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Exactly the first argument forward; the gradient goes to the second, untouched."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
-
-
-def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
-    """A tensor with the value of ``value`` and the gradient of ``stand_in``, resized where g changes the size.
-
-    Raises:
-        InputError: when g changes the number of channels or of dimensions, where an identity gradient is not defined.
-    """
-    if stand_in.ndim != value.ndim:
-        shapes = f"{tuple(stand_in.shape[1:])} to {tuple(value.shape[1:])}"
-        raise InputError(f"identity gradient: the transform maps {shapes}; declare an approximation instead")
-    if stand_in.shape[1] != value.shape[1]:
-        raise InputError(
-            f"identity gradient: the transform maps {stand_in.shape[1]} channels to {value.shape[1]}; "
-            "declare an approximation instead"
-        )
-    if stand_in.shape[2:] != value.shape[2:]:
-        stand_in = resized(stand_in, tuple(value.shape[2:]))
-    joined: Tensor = _StraightThrough.apply(value.detach(), stand_in)
-    return joined
-
-
 @dataclass(frozen=True)
-class Identity(_Differentiable):
+class Identity(Differentiable):
     """BPDA-I: the gradient of the classifier at g(x), applied to x (Athalye et al. 2018, section 4.1.1).
 
     The point is g(x), never g(x) + x.
@@ -130,7 +53,7 @@ class Identity(_Differentiable):
 
 
 @dataclass(frozen=True)
-class Classifier(_Differentiable):
+class Classifier(Differentiable):
     """The classifier at x itself, as if there were no transform: white-box transfer (Xiao & Zheng 2020, 4.2)."""
 
     true_forward = False
@@ -140,7 +63,7 @@ class Classifier(_Differentiable):
 
 
 @dataclass(frozen=True)
-class BPDA(_Differentiable):
+class BPDA(Differentiable):
     """Backward pass differentiable approximation: g forward, a declared stand-in backward (Athalye et al. 2018).
 
     Args:
@@ -169,7 +92,7 @@ class BPDA(_Differentiable):
 
 
 @dataclass(frozen=True)
-class Reparameterized(_Differentiable):
+class Reparameterized(Differentiable):
     """Attack through a network q trained to imitate g: gradients and forward passes of f(q(x)).
 
     Xiao & Zheng 2020, eq. 6 and appendix A.2: q(x, δ0) is fully convolutional, sees the start noise δ0 as well
@@ -243,7 +166,7 @@ class EOT:
 
     def _of_mean_logits(self, target: Target, x: Tensor, goal: Goal, index: Tensor, m: int) -> Evaluation:
         inner = self.of
-        if not isinstance(inner, _Differentiable):
+        if not isinstance(inner, Differentiable):
             raise InputError(f"eot: average 'logits' needs a differentiable estimator, got {inner}")
 
         def through(defense: Defense, x: Tensor) -> Tensor:
@@ -308,6 +231,11 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "finite_difference": finite_difference,
     "reparameterized": reparameterized,
     "eot": eot,
+    "distilled": distilled,
+    "variant": variant,
+    "mean_transform": mean_transform,
+    "guide": guide,
+    "with_guide": with_guide,
 }
 
 
@@ -356,5 +284,5 @@ def estimator_prepares(*, estimator: EstimatorLike, **_: object) -> bool:
 __all__ = [
     "BPDA", "EOT", "Classifier", "Estimator", "EstimatorLike", "Exact", "FiniteDifference", "Identity",
     "Reparameterized", "as_estimator", "bpda", "classifier", "eot", "estimator_prepares", "exact", "finite_difference",
-    "identity", "prepare_estimator", "reparameterized", "straight_through",
+    "identity", "prepare_estimator", "reparameterized",
 ]  # fmt: skip

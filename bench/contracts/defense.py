@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
 
 M = TypeVar("M", bound=nn.Module)
+
+#: Which class of a guide a transform goes by: the one it holds least likely, or most.
+Picks = Literal["least-likely", "most-likely"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ class Approximation:
 
     through: Callable[[Tensor], Tensor]
     exact_forward: bool = False
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A network that decides where ``transform`` moves an input, so that whoever steers it steers the transform.
+
+    Attributes:
+        logits: the network, ``(N, …) -> (N, K)``; autograd can differentiate it.
+        picks: which of its classes at x the transform goes by.
+        forced: ``(x, label (N,)) -> `` a draw of ``transform(x)`` with those classes in place of the network's choice.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    picks: Picks
+    forced: Callable[[Tensor, Tensor], Tensor]
 
 
 class Defense(nn.Module):
@@ -135,6 +153,16 @@ class Defense(nn.Module):
     def approximations(self) -> dict[str, Approximation]:
         """Named differentiable stand-ins for ``transform``; empty when there is nothing to approximate."""
         return {}
+
+    def variants(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Named versions of ``transform`` that are easier to attack, such as one of fewer inner steps, or with its
+        randomness fixed. What fools one of them is a candidate for the defense. Empty where there is none. One whose
+        result carries no graph is differentiated as if it were the identity."""
+        return {}
+
+    def guide(self) -> Guide | None:
+        """The network that ``transform`` goes by, where there is one."""
+        return None
 
     def fit(self, run: TrainingRun) -> None:
         """Train in place from ``run.train`` (see :class:`bench.training.recipe.TrainingRun`)."""
@@ -278,6 +306,7 @@ __all__ = [
     "Defense",
     "DefenseSpec",
     "Function",
+    "Guide",
     "as_logits",
     "as_module",
     "check_logits",

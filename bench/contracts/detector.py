@@ -6,11 +6,12 @@ A defense whose detector belongs to its own network overrides ``Defense.detect``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Card, Defense, freeze
+from bench.contracts.defense import Approximation, Card, Defense, Guide, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from bench.contracts.words import KINDS
@@ -141,6 +142,14 @@ class WithDetector(Defense):
     def approximations(self) -> dict[str, Approximation]:
         """Those of the defense."""
         return self.defense.approximations()
+
+    def variants(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Those of the defense."""
+        return self.defense.variants()
+
+    def guide(self) -> Guide | None:
+        """That of the defense."""
+        return self.defense.guide()
 
     def detect(self, x: Tensor) -> Tensor:
         """The detector's scores ``(N,)``."""

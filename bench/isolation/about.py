@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from bench.contracts.defense import BareModel, Card, Claim, count_parameters
+from bench.contracts.defense import BareModel, Card, Claim, Picks, count_parameters
 from bench.plugins.resolve import LoadedDefense
 from bench.storing.digest import state_digest
 
@@ -54,6 +54,8 @@ class About(_Said):
     Attributes:
         kind: what to call it in a message, such as ``defense Mine``.
         approximations: names, and whether the value of each is that of the transform already.
+        variants: names of easier versions of its transform.
+        guided_by: the class of its guide that the transform goes by; None: it has no guide.
         detects: whether it has a detector; shows_start: whether it shows the noise that its transform starts from.
         weights: digest of these (``state_digest``).
         checkpoint: the file they come from, if any; sha256, training: of that file, and its record.
@@ -65,6 +67,8 @@ class About(_Said):
     detects: bool
     shows_start: bool
     approximations: dict[_Line, bool] = Field(max_length=100)
+    variants: tuple[_Line, ...] = Field(default=(), max_length=100)
+    guided_by: Picks | None = None
     has_recipe: bool
     parameters: int = Field(ge=0)
     weights: _Digest
@@ -78,7 +82,7 @@ class About(_Said):
 def describe(loaded: LoadedDefense) -> About:
     """Ask a defense for what it declares."""
     defense, card = loaded.defense, loaded.defense.card
-    bare = isinstance(defense, BareModel)
+    bare, guide = isinstance(defense, BareModel), defense.guide()
     named = f"model {type(defense.classifier).__name__}" if bare else f"defense {type(defense).__name__}"
     return About(
         kind=named,
@@ -96,6 +100,8 @@ def describe(loaded: LoadedDefense) -> About:
         detects=defense.detect is not None,
         shows_start=all(callable(getattr(defense, name, None)) for name in ("sample_start", "transform_from")),
         approximations={name: bool(one.exact_forward) for name, one in defense.approximations().items()},
+        variants=tuple(defense.variants()),
+        guided_by=None if guide is None else guide.picks,
         has_recipe=defense.has_recipe,
         parameters=count_parameters(defense),
         weights=state_digest(defense),

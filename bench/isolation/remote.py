@@ -6,12 +6,13 @@ graph here, the loss's gradient in the answer, is sent there. So nothing that kn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Defense
+from bench.contracts.defense import Approximation, Defense, Guide
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from bench.isolation.about import About
@@ -39,6 +40,12 @@ class RemoteDefense(Defense):
             name: Approximation(_Asks(channel, "approximation", name), exact_forward=exact)
             for name, exact in about.approximations.items()
         }
+        self._variants: dict[str, Callable[[Tensor], Tensor]] = {
+            name: _Asks(channel, "variant", name) for name in about.variants
+        }
+        self._guide: Guide | None = None
+        if about.guided_by is not None:
+            self._guide = Guide(_Asks(channel, "guide"), about.guided_by, _Asks(channel, "forced"))
         if about.detects:
             self.detect = _Asks(channel, "detect")
         if about.shows_start:
@@ -58,6 +65,12 @@ class RemoteDefense(Defense):
 
     def approximations(self) -> dict[str, Approximation]:
         return self._approximations
+
+    def variants(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return self._variants
+
+    def guide(self) -> Guide | None:
+        return self._guide
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers."""

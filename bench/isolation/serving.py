@@ -178,6 +178,12 @@ class _Server:
             return lambda z: as_logits(defense.classifier(z))
         if name == "approximation":
             return defense.approximations()[of].through
+        if name == "variant":
+            return defense.variants()[of]
+        if name in ("guide", "forced"):
+            guide = defense.guide()
+            assert guide is not None, "asked only where there is one"
+            return guide.forced if name == "forced" else lambda x: as_logits(guide.logits(x))
         if name == "forward":
             return defense
         if name not in ("transform", "detect", "sample_start", "transform_from"):

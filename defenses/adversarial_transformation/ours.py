@@ -6,18 +6,21 @@ use, from a random start. f is trained to classify what g leaves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Card, Claim, Defense, freeze
+from bench.contracts.defense import Approximation, Card, Claim, Defense, Guide, Picks, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.inner_descent import Slope, descend, smooth_approximations
 from defenses.parts.nets import classifier_for, external_for, is_compact
 from defenses.parts.recipes import adversarial_training, natural_training, train_classifier
+from defenses.parts.smooth_sign import tanh_slope
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -141,17 +144,29 @@ class AdversarialTransformation(Defense):
         the sign is + and t the predicted class. Π projects onto the ball around x only: like the authors' g, the
         result may leave [0, 1].
         """
-        return self._from(x, start, None)
+        return self._from(x, start)
 
-    def _from(self, x: Tensor, start: Tensor, slope: Slope | None) -> Tensor:
-        """g(x) for a given start noise; ``slope``: as in :func:`defenses.parts.inner_descent.descend`."""
-        label = self._inner_label(x)
+    def _from(
+        self,
+        x: Tensor,
+        start: Tensor,
+        slope: Slope | None = None,
+        label: Tensor | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """g(x) for a given start noise; ``slope``: as in :func:`defenses.parts.inner_descent.descend`.
+
+        With ``label`` (N,) the inner attack goes by these classes, and in ``steps`` steps it goes as far as in all.
+        """
+        label = self._inner_label(x) if label is None else label
+        step_size = self.step_size if steps is None else self.step_size * self.steps / steps
+        steps = self.steps if steps is None else steps
         sign = 1 if self.mode == "least-likely" else -1
 
         def loss(z: Tensor) -> Tensor:
             return sign * F.cross_entropy(self.external(z), label, reduction="sum")
 
-        return descend(x, start, loss, steps=self.steps, step_size=self.step_size, radius=self.radius, slope=slope)
+        return descend(x, start, loss, steps=steps, step_size=step_size, radius=self.radius, slope=slope)
 
     @torch.no_grad()
     def _inner_label(self, x: Tensor) -> Tensor:
@@ -171,6 +186,38 @@ class AdversarialTransformation(Defense):
         """
         return smooth_approximations(lambda x, slope: self._from(x, self.sample_start(x), slope))
 
+    # -- for attackers --------------------------------------------------------------------------------------
+
+    def variants(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """``steps-3`` and ``steps-1``: as many steps, each as much longer. ``tanh-3`` and ``tanh-1``: a draw of g
+        whose backward pass is that of so many steps from the same start, with a smooth sign. ``fixed-start``: one
+        start noise for all draws and images."""
+        fewer = [steps for steps in _FEWER if steps < self.steps]
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        found |= {f"steps-{steps}": partial(self._with_fewer, steps=steps) for steps in fewer}
+        found |= {f"tanh-{steps}": partial(self._shortened, steps=steps) for steps in fewer}
+        if self.randomized:
+            found["fixed-start"] = self._from_one_start
+        return found
+
+    def _with_fewer(self, x: Tensor, steps: int) -> Tensor:
+        return self._from(x, self.sample_start(x), steps=steps)
+
+    def _shortened(self, x: Tensor, steps: int) -> Tensor:
+        start = self.sample_start(x)
+        short = self._from(x, start, tanh_slope, steps=steps)
+        return short + (self._from(x, start) - short).detach()
+
+    def _from_one_start(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(x.shape[1:], generator=generator).to(x)
+        return self._from(x, (self.radius * (2 * noise - 1)).expand_as(x))
+
+    def guide(self) -> Guide:
+        """The external network."""
+        picks: Picks = "least-likely" if self.mode == "least-likely" else "most-likely"
+        return Guide(self.external, picks, lambda x, label: self._from(x, self.sample_start(x), label=label))
+
     # -- training -------------------------------------------------------------------------------------------
 
     def fit(self, run: TrainingRun) -> None:
@@ -186,6 +233,9 @@ class AdversarialTransformation(Defense):
         freeze(self.external)
         train_classifier(run, self, self.network)
 
+
+#: Inner steps of the variants of g.
+_FEWER = (3, 1)
 
 #: Default radius below 16 pixels: the largest of 0.3, 0.4, 0.5 that keeps clean validation accuracy on digits at
 #: 90 % or more (95.3, 92.6 and 88.5 %). Robustness had no say.

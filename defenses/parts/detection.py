@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.toolkit.estimators import straight_through
 from attacks.toolkit.losses import Goal, get_loss
+from attacks.toolkit.paths import straight_through
 from attacks.toolkit.projections import steepest
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, did_you_mean

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.toolkit.estimators import straight_through
+from attacks.toolkit.paths import straight_through
 from bench.contracts.defense import Approximation, Card, Claim, Defense, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo

@@ -179,3 +179,50 @@ def test_recipe(external: str, stages: list[str], monkeypatch: pytest.MonkeyPatc
     defense.fit(run)
     assert seen == stages
     assert not any(p.requires_grad for p in defense.external.parameters())
+
+
+@INFOS
+def test_variants_are_easier_versions_of_g(info: DataInfo) -> None:
+    defense, x = _make(info), _images(info)
+    variants = defense.variants()
+    assert list(variants) == ["steps-3", "steps-1", "tanh-3", "tanh-1", "fixed-start"]
+    for name, g in variants.items():
+        z = g(x)
+        assert (z - x).abs().max() <= defense.radius + 1e-6, name
+        assert not z.requires_grad or name.startswith("tanh"), name
+    assert torch.equal(variants["fixed-start"](x), variants["fixed-start"](x))
+    assert not torch.equal(variants["steps-3"](x), variants["steps-3"](x))
+    start = torch.zeros_like(x)
+    (grad,) = torch.autograd.grad(_ce(defense, z := x.clone().requires_grad_(), defense.external(x).argmin(1)).sum(), z)
+    one = defense._from(x, start, steps=1)
+    torch.testing.assert_close(one, x - (13 * defense.step_size * grad.sign()).clamp(-defense.radius, defense.radius))
+    assert "fixed-start" not in _make(info, random_start=False).variants()
+
+
+@INFOS
+@pytest.mark.parametrize("mode", ["least-likely", "untargeted"])
+def test_its_guide_is_the_external_network(info: DataInfo, mode: str) -> None:
+    defense, x = _make(info, mode=mode), _images(info)
+    guide = defense.guide()
+    logits = guide.logits(x)
+    choice = logits.argmin(1) if guide.picks == "least-likely" else logits.argmax(1)
+    assert guide.picks == ("least-likely" if mode == "least-likely" else "most-likely")
+    with seeded("a draw"):
+        forced = guide.forced(x, choice)
+    with seeded("a draw"):
+        drawn = defense.transform(x)
+    assert torch.equal(forced, drawn)
+    assert not torch.equal(guide.forced(x, (choice + 1) % 10), drawn)
+
+
+@INFOS
+def test_a_shortened_backward_pass_keeps_the_value(info: DataInfo) -> None:
+    defense, x = _make(info), _images(info).requires_grad_()
+    with seeded("a draw"):
+        value = defense.variants()["tanh-3"](x)
+    with seeded("a draw"):
+        drawn = defense.transform(x)
+    torch.testing.assert_close(value, drawn, atol=1e-6, rtol=0)
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    assert torch.isfinite(grad).all()
+    assert grad.abs().sum() > 0

@@ -6,12 +6,13 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bench.contracts.defense import Approximation, Card, Defense
+from bench.contracts.defense import Approximation, Card, Defense, Guide
 from bench.contracts.inputs import DataInfo, InputSpec
 
 INFO = DataInfo("grey", InputSpec((1, 8, 8), levels=17), 10)
@@ -43,6 +44,12 @@ class Honest(Defense):
 
     def approximations(self) -> dict[str, Approximation]:
         return {"smooth": Approximation(lambda x: x.sigmoid()), "itself": Approximation(self.transform, True)}
+
+    def variants(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {"half": lambda x: torch.tanh(x)}
+
+    def guide(self) -> Guide:
+        return Guide(self.classifier, "most-likely", lambda x, label: x + 0.1 * label.view(-1, 1, 1, 1))
 
 
 class Misbehaves(Honest):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks.toolkit.surrogates import build
 from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import BareModel, Defense
+from bench.contracts.defense import BareModel, Defense, Guide
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
 from bench.plugins.registry import ATTACKS
@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fmn": {"steps": 10},
     "genattack": {"generations": 10},
     "grid-pgd": {"steps": 5},
+    "hijack": {"steps": 3, "classes": 2, "samples": 2},
     "hopskipjump": {"queries": 100},
     "lbfgs": {"steps": 5, "searches": 2},
     "logit-matching": {"steps": 5, "samples": 4, "noise": 0.02},
@@ -40,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "orthogonal-pgd": {"steps": 5},
     "pgd": {"steps": 5},
     "rays": {"queries": 60},
+    "released-bpda": {"steps": 5},
     "spsa": {"queries": 60, "samples": 8},
     "square": {"queries": 30},
     "transfer": {"steps": 5, "surrogates": 2},
@@ -47,6 +49,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 #: Attacks on a detector: :func:`target_of` gives the defense one.
 NEED_DETECTOR = {"combined-pgd", "orthogonal-pgd"}
+#: Attacks on a transform that goes by a network: :func:`target_of` gives the defense one.
+NEED_GUIDE = {"hijack"}
 #: Attacks on data whose grey levels are known.
 NEED_LEVELS = {"grid-pgd"}
 #: Attacks that train something on data first.
@@ -134,6 +138,11 @@ def _shadow(x: Tensor) -> Tensor:
     return score
 
 
+def _moved(x: Tensor, label: Tensor) -> Tensor:
+    """Where a transform moves inputs that goes by these classes."""
+    return x + 0.02 * (label.to(x) - 1.5).view(-1, *[1] * (x.ndim - 1))
+
+
 def target_of(name: str, norm: str, defense: Defense, n: int, *, eps: float | None = None, **settings: Any) -> Target:
     """A target for one of :data:`CASES`, with surrogates where it needs them."""
     shape = defense.data.shape
@@ -142,6 +151,9 @@ def target_of(name: str, norm: str, defense: Defense, n: int, *, eps: float | No
     if name in NEED_DETECTOR:
         defense.detect = _shadow
         settings.setdefault("threshold", 0.2)
+    if name in NEED_GUIDE:
+        guide = Guide(defense.classifier, "least-likely", _moved)
+        defense.guide = lambda: guide  # type: ignore[method-assign]
     knowledge = settings.pop("knowledge", specs()[name].knowledge)
     return make_target(defense, n, knowledge, norm=norm, eps=radius(norm, shape) if eps is None else eps, **settings)
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from lab import Linear, Wrapped, make_context, make_target
 from torch import Tensor, nn
 
-from attacks.toolkit.estimators import BPDA, EOT, FiniteDifference, as_estimator, eot, exact, straight_through
+from attacks.toolkit.estimators import BPDA, EOT, FiniteDifference, as_estimator, eot, exact
 from attacks.toolkit.imitation import TEST_MSE, TRAIN_MSE, imitate
 from attacks.toolkit.losses import Goal, get_loss
+from attacks.toolkit.paths import straight_through
 from bench.contracts.defense import Approximation, BareModel, Defense, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec

@@ -103,6 +103,15 @@ def test_it_answers_as_it_does_here(remote: RemoteDefense, local: Defense) -> No
     assert torch.equal(remote.classifier(z), local.classifier(z))
     for name, declared in local.approximations().items():
         assert torch.equal(remote.approximations()[name].through(x), declared.through(x))
+    assert list(remote.variants()) == list(local.variants()) == ["half"]
+    assert torch.equal(remote.variants()["half"](x), local.variants()["half"](x))
+    theirs, ours = remote.guide(), local.guide()
+    assert theirs is not None
+    assert ours is not None
+    assert theirs.picks == ours.picks
+    assert torch.equal(theirs.logits(x), ours.logits(x))
+    label = torch.arange(len(x)) % INFO.num_classes
+    assert torch.equal(theirs.forced(x, label), ours.forced(x, label))
 
 
 @pytest.mark.parametrize(
