@@ -231,11 +231,15 @@ class AdversarialTransformation(Defense):
             elif self.external_training == "standard":
                 natural_training(run, member, stage, epochs=self.external_epochs)
         freeze(self.external)
-        train_classifier(run, self, self.network)
+        epochs = _COSTLY_EPOCHS if is_compact(self.data, self.network) else None
+        train_classifier(run, self, self.network, epochs)
 
 
 #: Inner steps of the variants of g.
 _FEWER = (3, 1)
+
+#: Epochs of f where it is compact: one on g(x) costs some six of a network on x.
+_COSTLY_EPOCHS = 8
 
 #: Default radius below 16 pixels: the largest of 0.3, 0.4, 0.5 that keeps clean validation accuracy on digits at
 #: 90 % or more (95.3, 92.6 and 88.5 %). Robustness had no say.

@@ -108,21 +108,26 @@ def existing_classifier(info: DataInfo, of: str = "none") -> str | None:
     return of if info.input.kind == "image" and min(info.shape[1:]) >= 32 else None
 
 
-def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto") -> None:
+def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto", epochs: int | None = None) -> None:
     """Natural training of f on g(x), with a fresh draw of g for every batch: cross-entropy of ``defense(x)``.
 
-    ``network`` names the architecture of f, which decides the schedule.
+    Args:
+        network: names the architecture of f, which decides the schedule.
+        epochs: of the schedule, where g costs many times what f does; None: as many as the schedule has.
     """
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(defense(x), y)
 
+    settings = schedule_for(run.info, network).settings()
+    if epochs is not None:
+        settings["epochs"] = epochs
     run.minimise(
         "classifier",
         defense.classifier,
         loss,
         augment=augmentation_for(run.info),
-        **schedule_for(run.info, network).settings(),
+        **settings,
     )
 
 
