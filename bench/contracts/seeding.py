@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,3 +47,26 @@ def seeded(*parts: object) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@dataclass(frozen=True)
+class Generators:
+    """Where Python's, NumPy's and torch's global generators stood at one moment, those of all GPUs among them."""
+
+    of_python: Any
+    of_numpy: Any
+    of_torch: torch.Tensor
+    of_gpus: list[torch.Tensor]
+
+    @classmethod
+    def now(cls) -> Generators:
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)  # noqa: NPY002
+
+    def set(self) -> None:
+        """Go on from there."""
+        random.setstate(self.of_python)
+        np.random.set_state(self.of_numpy)  # noqa: NPY002
+        torch.set_rng_state(self.of_torch)
+        if self.of_gpus:
+            torch.cuda.set_rng_state_all(self.of_gpus)

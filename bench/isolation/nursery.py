@@ -15,7 +15,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from bench.contracts.errors import TRACEBACK, InputError, NotApplicable
 from bench.contracts.isolation import Level
 from bench.isolation import bubblewrap, landlock, wire
 from bench.isolation.places import Places
+
+if TYPE_CHECKING:
+    from bench.isolation.remote import Companion
 
 #: Seconds that a server may take for one answer, and to start.
 ANSWER_SECONDS, START_SECONDS = 600.0, 120.0
@@ -143,6 +146,8 @@ class Channel:
         self._lost = ""
         #: Answers that nobody will differentiate any more.
         self.dropped: list[int] = []
+        #: What is asked beside clean inputs (:mod:`bench.isolation.company`).
+        self.company: Companion | None = None
         sock.settimeout(ANSWER_SECONDS)
 
     @property

@@ -7,7 +7,7 @@ graph here, the loss's gradient in the answer, is sent there. So nothing that kn
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from bench.contracts.inputs import DataInfo
 from bench.isolation.about import About
 from bench.isolation.nursery import Channel
 from bench.storing.store import unpack_tensors
+
+
+class Companion(Protocol):
+    """Batches that are asked beside others: see :class:`bench.isolation.company.Company`."""
+
+    def of(self, x: Tensor) -> Tensor | None: ...
+
+    def lot(self) -> bool: ...
+
+    def seed(self) -> int: ...
 
 
 class RemoteDefense(Defense):
@@ -84,6 +94,10 @@ class RemoteDefense(Defense):
         """Whether the server is still there."""
         return self._channel.open
 
+    def keep_company(self, company: Companion | None) -> None:
+        """Have batches that ``company`` has a copy of asked together with it; None: every batch alone."""
+        self._channel.company = company
+
     def mark(self) -> None:
         """Have parameters and buffers remembered."""
         self._channel.ask({"mark": True})
@@ -140,21 +154,26 @@ class _Answer:
 class _Question(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, channel: Channel, message: dict[str, Any], others: tuple[Tensor, ...]) -> Tensor:
-        said, out = channel.ask(message, x, *others)
-        if out is None or type(said.get("number")) is not int:
+        copy = channel.company.of(x) if channel.company is not None and not others else None
+        batches = [(message, x)]
+        ctx.asked = 0  # which of the batches is the one that was asked about
+        if channel.company is not None and copy is not None:
+            ctx.asked = int(channel.company.lot())
+            batches.insert(1 - ctx.asked, ({**message, "seed": channel.company.seed()}, copy))
+        answers = [channel.ask(question, batch, *others) for question, batch in batches]
+        if any(type(said.get("number")) is not int for said, _ in answers) or answers[ctx.asked][1] is None:
             raise InputError(f"{message['call']}: its server sent no tensor")
-        ctx.answer = _Answer(channel, said["number"])
-        out = out.to(x.device)
+        ctx.answers = [_Answer(channel, said["number"]) for said, _ in answers]
+        said, found = answers[ctx.asked]
+        assert found is not None
+        out: Tensor = found.to(x.device)
         if said.get("differentiable") is not True or not out.is_floating_point():
             ctx.mark_non_differentiable(out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        answer: _Answer = ctx.answer
-        _, found = answer.channel.ask({"back": answer.number}, grad)
+        found = [answer.channel.ask({"back": answer.number}, grad)[1] for answer in ctx.answers][ctx.asked]
         if found is None:
             return None, None, None, None
         return found.to(grad.device), None, None, None
-
-

@@ -1,9 +1,9 @@
 """How an isolated defense is judged: by a server that has seen nothing yet, in a crowd, and a part of it twice.
 
-The defense must not know what is asked for which purpose. So judged inputs go in among noisy copies of themselves, all
-shuffled, in batches no larger than they came in; the judge's server is a fresh one, without memory of the attack; and
-some of the rows are asked once more, in another order, of the server that was attacked, where a gradient is taken of
-every answer, as attacks do. An honest defense answers both alike.
+The defense must not know what is asked for which purpose. So judged inputs go in among noisy copies of themselves, on
+and off the grey levels, all shuffled, in batches no larger than they came in; a gradient is taken of half the answers,
+as attacks do; the judge's server is a fresh one, without memory of the attack; and some of the rows are asked once
+more, in another order, of the server that was attacked. An honest defense answers both alike.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import contextlib
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts.defense import Defense
+from bench.contracts.levels import Levels
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
@@ -34,7 +36,7 @@ class Crowd(Defense):
     Args:
         defense: who is asked; threat: gives the copies their noise. Both permutation and noise come from the global
             generator, which the judge seeds.
-        gradients: whether a gradient is taken of every answer: of one class's logit against another's, as a margin's.
+        gradients: whether a gradient is taken of every answer; else of every other one, by lot.
     """
 
     trainable = False
@@ -51,25 +53,41 @@ class Crowd(Defense):
 
     def _among_copies(self, question: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         n = len(x)
-        noise = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        lot = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         order = torch.randperm(2 * n).to(x.device)
-        crowd = torch.cat([x, self.threat.sample(x, noise)])[order]
-        ask = self._with_gradient if self.gradients else lambda question, part: question(part)
-        answers = torch.cat([ask(question, part) for part in crowd.split(n)])
+        copies = self.threat.sample(x, lot)
+        if self.data.input.levels is not None:
+            on_levels = Levels(self.data.input, self.threat, x).snapped(copies, None)
+            copies = torch.where(per_row(torch.rand(n, generator=lot) < 0.5, x), on_levels, copies)
+        crowd = torch.cat([x, copies])[order]
+        answers = torch.cat([self._asked(question, part, lot) for part in crowd.split(n)])
         return answers[order.argsort()[:n]]
 
     @torch.enable_grad()
-    def _with_gradient(self, question: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
-        """Ask as an attack does: the question, then the way back."""
+    def _with_gradient(
+        self, question: Callable[[Tensor], Tensor], part: Tensor, by_margin: bool, against: int
+    ) -> Tensor:
+        """Ask as an attack does: the question, then the way back from a loss, margin or cross-entropy.
+
+        Against the first or the second class of the answer: against the label it would give that away.
+        """
         out = question(part.clone().requires_grad_())
+        told = out.detach()
         if out.requires_grad:
-            sign = torch.ones_like(out)
-            if out.ndim == 2:
-                top = out.detach().argsort(1, descending=True)[:, :2]
-                sign = torch.zeros_like(out).scatter_(1, top, torch.tensor([[1.0, -1.0]]).to(out).expand(len(out), 2))
+            back = torch.ones_like(told)
+            if told.ndim == 2 and told.shape[1] > 1:
+                classes = told.nan_to_num().topk(2, dim=1).indices
+                one, other = (F.one_hot(classes[:, k], told.shape[1]).to(told) for k in (against, 1 - against))
+                back = other - one if by_margin else told.softmax(1).nan_to_num() - one
             with contextlib.suppress(RuntimeError):  # the way back of some defense fails; attacks live with that too
-                torch.autograd.backward(out, sign)
-        return out.detach()
+                torch.autograd.backward(out, back)
+        return told
+
+    def _asked(self, question: Callable[[Tensor], Tensor], part: Tensor, lot: torch.Generator) -> Tensor:
+        asks, by_margin, against = (bool(torch.randint(2, (), generator=lot)) for _ in range(3))
+        if not (asks or self.gradients):
+            return question(part)
+        return self._with_gradient(question, part, by_margin, int(against))
 
 
 def in_a_crowd(defense: Defense, threat: ThreatModel, gradients: bool = False) -> Defense:

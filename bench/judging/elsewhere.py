@@ -11,6 +11,7 @@ from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data
 from bench.judging.behaviour import Answers, check_size, depends_on_batch, depends_on_the_past, is_random
+from bench.judging.made import made, unforeseen
 from bench.judging.places import Pool, margin_gradient, places
 from bench.judging.slopes import slopes
 from bench.storing.records import Slopes
@@ -48,8 +49,10 @@ def behaviour(
     device = next((p.device for p in defense.parameters()), torch.device("cpu"))
     rows = range(len(data.samples))[unseen][:EXAMPLES]
     x, y = data.samples.at(list(rows)).to(device), data.samples.y[list(rows)].to(device)
-    far = Pool.of(data.train if len(data.train) else data.samples, device).nearest(x, y, threat)
-    past = depends_on_the_past(defense, x, far, seed, "probe", "past")
+    pool = data.train if len(data.train) else data.samples
+    # Made for this: a memory that lasts from one run to the next knows those of the data set already.
+    new, labels = (part.to(device) for part in made(pool, data.info.input, len(rows), unforeseen()))
+    past = depends_on_the_past(defense, new, Pool.of(pool, device).nearest(new, labels, threat), seed, "probe", "past")
     with seeded(seed, "probe", "places"):
         found = places(defense, data.info.input, threat, x, y, seed)
         for points in found.values():

@@ -23,11 +23,13 @@ from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.engines.admission import DiffersHere
 from bench.engines.supply import Supply
+from bench.isolation.company import Company, in_company
 from bench.isolation.opening import NONE, Isolation, open_defense
 from bench.isolation.remote import RemoteDefense
 from bench.judging.again import in_a_crowd, judge_apart
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.towards import classes_to_reach
+from bench.judging.witness import Witness
 from bench.plugins.resolve import LoadedDefense, attack_version
 from bench.running.apart import apart
 from bench.running.copies import load_copy, prepare_copy
@@ -348,6 +350,7 @@ def _run_shard(
     state = remember(defense)
     start = time.perf_counter()
     x_adv, changed = x, False
+    witness = Witness(defense, generator(*stream, "witness"))
     if entry is not None:
         try:
             if refusal:
@@ -356,7 +359,8 @@ def _run_shard(
                 raise NotApplicable(f"{entry.spec.name} has no {threat.norm} version ({', '.join(entry.spec.norms)})")
             if towards is not None and not entry.spec.targeted:
                 raise NotApplicable(f"{entry.spec.name} has no targeted form")
-            with seeded(*stream, "optimise"):
+            company = Company(x, threat, defense.data.input, generator(*stream, "company"))
+            with seeded(*stream, "optimise"), witness, in_company(defense, company):
                 x_adv = entry.spec.function(target, x.clone(), y.clone(), **entry.params)
         except NotApplicable as reason:
             record = empty_record(setting, piece, key, status="not-applicable", error=str(reason))
@@ -386,9 +390,11 @@ def _run_shard(
     given = x, y, ids, x_adv.detach().to(x.dtype), counts, how
     if setting.isolation.level == "none":
         judged, again = judge(defense, *given), None
+        told = None if changed else witness.compare(defense)
     else:
         with closing(_another(setting, context)) as fresh:
             judged, again = judge_apart(fresh, defense, *given, randomized=setting.randomized)
+            told = None if changed else witness.compare(fresh)
     record = empty_record(
         setting,
         piece,
@@ -402,5 +408,6 @@ def _run_shard(
         rows=judged.rows,
         towards=None if towards is None else towards.tolist(),
         asked_again=again,
+        told_attack=told,
     )
     return pack_shard(record, None if entry is None else encode(judged.x_adv, x, context.data.info.input))

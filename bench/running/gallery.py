@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.contracts.errors import InputError
-from bench.contracts.seeding import seeded
+from bench.contracts.seeding import generator, seeded
 from bench.engines.supply import Supply
+from bench.isolation.company import Company, in_company
 from bench.running.cell import Setting, open_context
 from bench.storing.current import current_headers
 from bench.storing.images import Images, decode, pick
@@ -48,7 +49,9 @@ def _pictures(setting: Setting, shown: Chosen) -> dict[str, Tensor]:
     x_adv = torch.cat([decode(stored, x[i : i + 1]) for i, stored in enumerate(shown.images)])
     images = {"x": x, "x_adv": x_adv}
     device = next((p.device for p in context.defense.parameters()), torch.device("cpu"))
-    with seeded(setting.suite.seed, setting.spec.name, "gallery"):
+    threat, spec = setting.suite.threat_for(context.data.info), context.data.info.input
+    company = Company(x, threat, spec, generator(setting.suite.seed, "gallery", "company"))
+    with seeded(setting.suite.seed, setting.spec.name, "gallery"), in_company(context.defense, company):
         for key in ("x", "x_adv"):
             images[f"g_{key}"] = context.defense.transform(images[key].to(device, copy=True)).float().cpu()
     return images

@@ -270,6 +270,9 @@ class Memory(Record):
     fresh_clean: int
     fresh_near: int
     fresh_moved: int
+    made_examples: int = Field(default=0, description="inputs made for this, half way between two of a class; 0: none")
+    made_clean: int = 0
+    made_moved: int = 0
 
 
 class Probe(Record):
@@ -375,7 +378,7 @@ class DefenseRecord(Record):
 
 
 class AskedAgain(Record):
-    """Rows whose judged inputs were given to another process of the same defense, in another order."""
+    """Rows whose inputs were given once more to a defense: to another process of it, or when an attack was over."""
 
     #: Chance at which an honest randomised defense has a row that differs, in one shard.
     LUCK: ClassVar[float] = 1e-3
@@ -419,6 +422,9 @@ class ShardRecord(Sparse, Keyed):
     towards: list[int] | None = Field(default=None, description="the class each row had to reach; None: untargeted")
     isolation: Level = Field(default="none", description="how far the defense was kept apart from its judge")
     asked_again: AskedAgain | None = Field(default=None, description="None where the defense was not isolated")
+    told_attack: AskedAgain | None = Field(
+        default=None, description="of some batches of the attack's, what it says of them afterwards; None: not asked"
+    )
     provenance: Provenance
     rows: list[Row]
 

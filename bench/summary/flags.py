@@ -153,6 +153,14 @@ def _memorised(probe: Probe) -> list[Flag]:
     ):
         if _more(known, n, others, of):
             said.append(f"{what} {known} of {n} of the suite's inputs are right, but {others} of {of} fresh ones")
+    # Of those that are right as they are, since inputs half way between two may be harder to make out.
+    kept, of_kept = min(found.moved, found.clean), found.clean
+    others, of = min(found.made_moved, found.made_clean), found.made_clean
+    if of_kept and of and _more(kept, of_kept, others, of):
+        said.append(
+            f"moved as far as is allowed {kept} of {of_kept} of the suite's inputs stay right, but {others} of {of} of "
+            "such as were made for this"
+        )
     if _more(found.clean, n, found.near, n):
         said.append(f"as they are {found.clean} of {n} of the suite's inputs are right, hardly moved {found.near}")
     return [Flag("memorised", "memorised", f"The test inputs are known: {'; '.join(said)}.")] if said else []
@@ -163,8 +171,6 @@ def _more(one: int, of_one: int, other: int, of_other: int) -> bool:
     first, second, both = one / of_one, other / of_other, (one + other) / (of_one + of_other)
     error = math.sqrt(both * (1 - both) * (1 / of_one + 1 / of_other))
     return first - second > max(MEMORISED, MEMORISED_ERRORS * error)
-
-
 
 
 def _afterwards(results: DefenseResults) -> list[Flag]:
@@ -186,7 +192,7 @@ def _afterwards(results: DefenseResults) -> list[Flag]:
 
 
 def _inconsistent(results: DefenseResults) -> list[Flag]:
-    """Whether it gave another answer when it was asked again: after the attacks, or in another process."""
+    """Whether it gave another answer when it was asked again: after an attack, after all, or in another process."""
     said, after = [], results.record.afterwards
     if after is not None and after.differing and not after.random:
         said.append(
@@ -204,6 +210,12 @@ def _inconsistent(results: DefenseResults) -> list[Flag]:
             f"Asked again by the judge, in another order, in the process that was attacked and in a fresh one, "
             f"{sum(differing.values())} of {sum(one.rows for _, one in again)} rows come out otherwise "
             f"({', '.join(f'{attack} {n}' for attack, n in differing.items())}); of each the worse counts."
+        )
+    told = [shard.told_attack for shard in results.finished() if shard.told_attack is not None]
+    if differing_rows := sum(one.differing for one in told):
+        said.append(
+            f"Of {sum(one.rows for one in told)} rows that attacks asked about, {differing_rows} are answered "
+            "otherwise in the same batches once the attack is over."
         )
     return [Flag("inconsistent", "inconsistent", " ".join(said))] if said else []
 

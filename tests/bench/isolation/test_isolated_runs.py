@@ -9,6 +9,7 @@ import pytest
 from small_bench import STEP, Bench
 from stand_ins import plugin, run_bench
 
+from bench.data.load import load_data
 from bench.isolation import opening
 from bench.upkeep.verify import JUDGED
 
@@ -91,13 +92,14 @@ def test_a_level_that_cannot_be_had_is_an_error_and_nothing_is_written(
 
 
 def test_a_server_that_dies_is_a_failed_shard_with_its_reason(tmp_path: Path) -> None:
+    # In the backward pass of the second shard's clean inputs, which only an attack asks for in this order.
+    second = load_data("digits").test.x[4:8].flatten(1).sum(1).tolist()
     (tmp_path / "dies.py").write_text(
         f"import sys; sys.path.insert(0, {str(Path(HERE).parent)!r})\nimport os\nfrom isolated import Honest\n"
-        "class Dies(Honest):\n    version = 1\n    times = 0\n"
-        # It has been asked for two gradients of each of three clean shards, and three of the first attacked one.
-        "    def again(self, grad):\n        self.times += len(grad) == 4\n        if self.times == 10: os._exit(7)\n"
+        "class Dies(Honest):\n    version = 1\n"
         "    def forward(self, x):\n        out = super().forward(x)\n"
-        "        out.register_hook(self.again)\n        return out\n"
+        f"        if x.flatten(1).sum(1).tolist() == {second}: out.register_hook(lambda grad: os._exit(7))\n"
+        "        return out\n"
     )
     bench = Bench(tmp_path / "work").configure({"step": STEP})
     ended = bench.evaluate(f"{tmp_path}/dies.py:Dies", more=("--isolation", "process"))

@@ -340,16 +340,17 @@ def test_two_servers_of_an_honest_defense_agree_and_of_one_that_remembers_do_not
 
 def test_a_defense_that_listens_for_gradients_shows_itself_to_a_judge_that_takes_them(hidden: str) -> None:
     x, threat = _images(24), Lp("linf", 0.1)
+    honest = _open("process", hidden)(x)
     for name, differs in (("Honest", False), ("Listens", True)):
         attacked, fresh = (_open("process", hidden, name) for _ in range(2))
         for one in (attacked, fresh):
             for _ in range(3):
-                one(x)  # asked as a judge asks, both answer alike
+                one(x)  # asked without a gradient, both answer alike
         assert torch.equal(attacked(x), fresh(x))
-        one, other = in_a_crowd(fresh, threat), in_a_crowd(attacked, threat, gradients=True)
-        assert torch.equal(in_a_crowd(attacked, threat)(x), one(x))
-        other(x)  # it has heard a gradient now
-        found = ask_again(one, other, x, torch.zeros(24), randomized=False, threshold=None)
+        in_a_crowd(attacked, threat, gradients=True)(x)  # it has heard a gradient now
+        found = ask_again(fresh, attacked, x, torch.zeros(24), randomized=False, threshold=None)
         assert (found.differing > 0) is differs, name
-        honest = _open("process", hidden)(x)
-        assert torch.allclose(other(x), honest, atol=1e-5)  # what attacks have seen
+        # The judge asks for one every other time, so that most of its questions are answered as an attack's are.
+        judge = in_a_crowd(fresh, threat)
+        alike = torch.stack([(judge(x) - honest).abs().amax(1) < 1e-4 for _ in range(30)]).float().mean()
+        assert (0.3 < alike < 0.9) if differs else alike == 1, (name, alike)

@@ -82,7 +82,9 @@ def test_randomness_at_the_attacks_points_alone_is_judged_over_draws(bench: Benc
     # One draw of ten classes would have let some rows survive as a whole: none does over several.
     assert all(0 < sum(row.report_robust for row in shard.rows) < 4 * shard.draws_report for shard in shards)
     again = evaluated(bench, "Lucky")  # nothing is left to be run
-    assert again.probe == record.probe and again.afterwards == record.afterwards
+    # But for the inputs that are made anew for every probe.
+    one, other = (found.probe.model_copy(update={"memory": None}) for found in (again, record))
+    assert one == other and again.afterwards == record.afterwards
 
 
 def test_another_answer_and_dependence_on_the_batch_at_the_attacks_points_are_flagged(bench: Bench) -> None:

@@ -35,6 +35,12 @@ def memory(**fields: int) -> Memory:
     return Memory(**{**same, **fresh, **fields})
 
 
+def made(kept: int, of: int, made_kept: int, made_of: int) -> Memory:
+    """Of one to which they are as fresh ones of the data, and how many of 256 made ones it keeps of those it knows."""
+    same = {"moved": kept, "fresh_moved": kept, "clean": of, "fresh_clean": of}
+    return memory(**same, made_examples=256, made_clean=made_of, made_moved=made_kept)
+
+
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
     """Flags by id of a defense with the named cells; every example is right when clean."""
     known = {a.name: a for a in (WHITE, STEP, CASCADE, SCORE, DECISION, TRANSFER, ADAPTED)}
@@ -72,6 +78,8 @@ def test_nothing_to_say_about_a_sound_result(tmp_path: Path) -> None:
         ({"memory": memory(moved=64, fresh_moved=20)}, "memorised", "warning"),
         ({"memory": memory(clean=64, fresh_clean=40)}, "memorised", "warning"),
         ({"memory": memory(near=40)}, "memorised", "warning"),
+        ({"memory": made(kept=62, of=62, made_kept=40, made_of=250)}, "memorised", "warning"),
+        ({"memory": made(kept=26, of=62, made_kept=38, made_of=250)}, "memorised", "warning"),
     ],
 )
 def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], flag: str, kind: str) -> None:
@@ -89,6 +97,9 @@ def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], 
         {"precision_lost": None},
         {"memory": memory(moved=29, fresh_moved=20)},  # 2 standard errors
         {"memory": memory(moved=20, fresh_moved=40, fresh_clean=64)},  # fresh ones are easier
+        {"memory": made(kept=30, of=62, made_kept=85, made_of=250)},  # 14 points
+        {"memory": made(kept=40, of=62, made_kept=65, made_of=100)},  # harder to make out, kept as often
+        {"memory": made(kept=10, of=62, made_kept=0, made_of=0)},
     ],
 )
 def test_what_an_honest_defense_shows_is_not_flagged(tmp_path: Path, probe: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ def write(tmp_path: Path, levels: list[Level], reference: str = MINE, **more: An
         rows = [row(SUITE.ids[2 * number + k], 1) for k in range(2)]
         asked = more.get("asked_again", {}).get(attack)
         fields = {"isolation": levels[i % len(levels)], "asked_again": asked if number == 0 else None}
+        fields["told_attack"] = more.get("told_attack", {}).get(attack)
         results.write_shard(record, attack, number, rows=rows, **fields)
     return results
 
@@ -124,6 +125,13 @@ def test_rows_that_came_out_otherwise_in_another_process_are_flagged(tmp_path: P
     same = write(tmp_path / "b", ["landlock"], asked_again=dict.fromkeys(asked, again(0)))
     assert flags(same) == [] and read(same).asked_again == again(0, rows=96)
     assert read(write(tmp_path / "c", ["none"], OURS)).asked_again is None
+
+
+def test_attacks_that_were_told_something_else_are_flagged(tmp_path: Path) -> None:
+    (flag,) = read(write(tmp_path / "a", ["none"], OURS, told_attack={"pgd": again(0), "fgsm": again(5)})).flags
+    assert (flag.id, flag.kind) == ("inconsistent", "warning")
+    assert "Of 128 rows that attacks asked about, 10 are answered otherwise" in flag.text
+    assert flags(write(tmp_path / "b", ["none"], OURS, told_attack={"pgd": again(0)})) == []
 
 
 def test_of_a_randomised_defense_a_shard_may_differ_by_chance(tmp_path: Path) -> None:
