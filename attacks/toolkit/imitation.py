@@ -33,8 +33,13 @@ _BATCH = 64
 _PEAK_RATE = 4e-3
 #: One training image in this many is held out to measure the imitation.
 _HELD_OUT = 10
-#: Batches between two reports within an epoch.
-_REPORTED = 50
+#: Images that q sees at most: an epoch of CIFAR-10. It looks at neighbourhoods, of which large images have many, and
+#: g may take long.
+_MOST_IMAGES = 50_000
+#: Images on which the imitation is measured at most, of those it was trained on and of the others.
+_MEASURED = 2_000
+#: Batches between two reports.
+_REPORTED = 5
 #: Keys of what the training reports beside the network's weights.
 TRAIN_MSE, TEST_MSE = "train_mse", "test_mse"
 _SIZE = "size"
@@ -103,22 +108,27 @@ def train_imitator(context: PrepareContext, epochs: int, width: int) -> dict[str
     train, test = positions[~held_out], positions[held_out]
     net = Imitator(example.shape[1], shape[0], shape[1:], width, start is not None).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=_PEAK_RATE)
-    epochs = bounded(epochs, len(train))
-    total = epochs * math.ceil(len(train) / _BATCH)
+    budget = bounded(epochs, len(train), given, _MOST_IMAGES)
+    batches = math.ceil(budget.images / _BATCH)
+    total = budget.epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=total)
-    for epoch in range(epochs):
-        for number, rows in enumerate(torch.randperm(len(train)).split(_BATCH)):
-            if number and number % _REPORTED == 0:
-                report((epoch + number * _BATCH / len(train)) / epochs, f"epoch {epoch + 1}/{epochs}")
+    for epoch in range(budget.epochs):
+        for number, rows in enumerate(torch.randperm(len(train))[: budget.images].split(_BATCH)):
+            if number % _REPORTED == 0:
+                text = f"imitation of the transform, epoch {epoch + 1}/{budget.epochs}"
+                report((epoch * batches + number) / total, text)
             x = split.at(train[rows]).to(device)
             start, wanted = pairs(x)
             optimizer.zero_grad()
             F.mse_loss(net(x, start), wanted).backward()
             optimizer.step()
             schedule.step()
-        report((epoch + 1) / epochs, f"epoch {epoch + 1}/{epochs}")
+    report(1.0, "measuring the imitation")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    errors = {TRAIN_MSE: _error(net, pairs, split, train, device), TEST_MSE: _error(net, pairs, split, test, device)}
+    errors = {
+        name: _error(net, pairs, split, positions[:_MEASURED], device)
+        for name, positions in ((TRAIN_MSE, train), (TEST_MSE, test))
+    }
     return weights | errors | {_SIZE: torch.tensor(shape[1:])}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -23,10 +24,11 @@ _BATCH = 128
 _PEAK_RATE = 4e-3
 #: Steps of the inner maximisation of adversarial training, each of half of eps.
 _INNER_STEPS = 3
-#: Images that a surrogate sees at most, in whole epochs: 4 of CIFAR-10's. A bound on steps, so that rows stay the same.
-_MOST_IMAGES = 200_000
-#: Batches between two reports within an epoch.
-_REPORTED = 50
+#: What a surrogate sees at most, 4 epochs of CIFAR-10: images, and pixels of a channel, which are what a pass costs.
+#: A bound on steps and not on seconds, so that rows stay the same.
+_MOST_IMAGES, _MOST_PIXELS = 200_000, 200_000 * 32 * 32
+#: Batches between two reports.
+_REPORTED = 10
 
 
 def build(number: int, info: DataInfo) -> nn.Module:
@@ -56,12 +58,14 @@ def train_surrogates(context: PrepareContext, *, count: int, epochs: int, traini
     if not len(context.train):
         raise InputError("surrogates: are trained on training images, and the data have none")
     weights: dict[str, Tensor] = {}
-    epochs = bounded(epochs, len(context.train))
+    budget = bounded(epochs, len(context.train), context.info.shape, _MOST_IMAGES)
     for number in range(count):
         model = build(number, context.info).to(context.device)
-        for seen in _train(model, context, epochs, is_robust(number, training)):
-            done = (number + seen / epochs) / count
-            report(done, f"surrogate {number + 1}/{count}, epoch {math.ceil(seen)}/{epochs}")
+        robust = is_robust(number, training)
+        kind = "adversarially trained" if robust else "standard"
+        for seen in _train(model, context, budget, robust):
+            done, epoch = (number + seen / budget.epochs) / count, min(int(seen) + 1, budget.epochs)
+            report(done, f"surrogate {number + 1}/{count}, {kind}, epoch {epoch}/{budget.epochs}")
         for name, tensor in model.state_dict().items():
             weights[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
     return weights
@@ -80,20 +84,34 @@ def load_surrogates(weights: dict[str, Tensor], info: DataInfo, device: torch.de
     return models
 
 
-def bounded(epochs: int, images: int) -> int:
-    """So many epochs, fewer where a network would see more than ``_MOST_IMAGES`` images, and at least one."""
-    return max(1, min(epochs, _MOST_IMAGES // images))
+@dataclass(frozen=True)
+class Budget:
+    """Epochs, and images of each: all, or the first so many of every shuffle."""
+
+    epochs: int
+    images: int
 
 
-def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool) -> Iterator[float]:
-    """Train; yields now and then how many epochs are done."""
-    train = context.train
-    batches = math.ceil(len(train) / _BATCH)
+def bounded(epochs: int, images: int, shape: tuple[int, ...], most: int) -> Budget:
+    """So many epochs over so many images ``(C, …)``; fewer of them, and in the end part of one, where that is too many.
+
+    Args:
+        most: images in all, at sizes of up to 32×32 pixels; of larger ones fewer.
+    """
+    pixels = math.prod(shape[1:])
+    seen = max(1, min(most, _MOST_PIXELS * most // _MOST_IMAGES // pixels))
+    return Budget(max(1, min(epochs, seen // images)), min(images, seen))
+
+
+def _train(model: nn.Module, context: PrepareContext, budget: Budget, robust: bool) -> Iterator[float]:
+    """Train; yields now and then how many epochs are done, first 0."""
+    train, epochs = context.train, budget.epochs
+    batches = math.ceil(budget.images / _BATCH)
     optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=epochs * batches)
     for epoch in range(epochs):
-        for number, rows in enumerate(torch.randperm(len(train)).split(_BATCH)):
-            if number and number % _REPORTED == 0:
+        for number, rows in enumerate(torch.randperm(len(train))[: budget.images].split(_BATCH)):
+            if number % _REPORTED == 0:
                 yield epoch + number / batches
             images, labels = train.at(rows).to(context.device), train.y[rows].to(context.device)
             if robust:
@@ -102,7 +120,7 @@ def _train(model: nn.Module, context: PrepareContext, epochs: int, robust: bool)
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
             schedule.step()
-        yield epoch + 1
+    yield float(epochs)
 
 
 def _worst_nearby(model: nn.Module, x: Tensor, y: Tensor, threat: Lp) -> Tensor:

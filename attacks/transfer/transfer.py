@@ -68,7 +68,7 @@ def transfer(
         translation: shifts, in pixels to each side, over which gradients are averaged with Gaussian weights (Dong et
             al. 2019, TI-FGSM; the paper's 15 × 15 kernel is 7). 0: none, which was as good on 8 × 8 digits.
         surrogates: how many are trained, of three architectures in turn.
-        epochs: passes over the training split for each.
+        epochs: passes over the training split for each, of 200,000 images at most (fewer of more than 32×32 pixels).
         training: adversarial training at the threat's eps for all surrogates, for none (``standard``), or for two
             of every three (``mixed``). Robust surrogates transfer best to robust defenses.
 

@@ -42,6 +42,13 @@ class _Running:
         return time.monotonic() - self.since
 
     @property
+    def said(self) -> str:
+        """What it has said of itself: `` (epoch 3/30, 8 %)``."""
+        share = f"{100 * self.fraction:.0f} %" if self.fraction else ""
+        parts = ", ".join(part for part in (self.text, share) if part)
+        return f" ({parts})" if parts else ""
+
+    @property
     def whole(self) -> float | None:
         """Seconds that it will take in all, by its own account; None where that does not say."""
         done = self.fraction - self.first
@@ -187,7 +194,7 @@ class Tracker:
         """The jobs that run, longest first: ``ours × bpda/0 0:12, ours × eot/0 0:07``."""
         with self._lock:
             running = sorted(self._running.items(), key=lambda item: item[1].since)
-        shown = [f"{job} {clock(one.elapsed)}{f' ({one.text})' if one.text else ''}" for job, one in running[:_SHOWN]]
+        shown = [f"{job} {clock(one.elapsed)}{one.said}" for job, one in running[:_SHOWN]]
         return ", ".join(shown) + (f", +{len(running) - _SHOWN}" if len(running) > _SHOWN else "")
 
     def line(self) -> str:

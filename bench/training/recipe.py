@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
+from bench.contracts.reporting import report
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
@@ -38,6 +40,8 @@ from bench.storing.store import write_atomically
 
 #: The learning rate is multiplied by this at every milestone.
 DECAY = 0.1
+#: Batches between two reports of how far a stage is.
+_REPORTED = 20
 #: Share of the steps over which the learning rate of a cycle rises.
 WARM_UP = 0.2
 
@@ -185,7 +189,8 @@ class TrainingRun:
             started = time.perf_counter()
             module.train()
             with seeded(self.seed, self.info.name, stage, epoch):
-                loss = self._epoch(module, in_precision, descent, batch_size, augment, replays, rate, mean)
+                told = partial(_tell, stage, epoch, epochs, len(self.train))
+                loss = self._epoch(module, in_precision, descent, batch_size, augment, replays, rate, mean, told)
             module.eval()
             took = time.perf_counter() - started
             seconds += took
@@ -209,10 +214,13 @@ class TrainingRun:
         replays: int,
         rate: Callable[[int], float],
         mean: _Average | None,
+        told: Callable[[int], None],
     ) -> float:
         total = torch.zeros((), device=self.device)
         step = 0
-        for rows in torch.randperm(len(self.train)).split(batch_size):
+        for number, rows in enumerate(torch.randperm(len(self.train)).split(batch_size)):
+            if number and number % _REPORTED == 0:
+                told(number * batch_size)
             x, y = self.train.at(rows).to(self.device), self.train.y[rows].to(self.device)
             x = x if augment is None else augment(x)
             for _ in range(replays):
@@ -227,6 +235,10 @@ class TrainingRun:
                     mean.update_(module, self.epoch)
             total += loss.detach() * len(rows)
         return total.item() / len(self.train)
+
+
+def _tell(stage: str, epoch: int, epochs: int, images: int, seen: int) -> None:
+    report((epoch + seen / images) / epochs, f"{stage}, epoch {epoch + 1}/{epochs}")
 
 
 class _Average:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.detection import Detection
 from bench.contracts.detector import WithDetector
-from bench.contracts.reporting import report
+from bench.contracts.reporting import listening, report
 from bench.contracts.seeding import generator, seeded
 from bench.data.splits import Split
 from bench.judging.probe import detector_threshold
@@ -135,11 +135,12 @@ def _learn(bench: Bench, network: str, trained_on: str, examples: Split) -> _Lea
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(examples, bench.validation, info, None, bench.seed, device, Path(folder))
         start = time.process_time()
-        run.minimise(
-            f"{network} on {trained_on}", detector,
-            lambda x, y: F.binary_cross_entropy_with_logits(detector.detect(x), y.float()),
-            epochs=bench.epochs, batch_size=128, lr=3e-3, optimizer="adam", policy="one-cycle",
-        )  # fmt: skip
+        with listening(lambda _: None):  # the study says itself how far it is
+            run.minimise(
+                f"{network} on {trained_on}", detector,
+                lambda x, y: F.binary_cross_entropy_with_logits(detector.detect(x), y.float()),
+                epochs=bench.epochs, batch_size=128, lr=3e-3, optimizer="adam", policy="one-cycle",
+            )  # fmt: skip
     guarded = WithDetector(detector, bench.classifier)
     freeze(guarded)
     return _Learned(network, trained_on, guarded, time.process_time() - start)

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from attacks.score.noise import noise
-from attacks.toolkit.surrogates import bounded, build, is_robust, load_surrogates, train_surrogates
+from attacks.toolkit.surrogates import Budget, bounded, build, is_robust, load_surrogates, train_surrogates
 from attacks.transfer.transfer import blurred, transfer
 from bench.contracts.defense import BareModel
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -48,14 +48,25 @@ def test_training_says_how_far_it_is() -> None:
     heard: list[Report] = []
     with listening(heard.append):
         train_surrogates(make_context(None, x[:50], y[:50], DIGITS), count=2, epochs=2, training="standard")
-    assert [said.fraction for said in heard] == [0.25, 0.5, 0.75, 1.0]
-    assert [said.text for said in heard][1:3] == ["surrogate 1/2, epoch 2/2", "surrogate 2/2, epoch 1/2"]
+    assert [said.fraction for said in heard] == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
+    names = [f"surrogate {number}/2, standard, epoch {epoch}/2" for number, epoch in ((1, 1), (1, 2), (2, 1), (2, 2))]
+    assert list(dict.fromkeys(said.text for said in heard)) == names
+    with listening(heard.append):
+        train_surrogates(make_context(None, x[:5], y[:5], DIGITS), count=1, epochs=1, training="adversarial")
+    assert heard[-1].text == "surrogate 1/1, adversarially trained, epoch 1/1"
 
 
 def test_training_on_many_images_is_bounded_in_steps_and_reports_within_an_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert (bounded(15, 1000), bounded(15, 45_000), bounded(15, 10**7), bounded(2, 45_000)) == (15, 4, 1, 2)
+    grey, colour, large = (1, 8, 8), (3, 32, 32), (3, 224, 224)
+    assert bounded(15, 1000, grey, 200_000) == bounded(15, 1000, colour, 200_000) == Budget(15, 1000)
+    assert bounded(15, 45_000, colour, 200_000) == Budget(4, 45_000)
+    assert bounded(2, 45_000, colour, 200_000) == Budget(2, 45_000)
+    assert bounded(15, 10**7, colour, 200_000) == Budget(1, 200_000)
+    assert bounded(15, 1000, large, 200_000) == Budget(4, 1000)
+    assert bounded(15, 10**6, large, 200_000) == Budget(1, 4081)
+    assert bounded(30, 45_000, colour, 50_000) == Budget(1, 45_000)
     monkeypatch.setattr("attacks.toolkit.surrogates._MOST_IMAGES", 100)
     monkeypatch.setattr("attacks.toolkit.surrogates._BATCH", 5)
     monkeypatch.setattr("attacks.toolkit.surrogates._REPORTED", 4)
@@ -63,8 +74,19 @@ def test_training_on_many_images_is_bounded_in_steps_and_reports_within_an_epoch
     heard: list[Report] = []
     with listening(heard.append):
         train_surrogates(make_context(None, x[:50], y[:50], DIGITS), count=1, epochs=9, training="standard")
-    assert [said.fraction for said in heard] == [0.2, 0.4, 0.5, 0.7, 0.9, 1.0]
-    assert heard[0].text == "surrogate 1/1, epoch 1/2"
+    assert [said.fraction for said in heard] == [0.0, 0.2, 0.4, 0.5, 0.7, 0.9, 1.0]
+    assert heard[0].text == "surrogate 1/1, standard, epoch 1/2"
+
+
+def test_of_very_many_images_a_surrogate_sees_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attacks.toolkit.surrogates._MOST_PIXELS", 64 * 20)
+    seen: list[int] = []
+    x, y, *_ = digits()
+    context = make_context(None, x[:50], y[:50], DIGITS)
+    at = type(context.train).at
+    monkeypatch.setattr(type(context.train), "at", lambda self, rows: seen.extend(rows.tolist()) or at(self, rows))
+    train_surrogates(context, count=1, epochs=9, training="standard")
+    assert len(set(seen)) == len(seen) == 20
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

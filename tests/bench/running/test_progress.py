@@ -154,7 +154,7 @@ def test_the_line_names_the_jobs_that_run_and_how_far_they_are(monkeypatch: pyte
     now[0] += 5
     tracker.report("pgd/0", 0.0)
     tracker.report("noise/0", 0.0)
-    assert tracker.line().endswith("; now prepare transfer 0:05 (epoch 3/30 [sic]), pgd/0 0:00, +1")
+    assert tracker.line().endswith("; now prepare transfer 0:05 (epoch 3/30 [sic], 10 %), pgd/0 0:00, +1")
     tracker.finish("prepare transfer", 5.0, failed=False)
     assert tracker.line().endswith("; now pgd/0 0:00, noise/0 0:00")
 

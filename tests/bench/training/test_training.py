@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.reporting import Report, listening
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
 from bench.storing.checkpoints import TrainingSettings, load_, record_path, round_to_half_
@@ -106,6 +107,16 @@ def test_other_seed_gives_other_weights_and_does_not_continue(tmp_path: Path) ->
     assert len(events) == 6
     assert other.read_bytes() == _train(tmp_path / "c", data, seed=2).read_bytes()
     assert other.read_bytes() != _train(tmp_path / "a", data).read_bytes()
+
+
+def test_a_long_epoch_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.training.recipe._REPORTED", 2)
+    heard: list[Report] = []
+    with listening(heard.append):
+        _train(tmp_path, _data())
+    first = [said for said in heard if said.text.startswith("first")]
+    assert [said.text for said in first] == [f"first, epoch {epoch}/3" for epoch in (1, 2, 3)]  # of 4 batches each
+    assert [said.fraction for said in first] == [pytest.approx((epoch + 32 / 50) / 3) for epoch in range(3)]
 
 
 def test_damaged_state_is_started_over(tmp_path: Path) -> None:
