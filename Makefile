@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help announce-demo demo leaderboard test check bench peers compare schema docs fingerprints clean
+.PHONY: help announce-demo demo leaderboard test check bench peers compare gpu schema docs fingerprints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,12 +45,24 @@ compare: $(VENV)/.installed-peers ## Compare our attacks with theirs (DATA=folde
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/benchmarks $(BIN)/python -m peers --out docs/benchmarks.md \
 		$(if $(DATA),--data '$(DATA)') $(ARGS)
 
+# A piece of the paper-scale runs: everything in it resumes, so the next call goes on.
+MINUTES ?= 30
+DATA_ROOT ?= data
+gpu: $(VENV)/.installed ## Train and evaluate at the papers' size on a GPU, MINUTES=30 at a time, resumed by the next call
+	timeout --signal=INT --kill-after=60 $(MINUTES)m bash -eu -c ' \
+	  for defense in none madry ours; do \
+	    paper="--suite cifar10-paper --defense $$defense --set network=resnet18 --data-root $(DATA_ROOT) --device cuda"; \
+	    if [ $$defense = ours ]; then paper="$$paper --set external_width=1"; fi; \
+	    $(BIN)/bench train $$paper --download --checkpoints runs/checkpoints; \
+	    $(BIN)/bench evaluate $$paper --checkpoints runs/checkpoints --results runs; \
+	  done'
+
 schema: $(VENV)/.installed ## Write bench.schema.json again after a change to bench/suites/config.py
 	$(BIN)/python -m bench.suites.reading > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
-docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md and commands.md again after a change to what they are made of
-	for module in reference.attacks reference.defenses cli.commands; do \
+docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md, reproduce.md and commands.md again after a change to what they are made of
+	for module in reference.attacks reference.defenses reference.reproduce cli.commands; do \
 	  page=docs/$${module##*.}.md; \
 	  $(BIN)/python -m bench.$$module > $$page.part && mv $$page.part $$page || exit 1; \
 	done
