@@ -81,6 +81,21 @@ def _scored(target: Target, x: Tensor, index: Tensor, margins: Tensor, draws: in
     return scores, grads, share
 
 
+def score_slope(target: Target, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The detector's scores ``(M,)`` at ``x`` and their gradients, shaped like x, differenced where they are zero."""
+    assert target.detection is not None
+    scores, grads = target.score_gradient(x, index)
+    flat = grads.flatten(1).abs().sum(1) == 0
+    if flat.any() and target.detection.blind < _BLIND:
+        slope = _differenced(target, x[flat], index[flat])
+        if slope is None:
+            target.detection.blind += 1
+        else:
+            target.detection.blind = 0
+            grads[flat] = slope
+    return scores, grads
+
+
 def _differenced(target: Target, x: Tensor, index: Tensor) -> Tensor | None:
     """The gradient of the score from differences, for the rows ``x`` of the examples ``index``.
 

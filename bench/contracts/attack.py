@@ -15,7 +15,7 @@ import pydantic
 from torch import Tensor
 
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.words import KNOWLEDGE, Knowledge
+from bench.contracts.words import KNOWLEDGE, Knowledge, Seeks
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,8 @@ class AttackSpec:
         targeted: whether it can be asked for a class to reach (``target.towards``).
         minimum_norm: whether it shortens the perturbation instead of filling the ball; such an attack has a
             parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
+        seeks: ``error``, an input that is wrong and accepted; ``rejection``, one near to x that a detector rejects. The
+            latter is run against detectors alone, and counts in the stratified robust accuracy.
         version: raised, from 1 on, whenever a change of code changes what the attack returns or what it costs.
             Stored results of another version are stale. None, for a plugin without a version of its own: it is
             told apart by a hash over its own files.
@@ -74,6 +76,7 @@ class AttackSpec:
     prepares: Callable[..., bool] = lambda **_: True
     targeted: bool = False
     minimum_norm: bool = False
+    seeks: Seeks = "error"
     version: int | None = None
 
     @property
@@ -125,6 +128,7 @@ def attack(
     prepares: Callable[..., bool] = lambda **_: True,
     targeted: bool = False,
     minimum_norm: bool = False,
+    seeks: Seeks = "error",
     version: int | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
@@ -146,6 +150,7 @@ def attack(
             prepares=prepares,
             targeted=targeted,
             minimum_norm=minimum_norm,
+            seeks=seeks,
             version=version,
         )
         function.attack = spec  # type: ignore[attr-defined]

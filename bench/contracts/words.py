@@ -21,6 +21,9 @@ KNOWLEDGE: tuple[str, ...] = get_args(Knowledge)
 #: in every tier.
 Tier = Literal["oblivious", "transfer", "adaptive"]
 
+#: What an attack looks for: an input that is wrong and accepted, or a nearly clean one that the detector rejects.
+Seeks = Literal["error", "rejection"]
+
 #: How a targeted suite chooses the class that each example has to reach. ``least-likely``: the one with the smallest
 #: clean logit of the defense under attack; ``random``: any other than y, the same for every defense; ``next``: y + 1,
 #: modulo the number of classes.

@@ -26,6 +26,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
         counted=entry.counted,
         examples=entry.examples,
         tier=entry.tier,
+        seeks=entry.spec.seeks,
         summary=entry.spec.summary,
         paper=entry.spec.paper,
         url=entry.spec.url,

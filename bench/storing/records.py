@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.contracts.isolation import Level
-from bench.contracts.words import Kind, Tier, Towards
+from bench.contracts.words import Kind, Seeks, Tier, Towards
 from bench.storing.digest import digest
 from bench.storing.keys import (
     AWARENESS,
@@ -111,6 +111,7 @@ class AttackRecord(Record):
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     examples: int | None = Field(default=None, description="run on the suite's first so many examples; None: on all")
     tier: Tier = Field(default="adaptive", description="what it is shown of a detector")
+    seeks: Seeks = Field(default="error", description="an input that is wrong and accepted, or a near one's rejection")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
     url: str = Field(default="", description="where to read the paper")
@@ -119,10 +120,11 @@ class AttackRecord(Record):
     def plain(self) -> bool:
         """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter.
 
-        An attack that is not shown the detector is not: what it leaves says nothing about gradients.
+        An attack that is not shown the detector, or seeks no error, is not: what it leaves says nothing of gradients.
         """
-        estimator = self.params.get("estimator", "exact")
-        return self.knowledge == "gradient" and self.tier == "adaptive" and estimator in ("exact", {"exact": {}})
+        if self.knowledge != "gradient" or self.tier != "adaptive" or self.seeks != "error":
+            return False
+        return self.params.get("estimator", "exact") in ("exact", {"exact": {}})
 
     @property
     def by_plain_gradients_alone(self) -> bool:
@@ -130,8 +132,11 @@ class AttackRecord(Record):
         return self.plain and not self.params.get("queries")
 
     def applies_to(self, detector: bool) -> bool:
-        """Whether it is run against a defense with or without a detector: other tiers than adaptive need one."""
-        return detector or self.tier == "adaptive"
+        """Whether it is run against a defense with or without a detector.
+
+        Other tiers than adaptive need one, and so does who seeks a rejection.
+        """
+        return detector or (self.tier == "adaptive" and self.seeks == "error")
 
     def key(self, detector: bool) -> AttackKey:
         """What tells it from other attacks on a defense with or without a detector."""

@@ -251,6 +251,7 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
     Column("clean_accepted", "Clean, right and accepted", _detection("clean_accepted"), "accuracy"),
     Column("noise_rejected", "Random noise rejected", _detection("noise_rejected"), "accuracy"),
     Column("stratified_accuracy", "Stratified robust accuracy", _detection("stratified"), "accuracy"),
+    Column("near_rejected", "Rejected within ε/4", _detection("near_rejected"), "accuracy"),
     Column("implied_accuracy", "Implied accuracy at ε/2", _detection("implied"), "accuracy"),
     *(_of_tier(tier, column) for tier in TIERS for column in TIER_COLUMNS),
     Column(

@@ -23,8 +23,11 @@ STRATUM = 0.25
 
 
 def tier_of(attack: AttackRecord) -> Tier | None:
-    """The tier in whose numbers an attack is. One that sees nothing of the defense, on another model, is a transfer."""
-    if attack.function == NOISE:
+    """The tier in whose numbers an attack is. One that sees nothing of the defense, on another model, is a transfer.
+
+    Who seeks a rejection is in none: what it finds is there to be caught.
+    """
+    if attack.function == NOISE or attack.seeks == "rejection":
         return None
     return "transfer" if attack.knowledge == "transfer" else attack.tier
 
@@ -36,7 +39,10 @@ def detection_of(results: DefenseResults, names: list[str]) -> DetectionSummary 
         return None
     clean = results.clean
     false_positives = estimate(clean["report_rejected"][results.measured])
-    tiers = {tier: [name for name in names if tier_of(results.attacks[name]) == tier] for tier in TIERS}
+    # What was given half the radius is there for another comparison, not for what a tier is about.
+    full = [name for name in names if results.attacks[name].eps > results.suite.eps / 2]
+    tiers = {tier: [name for name in full if tier_of(results.attacks[name]) == tier] for tier in TIERS}
+    seekers = [name for name in names if results.attacks[name].seeks == "rejection"]
     noise = [name for name in names if results.attacks[name].function == NOISE]
     rejected = [results.cells[name]["report_rejected"][results.measured] for name in noise]
     of_noise = np.concatenate(rejected)[~np.isnan(np.concatenate(rejected))] if noise else np.zeros(0)
@@ -46,10 +52,11 @@ def detection_of(results: DefenseResults, names: list[str]) -> DetectionSummary 
         false_positive_rate=false_positives,
         clean_accepted=estimate(clean["report_robust"][results.measured]),
         noise_rejected=estimate(of_noise) if len(of_noise) else None,
-        tiers={tier: _tier(results, tier, own, false_positives.value) for tier, own in tiers.items() if own},
+        tiers={tier: _tier(results, tier, own, seekers, false_positives.value) for tier, own in tiers.items() if own},
         robust_with_rejection=estimate(results.worst(names)[0]),
         robust_without_rejection=estimate(results.worst(names, "correct")[0]),
         stratified=estimate(_stratified(results, names)),
+        near_rejected=_near_rejected(results, seekers),
         clean_scores=[_score(row) for row in clean.rows.values()],
         noise_scores=[_score(row) for name in noise for row in results.cells[name].rows.values()],
     )
@@ -61,7 +68,11 @@ def _score(row: Row) -> float:
     return -math.inf if score is None or math.isnan(score) else score
 
 
-def _tier(results: DefenseResults, tier: Tier, names: list[str], false_positive_rate: float) -> TierSummary:
+def _tier(
+    results: DefenseResults, tier: Tier, names: list[str], seekers: list[str], false_positive_rate: float
+) -> TierSummary:
+    """The numbers of a tier's attacks; to know that a near input is rejected takes the detector (``seekers``)."""
+    near = seekers if tier == "adaptive" else []
     scores, caught = _positives(results, names)
     weight = float(scores.weight.sum())
     n = len(scores.positive)
@@ -80,7 +91,7 @@ def _tier(results: DefenseResults, tier: Tier, names: list[str], false_positive_
         caught_at_1=share(scores.caught_at(0.01)),
         auroc=None if area is None or ends is None else Estimate(area, *ends, n),
         robust=estimate(results.worst(names)[0]),
-        stratified=estimate(_stratified(results, names)),
+        stratified=estimate(_stratified(results, names + near)),
         scores=scores,
     )
 
@@ -127,10 +138,30 @@ def _stratified(results: DefenseResults, names: list[str]) -> Array:
     return worst_of(on_select, on_report, results.draws_select)[0]
 
 
-def _strict(results: DefenseResults, cell: Cell, column: str) -> Array:
-    """A column of survival in which rejections of near inputs, counted on the reporting draws, are errors."""
+def _near_rejected(results: DefenseResults, seekers: list[str]) -> Estimate | None:
+    """How many of the inputs that are right and accepted when clean have a rejected one within ``STRATUM`` of eps.
+
+    Found by the best of the attacks that look for it.
+    """
+    right = results.measured & (results.clean["report_robust"] > 0.5)
+    shares = []
+    for cell in (results.cells[name] for name in seekers):
+        rejected = cell["report_rejected"]
+        shares.append(np.where(_near(results, cell), rejected, 0.0)[right & ~np.isnan(rejected)])
+    best = max((share for share in shares if len(share)), key=lambda share: float(share.mean()), default=None)
+    return None if best is None else estimate(best)
+
+
+def _near(results: DefenseResults, cell: Cell) -> NDArray[np.bool_]:
+    """Whether each of a cell's points lies within ``STRATUM`` of eps."""
     radius = STRATUM * results.suite.eps
     near: NDArray[np.bool_] = cell.distance <= radius + Lp(results.suite.norm, radius).tolerance  # type: ignore[arg-type]
+    return near
+
+
+def _strict(results: DefenseResults, cell: Cell, column: str) -> Array:
+    """A column of survival in which rejections of near inputs, counted on the reporting draws, are errors."""
+    near = _near(results, cell)
     accepted = cell["report_robust"] - cell["report_rejected"]  # right and accepted: robust is right, or caught
     return np.where(near, accepted, cell[column])
 
@@ -145,6 +176,16 @@ def at_half(results: DefenseResults) -> HalfRadius:
         return HalfRadius(results.record.name, float(results.worst(names, radius=half)[0].mean()), measured=True)
     ends = [results.worst(some)[0].mean() for some in ([], names)]
     return HalfRadius(results.record.name, float(np.mean(ends)), measured=False)
+
+
+def own_at_half(results: DefenseResults) -> HalfRadius | None:
+    """What the classifier behind a detector has at eps/2, where attacks made for it alone were given no more."""
+    half = results.suite.eps / 2
+    names = [name for name in results.names(tier="oblivious") if results.attacks[name].eps <= half]
+    if not names:
+        return None
+    accuracy = float(results.worst(names, "correct", radius=half)[0].mean())
+    return HalfRadius(f"the classifier behind {results.record.name}", accuracy, measured=True)
 
 
 def implied_flag(detection: DetectionSummary) -> list[Flag]:

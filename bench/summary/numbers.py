@@ -112,6 +112,7 @@ class DetectionSummary:
     robust_with_rejection: Estimate  # clean accepted and right, adversarial right or rejected
     robust_without_rejection: Estimate  # the classifier alone
     stratified: Estimate  # with rejection, where rejecting an input within eps/4 is an error
+    near_rejected: Estimate | None  # of clean right and accepted inputs; None where no attack looks for rejections
     clean_scores: list[float] = field(repr=False)
     noise_scores: list[float] = field(repr=False)
     best_at_half: HalfRadius | None = None  # the classifier without a detector that is the most robust there

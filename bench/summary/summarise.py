@@ -11,7 +11,7 @@ from bench.contracts.errors import InputError
 from bench.storing.names import slug
 from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, stored_suites
-from bench.summary.detection import at_half, detection_of, implied_flag
+from bench.summary.detection import at_half, detection_of, implied_flag, own_at_half
 from bench.summary.flags import find_flags
 from bench.summary.history import history_of
 from bench.summary.metrics import judging_error
@@ -162,7 +162,9 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
         unreadable += stored.unreadable
         if stored.measured.any():
             found.append(summarise_defense(stored))
-            if found[-1].complete and found[-1].detection is None:
+            if found[-1].detection is not None:
+                classifiers += [own for own in (own_at_half(stored),) if own]
+            elif found[-1].complete:
                 classifiers.append(at_half(stored))
         elif not stored.unreadable:
             warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
@@ -178,7 +180,7 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
 
 
 def _beside(summary: DefenseSummary, classifiers: list[HalfRadius]) -> DefenseSummary:
-    """A defense with a detector beside the classifier without one that is the most robust at eps/2."""
+    """A defense with a detector beside the classifier without one, or taken alone, that is the most robust at eps/2."""
     if summary.detection is None:
         return summary
     best = max(classifiers, key=lambda one: one.accuracy, default=None)

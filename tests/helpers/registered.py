@@ -42,13 +42,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 5},
     "rays": {"queries": 60},
     "released-bpda": {"steps": 5},
+    "rejection": {"steps": 5},
     "spsa": {"queries": 60, "samples": 8},
     "square": {"queries": 30},
     "transfer": {"steps": 5, "surrogates": 2},
     "cascade": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},
 }
 #: Attacks on a detector: :func:`target_of` gives the defense one.
-NEED_DETECTOR = {"combined-pgd", "orthogonal-pgd"}
+NEED_DETECTOR = {"combined-pgd", "orthogonal-pgd", "rejection"}
 #: Attacks on a transform that goes by a network: :func:`target_of` gives the defense one.
 NEED_GUIDE = {"hijack"}
 #: Attacks on data whose grey levels are known.

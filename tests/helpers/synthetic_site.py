@@ -184,6 +184,7 @@ def defense(
             robust_with_rejection=estimate(worst),
             robust_without_rejection=estimate(worst // 2),
             stratified=estimate(worst - 1),
+            near_rejected=estimate(12),
             clean_scores=[0.1, 0.2, 0.3, 0.8],
             noise_scores=[0.2, 0.4, 0.9],
             best_at_half=HalfRadius("madry", 0.7123, measured=False),

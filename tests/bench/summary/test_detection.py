@@ -162,3 +162,48 @@ def test_files_have_every_number_of_every_tier(tmp_path: Path) -> None:
     for column in TIER_COLUMNS:
         assert fields[f"adaptive_{column.id}"] is not None
         assert fields[f"transfer_{column.id}"] is None  # no such attack ran
+
+
+NEAR = attack_record("near-rejection", seeks="rejection")
+STILL = rows((True, 0.1), (True, 0.2), (True, 0.7), (False, 0.3))  # an attack that moves nothing
+#: Of two inputs that are right and accepted when clean, one is rejected near by; the other points are of no account.
+NEARLY = [
+    judged("e0", True, 0.9, linf=0.05),
+    judged("e1", False, 0.8, linf=0.06),  # beyond eps / 4
+    judged("e2", True, 0.9, linf=0.05),  # rejected when clean
+    judged("e3", False, 0.9, linf=0.0),  # wrong when clean
+]
+
+
+def test_an_attack_that_seeks_rejections_is_in_the_stratified_version_alone(tmp_path: Path) -> None:
+    without = detection(tmp_path / "without", [ADAPTIVE], {"pgd": UNSEEN[:1] + STILL[1:]})
+    found = detection(tmp_path / "with", [ADAPTIVE, NEAR], {"pgd": UNSEEN[:1] + STILL[1:], "near-rejection": NEARLY})
+    assert without.near_rejected is None
+    assert found.near_rejected is not None
+    assert (found.near_rejected.value, found.near_rejected.n) == (0.5, 2)
+    assert (without.stratified.value, found.stratified.value) == (0.25, 0.25)
+    assert found.robust_with_rejection == without.robust_with_rejection
+    for name in ("true_positive_rate", "auroc", "robust", "attacks"):
+        assert getattr(found.tiers["adaptive"], name) == getattr(without.tiers["adaptive"], name)
+    alone = detection(tmp_path / "alone", [ADAPTIVE, NEAR], {"pgd": SEEN[:1] + STILL[1:], "near-rejection": NEARLY})
+    assert alone.robust_with_rejection.value == 0.5
+    assert alone.stratified.value == alone.tiers["adaptive"].stratified.value == 0.25  # e0 is rejected near by
+
+
+def test_an_attack_that_seeks_rejections_is_not_missing_where_there_is_no_detector(tmp_path: Path) -> None:
+    results = Results(tmp_path, suite_record([ADAPTIVE, NEAR]))
+    results.write_defense(defense_record("bare"), {"clean": rows(*[(True, 0.0)] * 4), "pgd": rows(*[(True, 0.0)] * 4)})
+    (bare,) = summarise(tmp_path, "made").defenses
+    assert bare.complete
+
+
+def test_the_classifier_behind_a_detector_is_measured_at_half_the_radius(tmp_path: Path) -> None:
+    """Of its four images one is wrong, one falls at eps/2: 50 % stand there, which the detector's 75 % exceed."""
+    half = attack_record("half", tier="oblivious", eps=0.1)
+    fallen = [judged("e0", False, 0.9, linf=0.1), *rows((True, 0.1), (True, 0.1), (True, 0.1))[1:]]
+    cells = {"pgd": STILL, "half": fallen}
+    summary = summarised(tmp_path, [ADAPTIVE, half], cells)
+    assert summary.detection is not None and summary.detection.best_at_half is not None
+    best = summary.detection.best_at_half
+    assert (best.defense, best.accuracy, best.measured) == ("the classifier behind guarded", 0.5, True)
+    assert "oblivious" not in summary.detection.tiers  # whose points have the whole radius
