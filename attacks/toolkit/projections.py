@@ -8,6 +8,9 @@ from torch import Tensor
 from bench.contracts.balls import changed_positions
 from bench.contracts.threat import Lp
 
+#: Below this length of a gradient its squares may have vanished in single precision.
+_TINY = 1e-18
+
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """Reshape ``(M,)`` so that it broadcasts against ``like (M, …)``."""
@@ -55,7 +58,12 @@ def steepest(grad: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return grad.sign()
     if norm in ("l2", "l0"):
-        return grad / per_example(grad.flatten(1).norm(dim=1).clamp_min(1e-30), grad)
+        length = grad.flatten(1).norm(dim=1)
+        if (length < _TINY).any():  # so short that the squares of its values are lost, or zero
+            largest = grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
+            grad = torch.where(per_example(length < _TINY, grad), grad / per_example(largest, grad), grad)
+            length = grad.flatten(1).norm(dim=1)
+        return grad / per_example(length.clamp_min(1e-30), grad)
     return top_signs(grad, 1)
 
 

@@ -38,3 +38,11 @@ def test_what_is_stuck_at_the_box_has_no_gradient() -> None:
     x = torch.tensor([[[[0.0, 0.0, 1.0, 1.0, 0.5]]]])
     grad = torch.tensor([[[[-1.0, 1.0, -1.0, 1.0, 1.0]]]])
     assert movable(grad, x, Lp("l1", 1)).tolist() == [[[[0, 1, -1, 0, 1]]]]
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 1e-40])
+def test_a_gradient_too_short_for_its_squares_has_a_direction(size: float) -> None:
+    """In single precision, beside one of ordinary length and none at all."""
+    grad = torch.tensor([[3.0, -4.0], [3.0 * size, -4.0 * size], [0.0, 0.0]])
+    expected = torch.tensor([[0.6, -0.8], [0.6, -0.8], [0.0, 0.0]])
+    torch.testing.assert_close(steepest(grad, "l2"), expected, rtol=1e-3, atol=0)
