@@ -36,7 +36,10 @@ def report(form: str | None, suite_names: tuple[str, ...], results: Path, voice:
         raise InputError(f"--format {form}: --json asks for JSON; give one or the other")
     form = "json" if voice.as_json else form or "table"
     summaries, unreadable = summarise_all(results, suite_names)
-    click.echo(reports.render_all(summaries, form))
+    if voice.as_json:
+        voice.document(reports.document(summaries))
+    else:
+        click.echo(reports.render_all(summaries, form))
     below = form in ("table", "markdown")  # there, what is left out of a suite is said below its tables
     left_out = [] if below else [text for summary in summaries for text in reports.remarks(summary)]
     for text in unreadable + left_out:

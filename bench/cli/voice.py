@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich.console import Console
@@ -27,10 +29,12 @@ class Voice:
     Attributes:
         as_json: the result is one JSON document on standard output, where nothing else stands.
         quiet: neither progress nor notes. What went wrong is always said.
+        out: where the document goes.
     """
 
     as_json: bool = False
     quiet: bool = False
+    out: TextIO | None = None
 
     def line(self, text: str) -> None:
         """A line of the result as soon as it is known; beside a document it is a note."""
@@ -47,7 +51,7 @@ class Voice:
     def document(self, result: object) -> None:
         """The whole result, where JSON was asked for; said once."""
         if self.as_json:
-            click.echo(json.dumps(plain(result), indent=1))
+            click.echo(json.dumps(plain(result), indent=1), file=self.out)
 
     def note(self, text: str) -> None:
         """What helps to follow the work."""
@@ -100,9 +104,31 @@ def speaking(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--quiet", is_flag=True, help="No progress and no notes; what went wrong is said.")
     @functools.wraps(function)
     def command(*given: Any, as_json: bool, quiet: bool, **others: Any) -> Any:
-        return function(*given, voice=Voice(as_json, quiet), **others)
+        if not as_json:
+            return function(*given, voice=Voice(quiet=quiet), **others)
+        with _apart() as out:
+            return function(*given, voice=Voice(as_json, quiet, out), **others)
 
     return command
+
+
+@contextmanager
+def _apart() -> Iterator[TextIO]:
+    """Standard output for the document alone: what plugins, libraries and workers print is on standard error."""
+    result = sys.stdout
+    with redirect_stdout(sys.stderr):
+        try:
+            number = result.fileno()
+        except (AttributeError, OSError):  # closed, or none of the system's
+            yield result
+            return
+        result.flush()
+        with os.fdopen(os.dup(number), "w", encoding="utf-8") as kept:
+            os.dup2(sys.stderr.fileno(), number)
+            try:
+                yield kept
+            finally:
+                os.dup2(kept.fileno(), number)
 
 
 def plain(value: Any) -> Any:

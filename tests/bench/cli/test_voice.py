@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -170,6 +172,37 @@ def test_a_failed_attack_is_in_the_document_and_said(tmp_path: Path) -> None:
     failed = json.loads(ended.out)["failed"]
     assert ended.code == 1 and len(failed) == 1 and "no adversarial example today" in failed[0]
     assert [line.removeprefix("failed: ") for line in ended.err.splitlines()] == failed
+
+
+CHATTY = """
+import os, sys
+from torch import nn
+print("imported")
+class Chatty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        nn.init.constant_(self.layer.weight, 0.1)
+        nn.init.zeros_(self.layer.bias)
+    def forward(self, x):
+        print("forward")
+        os.write(1, b"from C")
+        return self.layer(x.flatten(1))
+def model():
+    return Chatty().eval()
+"""
+
+
+def test_a_plugin_that_prints_does_not_spoil_the_document(tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    write_config(tmp_path / "bench.yaml", STEP)
+    line = "from bench.cli.main import main; main()"
+    where = ["--suite", "tiny", "--workers", "1", "--device", "cpu"]
+    command = [sys.executable, "-c", line, "evaluate", "--defense", "chatty.py:model", *where, "--json"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["suites"][0]["name"] == "tiny"
+    assert all(said in ended.stderr for said in ("imported", "forward", "from C"))
 
 
 def test_json_and_another_format_contradict_each_other(folder: Path) -> None:
