@@ -23,7 +23,7 @@ demo: announce-demo $(VENV)/.installed ## Evaluate one defense on a few digits, 
 
 announce-demo:
 	@echo "The demo: the defense \`ours\` under 12 attacks on 64 grey digits of 8×8 pixels; some minutes on two cores."
-	@test -e $(VENV)/.installed || echo "Before it, the first time: about 6 GB are installed into $(VENV), which takes some minutes."
+	@test -e $(VENV)/.installed || echo "Before it, the first time: about 2.6 GB are downloaded and about 6 GB installed into $(VENV); some minutes."
 
 leaderboard: $(VENV)/.installed ## Build the site from the published results
 	$(BIN)/bench leaderboard --results results --out site

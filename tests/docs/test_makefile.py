@@ -40,8 +40,8 @@ def test_the_demo_says_its_size_and_its_time(tmp_path: Path) -> None:
 
 def test_the_first_time_the_size_of_the_install_is_said_as_in_the_readme(tmp_path: Path) -> None:
     said = announced(tmp_path, installed=False)
-    (size,) = re.findall(r"about (\S+ GB)", said)
-    assert f"installs about {size}" in README
+    loaded, installed = re.findall(r"about (\S+ GB)", said)
+    assert f"downloads about {loaded} and installs about {installed}" in README
 
 
 def test_it_is_said_before_anything_is_done() -> None:
