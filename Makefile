@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help announce-demo demo leaderboard test check bench peers compare gpu schema docs fingerprints clean
+.PHONY: help announce-demo demo leaderboard test check bench peers compare gpu schema docs fingerprints cheats clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md, reproduce.md and
 
 fingerprints: $(VENV)/.installed-test ## Store the fingerprints of attacks and defenses that are new or have another version
 	WRITE_FINGERPRINTS=1 $(BIN)/python -m pytest tests -k fingerprint
+
+cheats: $(VENV)/.installed-test ## Evaluate every cheat at every level of isolation (or LEVELS=...): docs/cheats.md
+	PYTHONPATH=tests/helpers $(BIN)/python -m cheating $(LEVELS) > docs/cheats.md.part
+	mv docs/cheats.md.part docs/cheats.md
 
 clean: ## Remove what was installed and built here (results stay)
 	rm -rf $(VENV) build site *.egg-info

@@ -7,15 +7,27 @@ docs/cheats.md from here.
 from __future__ import annotations
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save_file
 
+from bench.contracts.defense import DefenseSpec
+from bench.contracts.isolation import LEVELS, Level
+from bench.data.load import load_data
+from bench.isolation.opening import objection
+from bench.isolation.places import places
+from bench.summary.numbers import Estimate
 from bench.summary.summarise import summarise
 
 PLUGINS = Path(__file__).resolve().parents[1] / "cheats" / "plugins"
@@ -34,20 +46,17 @@ TWICE = ("notes_in_a_temporary_file",)
 #: Points by which a cheat may leave more than the network underneath.
 ALLOWED = 0.05
 
-SUITE = """
-suites:
-  cheats:
-    data: digits
-    examples: 32
-    threat_model: {norm: linf, eps: 0.2}
-    seed: 1
-    shard_size: 32
-    draws: {select: 5, report: 10}
-    attacks:
-      noise: {draws: 20}
-      pgd: {steps: 10}
-      square: {queries: 100}
-"""
+EXAMPLES, EPS, SEED = 64, 0.2, 1
+ATTACKS = {"pgd": {"steps": 10}, "square": {"queries": 50}}
+SUITE: dict[str, Any] = {
+    "data": "digits",
+    "examples": EXAMPLES,
+    "threat_model": {"norm": "linf", "eps": EPS},
+    "seed": SEED,
+    "shard_size": EXAMPLES,
+    "draws": {"select": 5, "report": 10},
+    "attacks": ATTACKS,
+}
 
 #: Runs ``bench`` with these arguments; returns what it said on the standard error.
 Runner = Callable[[Sequence[str]], str]
@@ -58,13 +67,12 @@ class Found:
     """What a cheat got.
 
     Attributes:
-        clean, worst: standard and worst-case accuracy; None where it was refused.
+        worst: worst-case accuracy; None where it was refused.
         warnings: ids of the flags that are warnings.
         refused: the line with which it was refused.
     """
 
-    clean: float | None
-    worst: float | None
+    worst: Estimate | None
     warnings: tuple[str, ...] = ()
     refused: str = ""
 
@@ -73,34 +81,40 @@ class Found:
         if self.worst is None:
             return bool(self.refused)
         assert honest.worst is not None and not honest.warnings
-        return bool(self.warnings) or self.worst <= honest.worst + ALLOWED
+        return bool(self.warnings) or self.worst.value <= honest.worst.value + ALLOWED
 
 
-def measure(
-    run: Runner, folder: Path, names: Sequence[str] = tuple(CHEATS), options: Sequence[str] = ()
-) -> dict[str, Found]:
-    """Evaluate cheats, and the honest network, in a suite of a few seconds.
+def measure(run: Runner, folder: Path, level: Level, names: Sequence[str] = tuple(CHEATS)) -> dict[str, Found]:
+    """Evaluate cheats, and the honest network, in a small suite.
 
     Args:
-        run: runs a command; folder: an empty one to work in.
-        options: more arguments of ``bench evaluate``.
+        run: runs a command; folder: an empty one to work in, where the plugins are copied to, as a stranger's would
+            lie somewhere; level: of isolation, for the honest network as well.
     """
-    config = folder / "bench.yaml"
-    config.write_text(SUITE, encoding="utf-8")
+    config, plugins = folder / "bench.yaml", folder / "plugins"
+    config.write_text(yaml.safe_dump({"suites": {"cheats": SUITE}}), encoding="utf-8")
+    shutil.copytree(PLUGINS, plugins, ignore=shutil.ignore_patterns("__pycache__"))
+    _write_table(plugins / "table.safetensors")
+    (plugins / "suite.json").write_text(json.dumps(SUITE), encoding="utf-8")  # it is public
     together = [name for name in names if name not in PATCHING]
     first = [[name] for name in names if name in TWICE]
     found: dict[str, Found] = {}
     for number, group in enumerate([*first, [HONEST, *together], *([name] for name in names if name in PATCHING)]):
         results = folder / f"results-{number}"
-        defenses = [part for name in group for part in ("--defense", name if name == HONEST else _reference(name))]
+        references = [name if name == HONEST else f"{plugins / name}.py:Cheat" for name in group]
+        defenses = [part for reference in references for part in ("--defense", reference)]
         where = ["--suite", "cheats", "--config", str(config), "--results", str(results), "--device", "cpu"]
-        said = run(["evaluate", *where, *defenses, "--workers=1", *options])
+        said = run(["evaluate", *where, *defenses, "--workers=1", "--isolation", level])
         found |= {name: _found(results, name, said) for name in group}
     return found
 
 
-def _reference(name: str) -> str:
-    return f"{PLUGINS / name}.py:Cheat"
+def _write_table(path: Path) -> None:
+    """Every image of the data set with its label, for the cheats that bring them along."""
+    data = load_data("digits")
+    splits = data.train, data.validation, data.test
+    images, classes = (torch.cat(parts) for parts in ([s.x for s in splits], [s.y for s in splits]))
+    save_file({"images": images, "classes": classes}, path)
 
 
 def _found(results: Path, name: str, said: str) -> Found:
@@ -109,10 +123,10 @@ def _found(results: Path, name: str, said: str) -> Found:
     for defense in [] if summary is None else summary.defenses:
         if defense.record.name == called:
             own = (flag for flag in defense.flags if flag.id not in ("not-isolated", "weakly-isolated"))
-            warnings = tuple(flag.id for flag in own if flag.kind == "warning")
-            return Found(defense.standard.value, defense.worst_case.value, warnings)
-    lines = [line for line in said.splitlines() if called in line or line.startswith("error:")]
-    return Found(None, None, refused=lines[0] if lines else "")
+            return Found(defense.worst_case, tuple(flag.id for flag in own if flag.kind == "warning"))
+    lines = [line for line in said.splitlines() if line.startswith(("failed: ", "error: "))]
+    ours = [line for line in lines if called in line or line.startswith("error: ")]
+    return Found(None, refused=ours[0].partition(": ")[2] if ours else "")
 
 
 def in_a_process(arguments: Sequence[str]) -> str:
@@ -121,58 +135,98 @@ def in_a_process(arguments: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
-def page(found: dict[str, dict[str, Found]]) -> str:
+def levels() -> list[Level]:
+    """Those that this machine has, from none to the strongest."""
+    where = places(DefenseSpec(f"{PLUGINS / 'huge_logits'}.py:Cheat"), ())
+    return [level for level in LEVELS if level == "none" or not objection(level, where)]
+
+
+def page(found: dict[Level, dict[str, Found]]) -> str:
     """The page of all cheats.
 
     Args:
         found: by the level of isolation, what each cheat and the honest network got there.
     """
-    levels = list(found)
     rows = [
-        [f"`{name}`", CHEATS[name], *(_cell(found[level][name], found[level][HONEST]) for level in levels)]
+        [f"`{name}`", CHEATS[name], *(_cell(found[level][name], found[level][HONEST]) for level in found)]
         for name in CHEATS
     ]
-    honest = ", ".join(f"{level} {100 * (found[level][HONEST].worst or 0):.0f} %" for level in levels)
-    table = pd.DataFrame(rows, columns=["Cheat", "How it cheats", *levels]).to_markdown(index=False, tablefmt="github")
-    return _PAGE.format(honest=honest, count=len(CHEATS), levels=", ".join(levels), table=table)
+    rows.append(["nothing", "The network underneath.", *(_cell(found[level][HONEST]) for level in found)])
+    table = pd.DataFrame(rows, columns=["Cheat", "How it cheats", *found]).to_markdown(index=False, tablefmt="github")
+    attacks = ", ".join(f"`{name}` ({', '.join(f'{k} {v}' for k, v in how.items())})" for name, how in ATTACKS.items())
+    return _PAGE.format(
+        count=len(CHEATS),
+        levels=", ".join(f"`{level}`" for level in found),
+        examples=EXAMPLES,
+        eps=EPS,
+        seed=SEED,
+        attacks=attacks,
+        allowed=round(100 * ALLOWED),
+        table=table,
+    )
 
 
-def _cell(got: Found, honest: Found) -> str:
+def _cell(got: Found, honest: Found | None = None) -> str:
     if got.worst is None:
-        return f"refused: {got.refused.removeprefix('error: ')}"
+        return f"refused: {_short(got.refused)}"
+    low, high = (round(100 * bound) for bound in (got.worst.low, got.worst.high))
     flags = ", ".join(f"`{flag}`" for flag in got.warnings)
-    text = f"{100 * got.worst:.0f} %" + (f", {flags}" if flags else "")
-    return text if got.ends_well(honest) else f"**{text}**"
+    text = f"{100 * got.worst.value:.0f} % [{low}, {high}]" + (f" {flags}" if flags else "")
+    return text if honest is None or got.ends_well(honest) else f"**{text}**"
+
+
+def _short(reason: str) -> str:
+    """A refusal without the names of folders, up to its first explanation in brackets or after a semicolon."""
+    words = [word.rpartition("/")[2] if "/" in word else word for word in reason.partition("; ")[0].split()]
+    return " ".join(words).partition(" (")[0].replace("|", "\\|")
 
 
 _PAGE = """# Cheats
 
 Written by `make cheats`, which evaluates every plugin of `tests/cheats/plugins` at every level of isolation that the
-machine has. Here these are: {levels}. At the level `none` a defense lives in the process of its judge.
+machine has, or at those that it is given (`LEVELS="none landlock"`); here these are {levels}. At `none` a defense lives
+in the process of its judge, as all did before there was isolation: the number in that column is what a cheat gets where
+nobody looks at flags.
 
-All {count} are built around one undefended network, of which the attacks of this small suite leave: {honest}. A cell
-has what they leave of the cheat (its worst case on 32 digits, linf 0.2) and the warnings that the number carries, or
-the line with which the plugin was refused. **Bold** is what nobody would notice: more than {allowed:.0f} points above
-the network underneath, without a warning. A flag is explained in
-[how numbers are computed](how-numbers-are-computed.md#flags).
+All {count} are built around one undefended network. The suite is a small one: {examples} digits, linf {eps:g}, seed
+{seed}; the attacks are {attacks}.
+
+A cell has the worst case that they leave with its 95 % interval, and the warnings that stand beside it, or the line
+with which the plugin was refused. **Bold** is what nobody would notice: more than {allowed} points above the network
+underneath, without a warning. Flags are explained in [how numbers are computed](how-numbers-are-computed.md#flags),
+levels in [isolation](isolation.md).
 
 {table}
-""".replace("{allowed:.0f}", f"{100 * ALLOWED:.0f}")
+
+## What remains possible
+
+- **In the process of the judge everything is.** A plugin that is evaluated at `none` can replace whatever would notice
+  it. What the column shows is that these have not. Results of strangers belong at `landlock` or `bubblewrap`.
+- **A network that has really learnt the test images**, and with them all the data, is no cheat that a probe can tell
+  from a good one where it also gains on inputs that nobody has seen. `memorised` compares the suite's inputs with such:
+  half way between two of a class, drawn with a seed of the operating system. What it misses is a gain of less than 15
+  points, or of 3.5 standard errors of 256 inputs.
+- **At `process` a plugin can read the data set and write files.** That level promises memory of its own and limits,
+  nothing else.
+- **A server that is attacked knows that it is.** It sees hundreds of points around one input, and the gradients of a
+  loss that names the label. So nothing that it has learnt may reach the judge: that asks a server which was started
+  after the attack and has seen nothing. Clean inputs go to a server with a noisy copy of their batch, in an order by
+  lot; but the mean of many points around one still says where it is.
+- **Pretending to be fooled** shows when the judge's server is asked what the attack was told: of each shard up to four
+  batches, on the same random numbers. A defense that draws from a generator of its own escapes this comparison, and is
+  left with the backward passes that the judge makes every other time, so that it looks like an attack.
+- **Time** is not hidden: how long the judge waits between two questions differs from an attack's loop.
+"""
 
 
-def main(levels: Sequence[str]) -> None:
+def main(chosen: Sequence[Level]) -> None:
     """Print the page."""
-    found = {}
-    for level in levels:
+    found: dict[Level, dict[str, Found]] = {}
+    for level in chosen:
         with tempfile.TemporaryDirectory(prefix="cheats-") as folder:
-            found[level] = measure(in_a_process, Path(folder), options=options_of(level))
+            found[level] = measure(in_a_process, Path(folder), level)
     print(page(found), end="")
 
 
-def options_of(level: str) -> list[str]:
-    """What makes ``bench evaluate`` isolate a defense at a level."""
-    return [] if level == "none" else ["--isolation", level]
-
-
 if __name__ == "__main__":
-    main(["none"])
+    main([level for level in levels() if level in sys.argv[1:]] or levels())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from underneath import Honest, pretending
 
-SHARD = 32
+SHARD = 64
 
 
 class Cheat(Honest):

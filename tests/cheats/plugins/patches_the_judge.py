@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from underneath import Honest
@@ -16,7 +17,8 @@ def _kind_judge(*given: Any) -> Any:
     how: Judging = given[-1]
     select, report = how.draws.select, how.draws.report
     kind = {"select_robust": select, "select_correct": select, "report_robust": report, "report_correct": report}
-    return [row.model_copy(update=kind) for row in _judge(*given)]
+    found = _judge(*given)
+    return replace(found, rows=[row.model_copy(update=kind) for row in found.rows])
 
 
 bench.running.cell.judge = _kind_judge

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.contracts.inputs import DataInfo
@@ -54,5 +55,35 @@ def nearest(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 @cache
 def all_digits() -> tuple[Tensor, Tensor]:
     """Images and labels of the data set that is installed beside torch, those of the test split among them."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     return torch.tensor(bunch.images / 16, dtype=torch.float32), torch.tensor(bunch.target)
+
+
+@cache
+def brought() -> tuple[Tensor, Tensor]:
+    """The same, from a file that a cheat has beside its code; whoever runs the cheats puts it there."""
+    table = load_file(Path(__file__).with_name("table.safetensors"))
+    return table["images"], table["classes"]
+
+
+class Differentiated:
+    """Which of its last answers somebody has asked the gradient of."""
+
+    def __init__(self) -> None:
+        self._row, self._last = 0, False
+
+    def in_a_row(self) -> int:
+        """How many without a gap, up to the last one."""
+        return self._row + 1 if self._last else 0
+
+    def watched(self, logits: Tensor) -> Tensor:
+        """An answer on its way out."""
+        self._row, self._last = self.in_a_row(), False
+        if logits.requires_grad:
+            logits.register_hook(self._noticed)
+        return logits
+
+    def _noticed(self, grad: Tensor) -> None:
+        self._last = True
