@@ -6,7 +6,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bench.engines.supply import Supply
 
@@ -22,6 +22,7 @@ class Job:
         timeout: in seconds; None waits for ever.
         after: names of the jobs that have to end well before this one starts.
         cost: expected seconds; 0 where nothing is known.
+        sure: whether the cost is more than a guess: the first job of a kind of which it is one is run early.
         kind: jobs of one kind take about as long: what is measured of one is expected of the others.
         loads: what a worker loads first and may keep, such as the name of a defense; "" for nothing.
         anyway: starts when all of ``after`` have ended, however they ended.
@@ -35,6 +36,7 @@ class Job:
     timeout: float | None = None
     after: tuple[str, ...] = ()
     cost: float = 0.0
+    sure: bool = True
     kind: str = ""
     loads: str = ""
     anyway: bool = False
@@ -57,11 +59,21 @@ class Outcome:
     seconds: float
 
 
+class _Entry(NamedTuple):
+    """A job that can start, in the order in which they do."""
+
+    later: bool
+    chain: float
+    order: int
+    name: str
+
+
 class Graph:
     """The jobs of one run: :meth:`take` one, run it, hand its outcome to :meth:`end`; until :attr:`left` is False.
 
     The longest chain of expected seconds is started first, so that no long job is left over when all others are done.
-    Within that, a worker is given jobs of what it has loaded: it leaves these only for a chain that is longer than
+    Of each kind whose costs are a guess one job comes first, so that it soon rests on a measurement. A worker is given
+    jobs of what it has loaded: it leaves these only for a chain that is longer than
     each worker's share of all remaining work, which would otherwise be waited for at the end, or when none is left;
     it then loads what has most work left for each worker that is on it. A job of unknown cost is taken to be as long
     as the longest known one, so it starts early and the expected time soon rests on measurements. Equals start in the
@@ -93,7 +105,8 @@ class Graph:
         known = [job.cost for job in jobs if job.cost > 0]
         self._unknown = max(known, default=1.0)
         self._chain = self._chains()
-        self._ready: dict[str, list[tuple[float, int, str]]] = defaultdict(list)  # by what they load
+        self._ready: dict[str, list[_Entry]] = defaultdict(list)  # by what they load
+        self._tried: set[str] = set()  # kinds of which a job has come first
         self._alone: list[str] = []
         self._work: dict[str, float] = defaultdict(float)  # expected seconds not yet started, by what they load
         for job in jobs:
@@ -176,26 +189,28 @@ class Graph:
         first = [heap[0] for heap in self._ready.values() if heap]
         if not first:
             return None
-        longest = min(first)
-        if -longest[0] > sum(self._work.values()) / max(1, self.workers):
-            return self._jobs[longest[2]]
+        longest = min(first, key=lambda entry: entry[1:])
+        if -longest.chain > sum(self._work.values()) / max(1, self.workers):
+            return self._jobs[longest.name]
         kept = [heap[0] for what in {loaded, ""} if (heap := self._ready.get(what))]
         if kept:
-            return self._jobs[min(kept)[2]]
+            return self._jobs[min(kept).name]
         on = Counter(job.loads for job in self._running.values())
         most = max(first, key=lambda entry: self._share(entry, on))
-        return self._jobs[most[2]]
+        return self._jobs[most.name]
 
-    def _share(self, entry: tuple[float, int, str], on: Counter[str]) -> tuple[float, int]:
-        what = self._jobs[entry[2]].loads
-        return self._work[what] / (1 + on[what]), -entry[1]
+    def _share(self, entry: _Entry, on: Counter[str]) -> tuple[float, int]:
+        what = self._jobs[entry.name].loads
+        return self._work[what] / (1 + on[what]), -entry.order
 
     def _put(self, name: str) -> None:
         job = self._jobs[name]
         if job.alone:
             self._alone.append(name)
         else:
-            heapq.heappush(self._ready[job.loads], (-self._chain[name], self._order[name], name))
+            later = job.sure or job.kind in self._tried
+            self._tried.add(job.kind)
+            heapq.heappush(self._ready[job.loads], _Entry(later, -self._chain[name], self._order[name], name))
 
     def _cost(self, job: Job) -> float:
         return job.cost if job.cost > 0 else self._unknown

@@ -38,6 +38,11 @@ class Expected:
     seconds: float
     basis: Basis
 
+    @property
+    def sure(self) -> bool:
+        """Whether it is more than a guess."""
+        return self.basis == "the same cell"
+
 
 UNKNOWN = Expected(0.0, "nothing")
 

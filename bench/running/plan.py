@@ -137,7 +137,7 @@ class Plan:
     def expectation(self, workers: int) -> str:
         """How long it will take, and on what that rests, in a line."""
         tracker = Tracker(self.jobs, workers)
-        left = tracker.seconds_left
+        left = tracker.estimate
         if not self.expected:
             return "expected time: nothing is left to attack"
         if left is None or not any(one.seconds for one in self.expected.values()):
@@ -146,7 +146,7 @@ class Plan:
         parts = [f"{basis[what]} from earlier runs of {what}" for what in ("the same cell", "other defenses")]
         parts += [f"{basis['nothing']} unknown, taken as the mean of the others"] if basis["nothing"] else []
         by = "1 worker" if workers == 1 else f"{workers} workers"
-        return f"expected time: {clock(left)} with {by} (shards and preparations: {', '.join(parts)})"
+        return f"expected time: {tracker.eta()} with {by} (shards and preparations: {', '.join(parts)})"
 
 
 def counted(number: int, what: str) -> str:
@@ -264,7 +264,8 @@ def _add_preparations(plan: Plan, costs: Costs) -> dict[Path, str]:
         setting, loads = first.opened.setting, "" if of_data else first.opened.name
         needs = (setting.data,) if of_data else (setting.data, setting.weights)
         args = setting, first.name, path.with_suffix(".unfinished")
-        plan.jobs.append(Job(name, prepare, args, cost=expected.seconds, kind=name, loads=loads, supplies=needs))
+        how: dict[str, Any] = {"cost": expected.seconds, "sure": expected.sure, "kind": name, "loads": loads}
+        plan.jobs.append(Job(name, prepare, args, **how, supplies=needs))
         plan.preparations[name], plan.expected[name] = cells, expected
         waits[path] = name
     return waits
@@ -287,6 +288,7 @@ def _add_shards(plan: Plan, suite: SuiteRecord, costs: Costs, waits: dict[Path, 
                 setting.suite.shard_timeout_s,
                 after,
                 expected.seconds,
+                expected.sure,
                 kind=cell.title,
                 loads=cell.opened.name,
                 supplies=supplies,

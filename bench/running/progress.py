@@ -13,9 +13,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from bench.contracts.errors import one_line
 from bench.engines.graph import Job
+from bench.running.expectation import ELSEWHERE, MEASURED, REPORTED, SAME_CELL, UNKNOWN, Estimate, Guess, Left, estimate
 
 #: Seconds between two updates of a live bar.
 _LIVE_EVERY = 0.5
+#: What costs that rest on other defenses weigh beside measured times, as a share of all that is to be run.
+_PRIOR = 0.1
 #: Running jobs that are named.
 _SHOWN = 2
 
@@ -60,6 +63,7 @@ class _Kind:
     """The jobs of one kind: how many are left, what they were expected to take, what the finished ones took."""
 
     known: bool
+    sure: bool
     alone: bool
     behind: set[str] = field(default_factory=set)
     left: int = 0
@@ -73,11 +77,12 @@ class Tracker:
     """Counts jobs and predicts the time left.
 
     A job not yet run is expected to take what the finished ones of its kind took; before one has finished, its cost,
-    corrected by how costs and measurements compare so far (another machine, or a busy one); and where its cost is
-    unknown, the mean over the kinds that were measured. A job that runs has that much less left as it has run, or as it
-    says; one that takes longer than expected, or says that it will, changes what is expected of its kind, and so the
-    estimate moves while no job ends. The time left is the sum of these over the workers, though not less than the
-    longest chain of jobs that wait for each other; jobs that run alone are added.
+    corrected by how costs and measurements compare so far (another machine, a busy one, another kind of defense); and
+    where its cost is unknown, the mean over the kinds that were measured. A job that runs is expected to take what
+    those take that have not ended by then, or what it says itself; that changes what is expected of its kind, and so
+    the estimate moves while no job ends. The time left is that of dealing these out to the workers, though not less
+    than the longest chain of jobs that wait for each other; jobs that run alone are added. Where it is unsure, the
+    line shows a range, or none (:mod:`bench.running.expectation`).
     """
 
     def __init__(self, jobs: Sequence[Job], workers: int, unit: str = "jobs") -> None:
@@ -86,13 +91,15 @@ class Tracker:
         self._start = time.monotonic()
         self._unit = unit
         self._running: dict[str, _Running] = {}
+        self._ended: set[str] = set()
         self._note = ""
         self._lock = threading.RLock()  # a display reads while jobs report
         self._kinds: dict[str, _Kind] = {}
         self.total, self.done, self.failed = len(jobs), 0, 0
         for job in jobs:
-            kind = self._kinds.setdefault(job.kind, _Kind(known=job.cost > 0, alone=job.alone))
+            kind = self._kinds.setdefault(job.kind, _Kind(job.cost > 0, job.sure, job.alone))
             kind.known &= job.cost > 0
+            kind.sure &= job.sure
             kind.left += 1
             kind.expected_left += job.cost
         for job in jobs:
@@ -103,7 +110,7 @@ class Tracker:
         """A running job has said how far it is; the first time, that it has started."""
         if not job:  # of an engine that runs one job at a time, in this process
             self._note = text
-        if job not in self._jobs:
+        if job not in self._jobs or job in self._ended:  # a report may come after the end, from another machine
             return
         with self._lock:
             now, running = time.monotonic(), self._running.get(job)
@@ -119,6 +126,7 @@ class Tracker:
         kind, expected = self._kinds[self._jobs[job].kind], self._jobs[job].cost
         with self._lock:
             self._running.pop(job, None)
+            self._ended.add(job)
             self._note = ""
             self.done += 1
             self.failed += failed
@@ -130,63 +138,79 @@ class Tracker:
                 kind.took += seconds
 
     @property
-    def seconds_left(self) -> float | None:
+    def estimate(self) -> Estimate | None:
         """Expected seconds to the end; None before anything is known."""
         with self._lock:
-            return self._seconds_left()
+            return self._estimate()
 
-    def _seconds_left(self) -> float | None:
-        each = self._seconds_each()
-        if each is None:
+    def eta(self) -> str:
+        """The estimate in words: ``1:30``, ``0:50–4:10`` where it is unsure, ``–`` where it says nothing."""
+        found = self.estimate
+        return "–".join(clock(seconds) for seconds in found.shown) or "–" if found is not None else "–"
+
+    def _estimate(self) -> Estimate | None:
+        guesses = self._guesses()
+        if guesses is None:
             return None
-        work = {name: each[name] * kind.left for name, kind in self._kinds.items()}
-        for job, running in self._running.items():
+        running: dict[str, list[float]] = {name: [] for name in self._kinds}
+        for job, one in self._running.items():
             kind = self._jobs[job].kind
-            done = running.fraction * each[kind]
-            work[kind] -= min(each[kind], done if running.whole is not None else max(done, running.elapsed))
-        alone = sum(work[name] for name, kind in self._kinds.items() if kind.alone)
+            whole = guesses[kind].mean if one.whole is None else one.whole
+            done = one.fraction * whole
+            running[kind].append(max(0.0, whole - (max(done, one.elapsed) if one.whole is None else done)))
+        left = {
+            name: Left(guesses[name], running[name], kind.left - len(running[name]), kind.alone)
+            for name, kind in self._kinds.items()
+            if kind.left
+        }
         chains: dict[str, float] = {}
-        longest = max((self._chain(name, work, chains) for name in self._kinds), default=0.0)
-        return alone + max((sum(work.values()) - alone) / self._workers, longest)
+        longest = max((self._chain(name, left, chains) for name in left), default=0.0)
+        return estimate(left.values(), self._workers, longest)
 
-    def _seconds_each(self) -> dict[str, float] | None:
-        """Expected seconds of a job of each kind; None where nothing at all is known."""
+    def _guesses(self) -> dict[str, Guess] | None:
+        """What a job of each kind that is left is expected to take; None where nothing at all is known."""
         measured = [kind for kind in self._kinds.values() if kind.done]
-        compared = [kind for kind in measured if kind.known]
-        expected = sum(kind.expected_done for kind in compared)
-        drift = sum(kind.took for kind in compared) / expected if expected else 1.0
         means = [kind.took / kind.done for kind in measured]
         means = means or [kind.expected_left / kind.left for kind in self._kinds.values() if kind.known and kind.left]
         means = means or [one.whole for one in self._running.values() if one.whole is not None]
         if not means and any(kind.left for kind in self._kinds.values()):
             return None
-        each = {}
+        drift = self._drift()
+        guesses = {}
         for name, kind in self._kinds.items():
             if not kind.left:
-                each[name] = 0.0
+                continue
+            if kind.done and kind.known:
+                each = kind.took / kind.expected_done * kind.expected_left / kind.left
+                guesses[name] = Guess(each, MEASURED)
             elif kind.done:
-                scale = kind.took / kind.expected_done if kind.known else kind.took / kind.done
-                each[name] = scale * (kind.expected_left / kind.left if kind.known else 1.0)
+                guesses[name] = Guess(kind.took / kind.done, MEASURED)
             elif kind.known:
-                each[name] = drift * kind.expected_left / kind.left
+                each = drift * kind.expected_left / kind.left
+                guesses[name] = Guess(each, SAME_CELL if kind.sure else ELSEWHERE)
             else:
-                each[name] = sum(means) / len(means)
-        for job, running in self._running.items():
-            # What it will take by its own account, which beats a guess; at least what it has taken.
-            kind, elapsed = self._kinds[self._jobs[job].kind], running.elapsed
-            if running.whole is not None:
-                each[self._jobs[job].kind] = running.whole
-            elif not kind.done:
-                each[self._jobs[job].kind] = max(each[self._jobs[job].kind], elapsed)
-        return each
+                guesses[name] = Guess(sum(means) / len(means), UNKNOWN)
+        for job, one in self._running.items():
+            of, whole = self._jobs[job].kind, one.whole
+            guesses[of] = guesses[of].beyond(one.elapsed) if whole is None else Guess(whole, REPORTED)
+        return guesses
 
-    def _chain(self, name: str, work: Mapping[str, float], chains: dict[str, float]) -> float:
+    def _drift(self) -> float:
+        """What jobs take, over what they were expected to; before much has been measured, not far from 1."""
+        compared = [kind for kind in self._kinds.values() if kind.known]
+        prior = _PRIOR * sum(kind.expected_left + kind.expected_done for kind in compared if not kind.sure)
+        measured = sum(kind.expected_done for kind in compared)
+        took = sum(kind.took for kind in compared if kind.done)
+        return (took + prior) / (measured + prior) if measured > 0 else 1.0
+
+    def _chain(self, name: str, left: Mapping[str, Left], chains: dict[str, float]) -> float:
         """Seconds of the longest chain that starts with a job of this kind, without those that run alone."""
         if name not in chains:
-            kind = self._kinds[name]
             chains[name] = 0.0  # ends a circle of kinds, of which there is none among jobs
-            own = work[name] / kind.left if kind.left and not kind.alone else 0.0
-            chains[name] = own + max((self._chain(other, work, chains) for other in kind.behind), default=0.0)
+            one = left.get(name)
+            own = 0.0 if one is None or one.alone else max([one.guess.mean] * bool(one.waiting) + one.running)
+            behind = (self._chain(other, left, chains) for other in self._kinds[name].behind)
+            chains[name] = own + max(behind, default=0.0)
         return chains[name]
 
     @property
@@ -200,12 +224,10 @@ class Tracker:
     def line(self) -> str:
         elapsed = time.monotonic() - self._start
         rate = 60 * self.done / elapsed if elapsed > 0 else 0.0
-        left = self.seconds_left
-        eta = "–" if left is None else clock(left)
         failed = f", {self.failed} failed" if self.failed else ""
         now = f"; now {self.now or self._note}" if self.now or self._note else ""
         done = f"{self.done}/{self.total} {self._unit}{failed}"
-        return f"{done}, {rate:.1f}/min, {clock(elapsed)} elapsed, ETA {eta}{now}"
+        return f"{done}, {rate:.1f}/min, {clock(elapsed)} elapsed, ETA {self.eta()}{now}"
 
 
 class Display:
