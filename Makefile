@@ -36,8 +36,8 @@ check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff, mypy and impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-test ## Time the parts that an evaluation spends its time in
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+bench: $(VENV)/.installed-test ## Measure what the harness itself costs: its part of docs/benchmarks.md (ARGS='-k plan' for some)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/benchmarks:tests/helpers $(BIN)/python -m harness $(ARGS)
 
 peers: $(VENV)/.installed-peers ## Install the public attack libraries that ours are compared with
 

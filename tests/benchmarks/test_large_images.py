@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from harness.figures import Figure, Note
 from processes import cpu_seconds, family, proportional_set_size
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -49,7 +50,7 @@ def _written(folder: Path) -> list[str]:
 
 @pytest.mark.benchmark(group="data")
 def test_large_images_need_little_memory_and_little_time_beside_the_model(
-    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Note
 ) -> None:
     if benchmark.disabled:
         pytest.skip("measured by make bench")
@@ -79,9 +80,12 @@ def test_large_images_need_little_memory_and_little_time_beside_the_model(
     model = {int(path.name): float(path.read_text()) for path in passes.iterdir() if int(path.name) in spent}
     assert len(model) >= WORKERS
     share = 1 - sum(model.values()) / sum(spent[pid] for pid in model)
-    benchmark.extra_info.update(memory_mib=round(memory), share=round(share, 3))
-    with capsys.disabled():
-        print(f"\n{memory:.0f} MiB with {WORKERS} workers (goal: {MEMORY_GOAL}); {100 * share:.1f} % of the workers' ")
-        print(f"time is not the model's (goal: {100 * SHARE_GOAL:.0f} %)")
-    assert memory <= MEMORY_GOAL
-    assert share <= SHARE_GOAL
+    measured(
+        Figure(
+            "Images of 224×224", "what is not the model's", share,
+            "of the workers' processor time, their start included",
+            f"{N} images of 3×224×224, ResNet-18 of 1000 classes, {', '.join(ATTACKS)}; {WORKERS} workers",
+            f"memory {memory:,.0f} MiB at most, command and server included (goal {MEMORY_GOAL:,})",
+            goal=SHARE_GOAL, met=memory <= MEMORY_GOAL,
+        )
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness.figures import Figure, Note
 from peers.measure import Counted
 from peers.subjects import Unavailable, provider
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -124,7 +125,7 @@ def _now() -> float:
 @pytest.mark.benchmark(group="overhead")
 @pytest.mark.parametrize("name", CASES)
 def test_an_attack_costs_little_more_than_its_passes(
-    name: str, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+    name: str, benchmark: BenchmarkFixture, measured: Note
 ) -> None:
     case = CASES[name]
     brief = benchmark.disabled
@@ -154,6 +155,8 @@ def test_an_attack_costs_little_more_than_its_passes(
         return
     pairs = list(zip(attacked, alone, strict=True))[-case.rounds :]  # without the warm-up
     ratio = statistics.median(ours / bare for ours, bare in pairs)
-    benchmark.extra_info.update(ratio=round(ratio, 4), batch=len(x), device=DEVICE.type, **case.params)
-    with capsys.disabled():
-        print(f"\n{name}, batch {len(x)}, {DEVICE.type}: {ratio:.3f} times its passes alone (goal: {case.goal})")
+    budget = ", ".join(f"{key}={value}" for key, value in case.params.items())
+    sample = f"batch {len(x)} of {case.model}, {DEVICE.type}; median of {case.rounds} pairs in turn"
+    of = f"{'processor ' if DEVICE.type == 'cpu' else ''}time over that of its passes alone"
+    what = f"`{case.attack.rpartition(':')[2]}({budget})`, {case.norm}"
+    measured(Figure("What attacks cost beyond their passes", what, ratio, of, sample, goal=case.goal))

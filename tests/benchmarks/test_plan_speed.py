@@ -1,113 +1,120 @@
 """How long it takes to plan an evaluation that is as large as a field, and how much memory.
 
-``make bench`` measures 100 defenses × 20 attacks × 100 shards of which nothing is stored, and 5 × 20 × 100 that are all
-stored; ``make test`` plans a small one.
+``make bench`` measures 100 defenses × 20 attacks × 100 shards, with nothing stored and with everything; ``make test``
+plans a small one.
 """
 
 from __future__ import annotations
 
-import resource
-import time
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from harness.figures import Figure, Note
+from harness.large_plan import Case, entries
 from pytest_benchmark.fixture import BenchmarkFixture
-from written_results import attack_record, defense_record, row, shard_record, suite_record, timing_record
+from written_results import attack_record
 
-from attacks.gradient.pgd import pgd
-from bench.contracts.attack import AttackSpec
-from bench.contracts.defense import DefenseSpec
-from bench.data.splits import Data
-from bench.engines.graph import Graph
-from bench.running.cell import Setting
 from bench.running.describe import attack_record as described
-from bench.running.plan import Opened, Plan, make_plan
-from bench.running.progress import Tracker
-from bench.storing import provenance
-from bench.storing.records import SuiteRecord
-from bench.storing.store import Store
-from bench.suites.attacks import ResolvedAttack
-from bench.suites.config import Suite
+from bench.storing import headers
+from bench.storing.headers import Headers
 
-#: Seconds and mebibytes to stay under on a laptop.
-GOALS = (5.0, 1024)
+#: Seconds and mebibytes to stay under.
+SECONDS, MEBIBYTES = 5.0, 1024
+SIZE = 100, 20, 100
+TABLE = "The plan of 100 defenses × 20 attacks × 100 shards"
 
 
-def _entries(attacks: int) -> list[ResolvedAttack]:
-    spec = cast(AttackSpec, pgd.attack)  # type: ignore[attr-defined]
-    params = spec.check({}, "pgd")
-    return [
-        ResolvedAttack(f"pgd-{i}", spec, {**params, "steps": 10 + i}, "linf", 0.2, "gradient", True)
-        for i in range(attacks)
-    ]
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Some gigabytes are stored there, which nobody wants to keep."""
+    yield tmp_path / "results"
+    shutil.rmtree(tmp_path / "results", ignore_errors=True)
 
 
-def _case(
-    folder: Path, defenses: int, attacks: int, shards: int
-) -> tuple[Store, SuiteRecord, list[Opened], list[ResolvedAttack]]:
-    entries = _entries(attacks)
-    suite = suite_record([described(entry) for entry in entries], n=100 * shards, shard_size=100)
-    settings: dict[str, Any] = {"data": "digits", "threat_model": {"norm": "linf", "eps": 0.2}, "seed": 0}
-    config = Suite(**settings, attacks={entry.name: {"attack": "pgd"} for entry in entries})
-    config._name = suite.name
-    opened = []
-    for i in range(defenses):
-        record = defense_record(f"defense-{i}", timing=timing_record())
-        setting = Setting(
-            config, DefenseSpec(record.name), "cpu", None, record.key, False, None, "bench evaluate"
-        )
-        opened.append(Opened(setting, record, 2.0))
-    return Store(folder, suite.name), suite, opened, entries
+def plan_elsewhere(folder: Path, what: str, size: tuple[int, int, int] = SIZE) -> dict[str, Any]:
+    """Measured in a process of its own, whose memory is that of nothing else."""
+    search = [*sys.path, os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.large_plan", str(folder), what, *map(str, size)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def _plan(case: tuple[Store, SuiteRecord, list[Opened], list[ResolvedAttack]]) -> Plan:
-    store, suite, opened, entries = case
-    return make_plan(store, suite, cast(Data, SimpleNamespace()), opened, entries)
+def _fastest(folder: Path, what: str, size: tuple[int, int, int] = SIZE, runs: int = 3) -> dict[str, Any]:
+    return min((plan_elsewhere(folder, what, size) for _ in range(runs)), key=lambda found: found["seconds"])
+
+
+def _values(found: dict[str, Any]) -> tuple[str, bool]:
+    seconds, peak = found["seconds"], found["peak_mib"]
+    words = f"{seconds:.1f} s (goal {SECONDS:g}), memory {peak:,.0f} MiB at most (goal {MEBIBYTES:,}), of which "
+    return words + f"{found['before_mib']:,.0f} before it", seconds <= SECONDS and peak <= MEBIBYTES
 
 
 @pytest.mark.benchmark(group="plan")
-@pytest.mark.parametrize("stored", [False, True], ids=["nothing stored", "everything stored"])
-def test_a_large_evaluation_is_planned_quickly(
-    stored: bool, benchmark: BenchmarkFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_planning_is_in_proportion_to_what_is_planned(
+    benchmark: BenchmarkFixture, folder: Path, measured: Note
 ) -> None:
-    brief = benchmark.disabled
-    defenses, attacks, shards = (3, 2, 4) if brief else (5 if stored else 100, 20, 100)
-    case = _case(tmp_path, defenses, attacks, shards)
-    store, suite, opened, _ = case
-    machine = {"torch": provenance.torch_release(), "device": "cpu"}
-    if stored:
-        rows = [[row(name, 1) for name in suite.ids[100 * n : 100 * (n + 1)]] for n in range(shards)]
-        for one in opened:
-            for attack in (None, *suite.attacks):
-                key = suite.cell_key(one.record, attack, **machine)
-                for number in range(shards):
-                    name = "clean" if attack is None else attack.name
-                    shard = shard_record(suite, one.record, name, number)
-                    shard = shard.model_copy(update={"key": key(shard.start, shard.stop), "rows": rows[number]})
-                    store.write_shard(shard, None)
-    plan = benchmark.pedantic(_plan, args=(case,), rounds=1)
-    assert len(plan.shards) == (0 if stored else defenses * (attacks + 1) * shards)
-    assert len(plan.galleries) == defenses and not plan.timings
-    start = time.perf_counter()
-    graph, tracker = Graph(plan.jobs, 64), Tracker(plan.jobs, 64)
-    taken = [graph.take("") for _ in range(64)]
-    assert all(taken[: min(64, len(plan.jobs) if stored else len(plan.shards))])
-    tracker.line()
-    started = time.perf_counter() - start
-    if brief:
+    if benchmark.disabled:
+        plan = benchmark.pedantic(Case.of(folder, 3, 2, 4).plan)
+        assert len(plan.shards) == 3 * 3 * 4 and len(plan.galleries) == 3 and not plan.timings
         return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    took = benchmark.stats.stats.total
-    benchmark.extra_info.update(jobs=len(plan.jobs), graph_seconds=round(started, 2), peak_mib=round(peak))
-    with capsys.disabled():
-        print(
-            f"\n{len(plan.jobs)} jobs planned in {took:.1f} s, graph and ETA in {started:.1f} s, peak {peak:.0f} MiB "
-            f"(goals: {GOALS[0]:.0f} s, {GOALS[1]} MiB)"
-        )
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        found["tenth"], found["whole"] = _fastest(folder, "nothing", (10, *SIZE[1:])), _fastest(folder, "nothing")
+
+    benchmark.pedantic(run, rounds=1)
+    values, met = _values(found["whole"])
+    ratio = found["whole"]["seconds"] / found["tenth"]["seconds"]
+    sample = f"{found['whole']['jobs']:,} jobs, shortest of 3 processes"
+    of = "time over that of a tenth of the defenses"
+    measured(Figure(TABLE, "nothing stored", ratio, of, sample, values, met=met))
+
+
+@pytest.mark.benchmark(group="plan")
+def test_what_is_stored_is_not_read_again(
+    benchmark: BenchmarkFixture, folder: Path, measured: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if benchmark.disabled:
+        monkeypatch.setattr(headers, "_TICK", 0)
+        case = Case.of(folder, 3, 2, 4)
+        assert case.store_everything() == 3 * 3 * 4
+        looked = Headers(case.store, case.suite)
+        plans = [benchmark.pedantic(case.plan, args=(looked,))]
+        looked.write()
+        monkeypatch.setattr(headers, "read_record", None)  # nothing is read
+        plans.append(case.plan())
+        assert [(len(plan.shards), len(plan.galleries)) for plan in plans] == [(0, 3)] * 2
+        return
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        found["stored"] = plan_elsewhere(folder, "store")["shards"]
+        found["first"], found["again"] = plan_elsewhere(folder, "first"), _fastest(folder, "again")
+
+    benchmark.pedantic(run, rounds=1)
+    first, again = found["first"], found["again"]
+    values, met = _values(again)
+    sample = f"{found['stored']:,} shards with adversarial inputs, in the system's cache; shortest of 3 processes"
+    of = "time over that of a plan that reads every shard"
+    ratio = again["seconds"] / first["seconds"]
+    measured(Figure(TABLE, "everything stored, and noted by a run before", ratio, of, sample, values, met=met))
+    words = f"{first['seconds']:.1f} s and {first['noting_seconds']:.1f} s to note what was read, "
+    words += f"memory {first['peak_mib']:,.0f} MiB at most (goal {MEBIBYTES:,})"
+    sample, met = f"{found['stored']:,} shards, one process", first["peak_mib"] <= MEBIBYTES
+    measured(Figure(TABLE, "everything stored, the first time", 1 / ratio, "time over that when it is noted", sample,
+                    words, met=met))  # fmt: skip
 
 
 def test_attack_records_are_those_of_the_harness() -> None:
     """The synthetic suite has the attacks that the plan asks about."""
-    assert attack_record("pgd-0").name == described(_entries(1)[0]).name
+    assert attack_record("pgd-0").name == described(entries(1)[0]).name

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import torch
+from harness.page import part_of, with_part
 
 from bench.storing import provenance
 
@@ -69,7 +70,8 @@ def main(
     )
     part = out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(document(comparisons, results, clock, "make compare"), encoding="utf-8")
+    kept = part_of(out.read_text(encoding="utf-8")) if out.exists() else None  # what make bench has written there
+    part.write_text(with_part(document(comparisons, results, clock, "make compare"), kept), encoding="utf-8")
     part.replace(out)
     click.echo(f"written: {out}")
 
