@@ -14,7 +14,8 @@ def outline(plan: Plan, workers: int) -> dict[str, Any]:
 
     Returns:
         ``cells``, each with its shards in all and those to run; ``preparations`` with how many cells share each;
-        numbers of jobs; ``expected_seconds`` with so many workers, None where no earlier run tells.
+        numbers of jobs; ``expected_seconds`` with so many workers, and ``expected_between`` which two they lie four
+        times out of five; both None where no earlier run tells.
     """
     seconds: dict[str, float] = {}
     for name, (cell, _) in plan.shards.items():
@@ -31,10 +32,12 @@ def outline(plan: Plan, workers: int) -> dict[str, Any]:
         for cell in plan.cells
     ]
     known = any(one.seconds for one in plan.expected.values())
+    expected = Tracker(plan.jobs, workers).estimate if known else None
     return {
         "cells": cells,
         "preparations": {name: len(sharing) for name, sharing in plan.preparations.items()},
         "jobs": len(plan.jobs),
         "workers": workers,
-        "expected_seconds": Tracker(plan.jobs, workers).seconds_left if known else None,
+        "expected_seconds": None if expected is None else expected.seconds,
+        "expected_between": None if expected is None else [expected.low, expected.high],
     }

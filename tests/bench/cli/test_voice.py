@@ -152,7 +152,7 @@ def test_json_names_what_text_names(folder: Path) -> None:
 
 def test_a_dry_run_is_json_too(folder: Path) -> None:
     plan = json.loads(run("evaluate", folder, "--json", "--dry-run").out)
-    assert plan["expected_seconds"] is None and plan["jobs"] == 8
+    assert plan["expected_seconds"] is None and plan["expected_between"] is None and plan["jobs"] == 8
     assert [(cell["attack"], cell["shards"], cell["shards_to_run"]) for cell in plan["cells"]] == [
         ("clean", 3, 3),
         ("step", 3, 3),
