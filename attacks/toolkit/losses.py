@@ -92,8 +92,16 @@ def logit(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     return -_at(logits, y) if t is None else _at(logits, t)
 
 
+def probability(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
+    """``-p_y``, p the softmax; towards t: ``p_t``. Its mean over draws follows how often a randomised defense is right,
+    where a margin follows by how much."""
+    p = logits.softmax(1)
+    return -_at(p, y) if t is None else _at(p, t)
+
+
 LOSSES: dict[str, Loss] = {
     "ce": ce, "log_odds": log_odds, "margin": margin, "dlr": dlr, "m_logit": MLogit(), "logit": logit,
+    "probability": probability,
 }  # fmt: skip
 
 

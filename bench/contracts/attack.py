@@ -31,7 +31,8 @@ class PrepareContext:
     """What an attack may use to prepare itself once, before it meets the examples of any shard.
 
     ``defense`` is None for an attack whose preparation depends on the data alone; ``train`` is the training
-    split; ``device`` is where to work. Global randomness is already seeded. Long work says how far it is with
+    split; ``validation`` are held-out examples to try things on (None: the data have none); ``device`` is where to
+    work. Global randomness is already seeded. Long work says how far it is with
     :func:`bench.contracts.reporting.report`.
     """
 
@@ -40,6 +41,7 @@ class PrepareContext:
     threat: Lp
     train: Split
     device: torch.device
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)

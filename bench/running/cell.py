@@ -196,6 +196,7 @@ def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
         threat=setting.suite.threat_for(data.info, entry.eps),
         train=data.train,
         device=setting.torch_device,
+        validation=data.validation if len(data.validation) else None,
     )
     refusal = ""
     with seeded(setting.suite.seed, "prepare", entry.spec.name, "" if of_data else setting.spec.name):
