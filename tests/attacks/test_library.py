@@ -10,7 +10,7 @@ import pytest
 import torch
 from detector_canaries import guarded
 from lab import digits, digits_classifier, length
-from registered import NEED_DATA, NEED_DETECTOR, NEED_LEVELS, PIECEWISE, SMALL, norm_of, specs
+from registered import NEED_DATA, NEED_DETECTOR, NEED_GUIDE, NEED_LEVELS, PIECEWISE, SMALL, norm_of, specs
 from torch import Tensor, nn
 
 import attacks
@@ -20,7 +20,7 @@ from bench.contracts.errors import InputError, NotApplicable
 EPS = {"linf": 0.3, "l2": 2.0, "l1": 12.0, "l0": 12}
 
 #: Those that need no more than a model.
-NAMES = sorted(set(specs()) - NEED_DATA - NEED_DETECTOR - NEED_LEVELS)
+NAMES = sorted(set(specs()) - NEED_DATA - NEED_DETECTOR - NEED_GUIDE - NEED_LEVELS)
 every = pytest.mark.parametrize("name", NAMES)
 
 
