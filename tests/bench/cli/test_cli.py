@@ -438,7 +438,7 @@ def test_suites_are_listed_with_their_threat_models(tmp_path: Path) -> None:
     config = write_config(tmp_path / "bench.yaml", STEP, threat_model={"norm": "linf", "eps": "8/255"})
     ended = run_bench("list", "suites", "--config", config)
     assert ended.code == 0
-    line = next(line for line in ended.out.splitlines() if line.startswith("tiny"))
+    line = next(line for line in ended.out.splitlines() if line.startswith("tiny "))
     assert "digits" in line and "12" in line and "linf 8/255" in line
 
 
@@ -541,7 +541,7 @@ def test_a_file_in_the_current_folder_is_named_where_its_suites_are_used(
     ended = run_bench("evaluate", "--suite", "tiny", *where)
     assert ended.code == 0 and ended.err.splitlines()[0] == "suite tiny: of bench.yaml"
     listed = run_bench("list", "suites").out
-    assert "bench.yaml" in next(line for line in listed.splitlines() if line.startswith("tiny"))
+    assert "bench.yaml" in next(line for line in listed.splitlines() if line.startswith("tiny "))
     assert "shipped" in next(line for line in listed.splitlines() if line.startswith("digits"))
     text = (tmp_path / "bench.yaml").read_text()
     (tmp_path / "bench.yaml").write_text(text.replace("tiny:", "demo:"))
