@@ -217,7 +217,7 @@ def test_of_several_models_the_one_that_differs_when_built_again_is_skipped(tmp_
     (tmp_path / "mine.py").write_text(LINEAR.format("eval()"))
     ended = evaluate(tmp_path, "--defense", plugin("Means"), defense=f"{tmp_path}/mine.py:f")
     assert ended.code == 1 and "mine.f: is not what was probed" in ended.err
-    assert [path.name for path in (tmp_path / "results/tiny").iterdir() if path.is_dir()] == ["stand_ins.Means"]
+    assert [path.parent.name for path in (tmp_path / "results/tiny").glob("*/defense.json")] == ["stand_ins.Means"]
 
 
 def test_a_checkpoint_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
