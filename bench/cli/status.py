@@ -11,6 +11,7 @@ from bench.cli.options import (
     config_option,
     data_root_option,
     device_option,
+    isolation_option,
     results_option,
     stored_suite_options,
 )
@@ -26,6 +27,7 @@ from bench.cli.voice import Voice, speaking
 @data_root_option
 @checkpoints_option
 @device_option
+@isolation_option
 @speaking
 def status(
     suite_names: tuple[str, ...],
@@ -35,6 +37,7 @@ def status(
     data_root: Path | None,
     checkpoints: Path | None,
     device: str,
+    isolation: str,
     voice: Voice,
 ) -> None:
     """Say what is stored, what of it is current, what is stale, and what a run would do and take.
@@ -56,7 +59,14 @@ def status(
             voice.line(f"{name}: stored, but not in the configuration")
             elsewhere.append(name)
             continue
-        found = suite_status(shipped.suite(name), results, device=machine, root=data_root, checkpoints=checkpoints)
+        found = suite_status(
+            shipped.suite(name),
+            results,
+            device=machine,
+            root=data_root,
+            checkpoints=checkpoints,
+            isolation=isolation,
+        )
         for line in describe(found, why):
             voice.line(line)
         documents.append(as_document(found))

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
-from bench.data.load import load_data
+from bench.data.load import kept_in, load_data
+from bench.isolation.opening import decide, open_defense
+from bench.isolation.remote import RemoteDefense
 from bench.plugins.registry import DEFENSES
-from bench.plugins.resolve import load_defense
 from bench.running.cell import defense_key
 from bench.running.costs import UNKNOWN, Costs, Expected
 from bench.running.describe import attack_record, suite_record
@@ -25,6 +24,7 @@ from bench.storing.current import cell_state
 from bench.storing.headers import Headers
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord
 from bench.storing.store import Store, read_record
+from bench.storing.submitted import submitted_spec
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite, variants_of
 
@@ -102,7 +102,13 @@ class SuiteStatus:
 
 
 def suite_status(
-    suite: Suite, results: Path, *, device: str = "cpu", root: Path | None = None, checkpoints: Path | None = None
+    suite: Suite,
+    results: Path,
+    *,
+    device: str = "cpu",
+    root: Path | None = None,
+    checkpoints: Path | None = None,
+    isolation: str = "none",
 ) -> SuiteStatus:
     """Compare what is stored of a suite with what would be made now; nothing is written, run or probed.
 
@@ -110,6 +116,7 @@ def suite_status(
         suite: from the configuration.
         results: the results folder; device: on which a run would be; root: where downloaded data sets are kept.
         checkpoints: folder of the defenses' checkpoints.
+        isolation: at which defenses are built, see :func:`bench.isolation.opening.decide`.
     """
     try:
         data = load_data(suite.data, root)
@@ -123,8 +130,12 @@ def suite_status(
     for path in store.defenses():
         try:
             stored = read_record(path, DefenseRecord)
-            spec = DefenseSpec(stored.reference, stored.params, checkpoints)
-            key = defense_key(spec, load_defense(spec, data.info, torch.device("cpu"), suite.training(data)))
+            spec = submitted_spec(store, stored) or DefenseSpec(stored.reference, stored.params, checkpoints)
+            apart = decide(spec, isolation, [results, *kept_in(suite.data, root)])
+            loaded = open_defense(spec, data.info, "cpu", suite.training(data), isolation=apart)
+            key = defense_key(spec, loaded)
+            if isinstance(loaded.defense, RemoteDefense):
+                loaded.defense.close()
         except InputError as error:
             found.append(DefenseStatus(path.parent.name, problem=str(error)))
             continue

@@ -9,6 +9,8 @@ import pytest
 from small_bench import FAILING, STEP, Bench
 from stand_ins import run_bench
 
+import bench.upkeep.status as module
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -101,3 +103,21 @@ def test_defenses_of_which_nothing_is_stored_are_counted_and_named_when_asked(be
     (named,) = [line for line in lines(bench, "--why") if "nothing is stored of" in line]
     assert named.startswith(f"{brief}: ") and " madry," in named
     assert len(named.removeprefix(f"{brief}: ").split(", ")) == int(brief.split()[4])
+
+
+def test_a_plugin_is_not_imported_into_the_process_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = tmp_path / "patches.py"
+    plugin.write_text(
+        "import torch\nfrom torch import nn\nfrom bench import Defense\n"
+        "import bench.upkeep.status\nbench.upkeep.status.patched = True\n"
+        "class Patches(Defense):\n    version = 1\n    trainable = False\n"
+        "    def __init__(self, data):\n        super().__init__(data)\n"
+        "        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "        nn.init.constant_(self.classifier[1].weight, 0.1)\n        nn.init.zeros_(self.classifier[1].bias)\n"
+    )
+    made = Bench(tmp_path / "bench").configure({"step": STEP})
+    monkeypatch.chdir(tmp_path)  # of a plugin outside the packages the file's name alone is stored
+    assert made.evaluate(f"{plugin}:Patches", more=("--isolation", "process")).code == 0
+    found = lines(made, "--isolation", "process")
+    assert "1 complete and current" in found[0]
+    assert not hasattr(module, "patched")
