@@ -42,11 +42,11 @@ class Odds(Detector):
             "An input is rejected when some pair of classes moves more than it should. "
             "Adversarial images were seen to fall back to their class under noise, and the test needs no training. "
             "Tramer et al. 2020 match the logits of a clean image of another class, averaged over the noise. "
-            "Nothing is left of the detector. "
-            "On digits (75 images) it sees only what lies far beyond the boundary: after 40 steps of PGD to the end, "
+            "Nothing is left of the detector; "
+            "on digits (75 images) it sees only what lies far beyond the boundary: after 40 steps of PGD to the end, "
             "AUROC 0.93 at eps 0.2, where the margin is 5.3 and moves by 1.8 under noise, and 0.46 at eps 0.1, where "
-            "it is 1.6 and moves by 0.7, less than those of clean images (8.6, largest move 1.4). "
-            "Stopped at the first success it has 0.35 and 0.20: such points look steadier than clean ones."
+            "it is 1.6 and moves by 0.7, less than those of clean images (8.6, largest move 1.4); "
+            "stopped at the first success it has 0.35 and 0.20: such points look steadier than clean ones."
         ),
         paper="Roth, Kilcher, Hofmann 2019, The Odds are Odd: A Statistical Test for Detecting Adversarial Examples",
         url="https://arxiv.org/abs/1902.04818",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lab import linear_case
-from registered import NEED_DETECTOR, NEED_LEVELS
+from registered import NEED_DETECTOR, NEED_GUIDE, NEED_LEVELS
 from torch import Tensor, nn
 
 import attacks
@@ -28,7 +28,7 @@ POSITIONS = 10
 BUDGETS: dict[str, dict[str, Any]] = {
     "square": {"queries": 300}, "genattack": {"generations": 100}, "one-pixel": {"generations": 30},
 }  # fmt: skip
-ELSEWHERE = NEED_DETECTOR | NEED_LEVELS
+ELSEWHERE = NEED_DETECTOR | NEED_GUIDE | NEED_LEVELS | {"adaptive"}
 BUILT_IN = [get_attack(name) for name in ATTACKS.built_in() if name not in ELSEWHERE]
 SPECS = [spec for spec in BUILT_IN if spec.prepare_scope == "defense"]
 CASES: list[tuple[str, str, tuple[int, ...]]] = [

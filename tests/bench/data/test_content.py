@@ -157,7 +157,7 @@ def test_results_on_a_folder_that_is_cifar10_are_those_of_the_suite(
         click.echo(f"{scene.suite.name} on {scene.suite.data} below {scene.data_root}")
 
     def shown(data: str) -> str:
-        return CliRunner().invoke(show, ["--suite", "small", "--data", data]).stdout.strip()
+        return CliRunner().invoke(show, ["--suite", "small", "--data", data]).output.strip()
 
     assert shown("folder:pictures") == f"small on cifar10 below {tmp_path / 'pictures'}"
     images[next(iter(images))][0, 0, 0] ^= 1
