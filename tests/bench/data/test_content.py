@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.cli.scene import Scene, in_a_scene
+from bench.cli.voice import speaking
 from bench.contracts.errors import InputError
 from bench.data import cifar10, content, folder
 from bench.data.downloads import Archive
@@ -152,12 +153,13 @@ def test_results_on_a_folder_that_is_cifar10_are_those_of_the_suite(
     _folder(tmp_path / "pictures", images)
 
     @click.command()
+    @speaking
     @in_a_scene
-    def show(scene: Scene) -> None:
+    def show(scene: Scene, **_: object) -> None:
         click.echo(f"{scene.suite.name} on {scene.suite.data} below {scene.data_root}")
 
     def shown(data: str) -> str:
-        return CliRunner().invoke(show, ["--suite", "small", "--data", data]).output.strip()
+        return CliRunner().invoke(show, ["--suite", "small", "--data", data]).stdout.strip()
 
     assert shown("folder:pictures") == f"small on cifar10 below {tmp_path / 'pictures'}"
     images[next(iter(images))][0, 0, 0] ^= 1
