@@ -113,6 +113,8 @@ def _python() -> set[str]:
     for entry in sys.path:
         if entry and os.path.exists(entry) and {"site-packages", "dist-packages"} & set(Path(entry).parts):
             found.add(entry)
+        else:  # a clone or a plugin's folder: of what is installed from it, what says which names it registers
+            found |= {str(path) for kind in ("egg-info", "dist-info") for path in Path(entry).glob(f"*.{kind}")}
     found |= {path for name in PACKAGES for path in _package(name)}
     found |= {path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)}
     return found - ours
