@@ -28,8 +28,9 @@ announce-demo:
 leaderboard: $(VENV)/.installed ## Build the site from the published results
 	$(BIN)/bench leaderboard --results results --out site
 
+# Several processes of one thread each; the tests of a file stay together, as they share what is costly.
 test: $(VENV)/.installed-test ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-test $(VENV)/.installed-dev ## Run ruff, mypy and import-linter
 	$(BIN)/ruff check .

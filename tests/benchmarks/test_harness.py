@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +106,10 @@ def test_the_command_writes_what_its_benchmarks_measured(tmp_path: Path) -> None
         f"command._BENCHMARKS = Path({str(tmp_path / 'tests')!r}); command.main()"
     )
     arguments = ["--out", str(page), "--store", str(store)]
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    # Under pytest-xdist, pytest-benchmark would measure nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command_line = [sys.executable, "-c", code, *arguments]
+    ended = subprocess.run(command_line, capture_output=True, text=True, cwd=tmp_path, env=alone)
     assert ended.returncode == 1, ended.stderr
     text = page.read_text()
     assert text.startswith("# Attacks\n") and "| good | 0.5 (goal 1) | of |  | yes | sample |" in text
@@ -116,9 +120,7 @@ def test_the_command_writes_what_its_benchmarks_measured(tmp_path: Path) -> None
         ("test_bad", "failed"),
         ("test_good", "passed"),
     ]
-    again = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "-k", "good"], capture_output=True, text=True, cwd=tmp_path
-    )
+    again = subprocess.run([*command_line, "-k", "good"], capture_output=True, text=True, cwd=tmp_path, env=alone)
     assert again.returncode == 0 and len(read(store)) == 3  # the others are as they were
     assert len(store.read_text().splitlines()) == 4
 
