@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,17 @@ class Channel:
             return said, self._memory["out"].read(said["y"]) if "y" in said else None
         except wire.Garbage as error:
             raise self._failed(error) from None
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within it an answer may take as long as the server has CPU time."""
+        before = self._socket.gettimeout()
+        self._socket.settimeout(None)
+        try:
+            yield
+        finally:
+            if not self._lost:
+                self._socket.settimeout(before)
 
     def _share(self, name: str, size: int) -> int:
         if name in self._memory:

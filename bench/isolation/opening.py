@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.isolation import ASKED, LEVELS, Level
 from bench.isolation import bubblewrap, landlock, seccomp
 from bench.isolation.about import About
-from bench.isolation.nursery import Nursery, ServerLost, packed
+from bench.isolation.nursery import Channel, Nursery, ServerLost, packed
 from bench.isolation.places import Places, is_foreign, places
 from bench.isolation.remote import RemoteDefense
 from bench.isolation.trial import trial
@@ -144,6 +145,27 @@ def build_apart(
     return _served(spec, info, device, None, weights, True, isolation)[1]
 
 
+def run_apart(function: Callable[..., bytes], *args: Any, spec: DefenseSpec, isolation: Isolation) -> bytes:
+    """``function(*args)``, a function of this project that runs the defense's code for long, in a server of its own.
+
+    Raises:
+        InputError: what it raised; :class:`~bench.isolation.nursery.ServerLost` when it died.
+    """
+    channel = _channel(spec, isolation)
+    with channel.patient():
+        _, answer = channel.ask({"run": True}, packed((function, args)))
+    channel.close()
+    assert answer is not None
+    return answer.numpy().tobytes()
+
+
+def _channel(spec: DefenseSpec, isolation: Isolation) -> Channel:
+    where = places(spec, isolation.hidden)
+    if why := objection(isolation.level, where):
+        raise InputError(f"isolation {isolation.level}: cannot be had here: {why}")
+    return _nursery(isolation.level, where).fork()
+
+
 def _served(
     spec: DefenseSpec,
     info: DataInfo,
@@ -153,10 +175,7 @@ def _served(
     built: bool,
     isolation: Isolation,
 ) -> tuple[About, RemoteDefense]:
-    where = places(spec, isolation.hidden)
-    if why := objection(isolation.level, where):
-        raise InputError(f"isolation {isolation.level}: cannot be had here: {why}")
-    channel = _nursery(isolation.level, where).fork()
+    channel = _channel(spec, isolation)
     given = None if weights is None else pack_tensors(weights)
     request = packed((spec, info, str(device), training, given, built))
     said, _ = channel.ask({"open": True}, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ from bench.data.splits import Data, Split
 from bench.engines.admission import DiffersHere
 from bench.engines.supply import Supply
 from bench.isolation.company import Company, in_company
-from bench.isolation.opening import NONE, Isolation, open_defense
+from bench.isolation.opening import NONE, Isolation, open_defense, run_apart
 from bench.isolation.remote import RemoteDefense
 from bench.judging.again import in_a_crowd, judge_apart
 from bench.judging.judge import Draws, Judging, judge
 from bench.judging.towards import classes_to_reach
 from bench.judging.witness import Witness
 from bench.plugins.resolve import LoadedDefense, attack_version
-from bench.running.apart import apart
 from bench.running.copies import load_copy, prepare_copy
 from bench.storing import provenance
 from bench.storing.current import Piece
@@ -209,9 +208,13 @@ def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
 
 
 def _prepare_copy(setting: Setting, unfinished: Path) -> bytes:
-    """A copy's training is its author's code: of an isolated defense it runs where nothing is judged."""
-    work = setting.suite, setting.spec, setting.data_root, setting.torch_device, unfinished
-    return prepare_copy(*work) if setting.isolation.level == "none" else apart(prepare_copy, *work)
+    """A copy's training is its author's code: of an isolated defense it runs at its level, and never sees the test split."""
+    data, level = setting.data.take(), setting.isolation.level
+    learnt_from = replace(data, test=data.test.take(0))
+    work = setting.suite, setting.spec, learnt_from, setting.torch_device
+    if level == "none":
+        return prepare_copy(*work, unfinished)
+    return run_apart(prepare_copy, *work, None, spec=setting.spec, isolation=setting.isolation)
 
 
 def read_prepared(prepared: Supply[bytes] | None) -> tuple[dict[str, Tensor], float, str]:

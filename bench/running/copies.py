@@ -7,6 +7,7 @@ Whoever knows recipe and data, but not the weights, can do no better than to tra
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,6 @@ from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo
 from bench.contracts.reporting import report
 from bench.contracts.seeding import seeded
-from bench.data.load import load_data
 from bench.data.splits import Data
 from bench.isolation.opening import NONE, Isolation, build_apart
 from bench.judging.probe import detector_threshold
@@ -77,13 +77,13 @@ def _told() -> Callable[[Progress], None]:
     return tell
 
 
-def prepare_copy(suite: Suite, spec: DefenseSpec, root: Path | None, device: torch.device, folder: Path) -> bytes:
+def prepare_copy(suite: Suite, spec: DefenseSpec, data: Data, device: torch.device, folder: Path | None) -> bytes:
     """Train a copy, and return what is to be stored of it.
 
     Args:
-        root: where downloaded data sets are kept; folder: see :func:`train_copy`.
+        folder: see :func:`train_copy`; None where nothing outlasts the process, as in a sandbox.
     """
-    data = load_data(suite.data, root)
+    folder = folder or Path(tempfile.mkdtemp())
     start = time.perf_counter()
     tensors, refusal = dict[str, Tensor](), ""
     try:

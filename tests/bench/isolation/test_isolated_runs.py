@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import isolated
@@ -9,6 +10,7 @@ import pytest
 from small_bench import STEP, Bench
 from stand_ins import plugin, run_bench
 
+from bench.contracts.defense import DefenseSpec
 from bench.data.load import load_data
 from bench.isolation import opening
 from bench.upkeep.verify import JUDGED
@@ -22,6 +24,11 @@ def _no_servers_left() -> None:
     yield  # type: ignore[misc]
     for key in list(opening._nurseries):
         opening._nurseries.pop(key).close()
+
+
+def strongest(spec: DefenseSpec) -> str:
+    """The strongest level that this machine has for a plugin."""
+    return opening.decide(spec, "auto", ()).level
 
 
 def _rows(bench: Bench, attack: str, defense: str) -> list[dict]:
@@ -121,3 +128,53 @@ def test_the_contract_is_checked_through_the_door(tmp_path: Path) -> None:
     assert checked.code == 0, checked.out
     assert "✓ Building it twice gives the same weights" in checked.out
     assert "✓ Each declared approximation" in checked.out
+
+
+_TRAINED = """
+from pathlib import Path
+from isolated import Honest
+
+class Learns(Honest):
+    version = 1
+    trainable = True
+    trains_in_ball = False
+
+    def fit(self, run):
+        assert len(run.train) > 1000
+        for name in ({outside!r}, "in-the-judge-s-folder"):
+            try:
+                Path(name).write_text("was here")
+            except OSError:
+                pass
+        self.classifier[1].bias.data += 0.001 * run.seed
+"""
+
+
+def test_the_copy_for_attacks_of_the_transfer_tier_is_trained_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = strongest(DefenseSpec(f"{HERE}:Honest"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugin").mkdir()
+    outside = tmp_path / "plugin" / "outside"
+    file = tmp_path / "plugin" / "learns.py"
+    file.write_text(_TRAINED.format(outside=str(outside)))
+    shutil.copy(HERE, file.parent)
+    reached = {}
+    for name in ("none", level):
+        bench = Bench(tmp_path / name).configure({"step": STEP, "copy": {**STEP, "tier": "transfer"}}, reference="none")
+        where = ["--suite", "tiny", "--config", str(bench.folder / "bench.yaml"), "--checkpoints", str(tmp_path / "ck")]
+        if not (tmp_path / "ck").exists():
+            trained = run_bench("train", "--defense", f"{file}:Learns", *where)
+            assert trained.code == 0, trained.err
+        outside.unlink(missing_ok=True)
+        Path("in-the-judge-s-folder").unlink(missing_ok=True)
+        more = ("--isolation", name, "--checkpoints", str(tmp_path / "ck"))
+        ended = bench.evaluate(f"{file}:Learns", more=more)
+        assert ended.code == 0, ended.err
+        reached[name] = outside.exists(), Path("in-the-judge-s-folder").exists()
+        assert all(shard.status == "ok" and shard.prepare_seconds > 0 for shard in bench.cell("copy", "learns.Learns"))
+    assert reached["none"] == (True, True)
+    assert reached[level] == ((False, False) if level != "process" else (True, True))
+    rows = [_rows(Bench(tmp_path / name), "copy", "learns.Learns") for name in ("none", level)]
+    assert rows[0] == rows[1]
