@@ -47,6 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "released-bpda": {"steps": 5},
     "rejection": {"steps": 5},
     "spsa": {"queries": 60, "samples": 8},
+    "sigma-zero": {"steps": 30},
     "square": {"queries": 30},
     "transfer": {"steps": 5, "surrogates": 2},
     "cascade": {"steps": 3, "targets": 2, "restarts": 1, "halvings": 1, "rounds": 1, "queries": 20},

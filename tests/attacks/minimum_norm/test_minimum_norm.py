@@ -14,6 +14,7 @@ from attacks.minimum_norm.carlini_wagner import carlini_wagner
 from attacks.minimum_norm.ddn import ddn
 from attacks.minimum_norm.fmn import fmn
 from attacks.minimum_norm.lbfgs import lbfgs
+from attacks.minimum_norm.sigma_zero import sigma_zero
 from bench.contracts.defense import Defense
 
 #: Each with a small budget, and with one that meets the closed forms.
@@ -23,10 +24,11 @@ ATTACKS = {
     "cw-l0": (partial(carlini_wagner, steps=40, searches=5), partial(carlini_wagner, steps=60, searches=4), "l0"),
     "ddn": (partial(ddn, steps=40), ddn, "l2"),
     **{f"fmn-{norm}": (partial(fmn, steps=60), fmn, norm) for norm in ("linf", "l2", "l1", "l0")},
+    "sigma-zero": (partial(sigma_zero, steps=60), None, "l0"),  # to a few pixels, see its own tests
     "lbfgs": (partial(lbfgs, searches=6), lbfgs, "l2"),
 }
 EVERY = [pytest.param(attack, norm, id=name) for name, (attack, _, norm) in ATTACKS.items()]
-EXACT = [pytest.param(attack, norm, id=name) for name, (_, attack, norm) in ATTACKS.items()]
+EXACT = [pytest.param(attack, norm, id=name) for name, (_, attack, norm) in ATTACKS.items() if attack]
 every_exact_attack = pytest.mark.parametrize(("attack", "norm"), EXACT)
 every_attack = pytest.mark.parametrize(("attack", "norm"), EVERY)
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
