@@ -58,7 +58,7 @@ class Candidate:
 
     def __str__(self) -> str:
         draws = f", {self.samples} draws" if self.samples > 1 else ""
-        return f"{_written(self.estimator)}, {self.loss}, {self.optimiser}{draws}"
+        return f"{written(self.estimator)}, {self.loss}, {self.optimiser}{draws}"
 
     def gradient(self) -> Estimator:
         """Its estimator, with the average over draws."""
@@ -84,13 +84,14 @@ def cost(estimator: Any) -> int:
     return 1
 
 
-def _written(estimator: Any) -> str:
+def written(estimator: Any) -> str:
+    """An estimator in words."""
     if isinstance(estimator, str):
         return estimator
     ((name, settings),) = estimator.items()
     if not isinstance(settings, dict):
         return f"{name} {settings}"
-    rest = ", ".join(f"{key} {_written(value)}" if key == "of" else f"{key} {value}" for key, value in settings.items())
+    rest = ", ".join(f"{key} {written(value)}" if key == "of" else f"{key} {value}" for key, value in settings.items())
     return f"{name} ({rest})"
 
 
@@ -116,7 +117,7 @@ def search(context: PrepareContext) -> dict[str, Tensor]:
     samples = _SAMPLES[1] if defense.randomized else 1
     first = [Candidate(each, loss, "pgd", samples) for each in estimators_for(defense) for loss in _FEW]
     order = arena.halve(first, keep=2 * _ESTIMATORS)
-    kept = list({_written(candidate.estimator): candidate.estimator for candidate in order}.values())[:_ESTIMATORS]
+    kept = list({written(candidate.estimator): candidate.estimator for candidate in order}.values())[:_ESTIMATORS]
     draws = _SAMPLES if defense.randomized else (1,)
     second = [Candidate(estimator, loss, "pgd", m) for estimator in kept for loss in _LOSSES for m in draws]
     ahead = arena.halve(second, keep=_KEPT)
@@ -165,7 +166,7 @@ class _Arena:
         index = torch.arange(n, device=self.x.device)
         # Ties in how often it fools are broken by the mean margin.
         left = 1 - float(strength(target, found, self.y, index, draws).mean())
-        self.left[str(candidate)] = _written(candidate.estimator), left
+        self.left[str(candidate)] = written(candidate.estimator), left
         self.trials += 1
         report(min(0.99, self.trials / 120), f"trial {self.trials}: {candidate}")
         return True

@@ -78,7 +78,7 @@ def apgd(
         x_adv, shaped like x.
     """
     goal = Goal.of(target, get_loss(loss), y)
-    ascent = _Ascent(as_estimator(estimator), steps, rho, alpha, rescore)
+    ascent = Ascent(as_estimator(estimator), steps, rho, alpha, rescore)
     best = Best(x)
     active = torch.arange(len(x), device=x.device)
     classes, logits = classes_to_reach(target, x, y, targets, rescore)
@@ -100,8 +100,13 @@ _WIDER, _WIDER_SHARE = (3.0, 2.0), 0.3
 
 
 @dataclass(frozen=True)
-class _Ascent:
-    """The settings of a run."""
+class Ascent:
+    """The settings of a run.
+
+    Attributes:
+        estimator: how to get the gradient.
+        steps, rho, alpha, rescore: as in :func:`apgd`.
+    """
 
     estimator: Estimator
     steps: int

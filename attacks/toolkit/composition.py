@@ -58,17 +58,24 @@ class Standing:
             self.offer(stage.run(part, self.x[self.index], self.y[self.index]))
         return before - len(self.index)
 
-    def offer(self, points: Tensor) -> None:
-        """Judge ``points``, one for each example still standing, and keep those that are better."""
+    def offer(self, points: Tensor) -> Tensor:
+        """Judge ``points``, one for each example still standing, and keep those that are better.
+
+        Returns the score of each: how often it fools on fresh draws, or on a deterministic defense how nearly (∞: it
+        does).
+        """
         index = self.index
         if self.target.randomized:
-            self.keep(points, strength(self.target, points, self.y[index], index, self.draws), index)
-            return
+            score = strength(self.target, points, self.y[index], index, self.draws)
+            self.keep(points, score, index)
+            return score
         logits = self.target.logits(points, index)
         scores = self.target.scores(points, index) if self.target.rejects else None
         fooled = self.target.fooled(logits, points, self.y[index], index, scores)
         score = merit(self.target, self.goal.at(index), logits, points, index, scores)
-        self.keep(points, torch.where(fooled, torch.inf, score), index)
+        score = torch.where(fooled, torch.inf, score)
+        self.keep(points, score, index)
+        return score
 
     def keep(self, points: Tensor, score: Tensor, index: Tensor) -> None:
         """Offer ``points`` with their ``score`` (∞ once fooled) for the examples ``index``."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attacks.adaptive.autoattack import autoattack
 from attacks.adaptive.cascade import cascade
+from attacks.adaptive.warm_start import warm_start
 from attacks.gradient.pgd import pgd
 from attacks.toolkit.composition import Stage, Standing, in_turn
 from bench.contracts.defense import BareModel, freeze
@@ -22,6 +23,7 @@ SHORT = {
     "plus": partial(autoattack, version="plus", steps=10, targets=2, queries=20),
     "rand": partial(autoattack, version="rand", steps=20, samples=2),
     "cascade": partial(cascade, restarts=4, halvings=2, rounds=2, queries=50),
+    "warm-start": partial(warm_start, restarts=2, steps=20),
 }
 every = pytest.mark.parametrize("name", SHORT)
 
@@ -31,7 +33,8 @@ every = pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)], ids=str)
 def test_a_composition_succeeds_just_beyond_the_minimal_radius_and_not_below(name, n, norm, shape) -> None:
-    case = linear_case(n, shape, norm, rivals=2 if name == "rand" else 3)  # rand pursues the likeliest class alone
+    rivals = 2 if name in ("rand", "warm-start") else 3  # these pursue the likeliest class alone
+    case = linear_case(n, shape, norm, rivals=rivals)
     target = case.target(1.02, "gradient")
     x_adv = SHORT[name](target, case.x, case.y)
     assert_feasible(target, case.x, x_adv)
