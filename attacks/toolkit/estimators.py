@@ -25,6 +25,7 @@ from attacks.toolkit.inside import guide, mean_transform, variant, with_guide
 from attacks.toolkit.joint import with_detector
 from attacks.toolkit.losses import Goal, repeat
 from attacks.toolkit.paths import Differentiable, Estimator, straight_through
+from attacks.toolkit.selective import selective
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, as_logits
 from bench.contracts.errors import InputError, did_you_mean
@@ -236,6 +237,7 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "mean_transform": mean_transform,
     "guide": guide,
     "with_guide": with_guide,
+    "selective": selective,
 }
 
 

@@ -99,9 +99,14 @@ def probability(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
     return -_at(p, y) if t is None else _at(p, t)
 
 
+def probability_margin(logits: Tensor, y: Tensor, t: Tensor | None = None) -> Tensor:
+    """``max_{j≠y} p_j - p_y``, p the softmax; towards t: ``p_t - p_y`` (Xie et al. 2024, PMA). Positive on success."""
+    return margin(logits.softmax(1), y, t)
+
+
 LOSSES: dict[str, Loss] = {
     "ce": ce, "log_odds": log_odds, "margin": margin, "dlr": dlr, "m_logit": MLogit(), "logit": logit,
-    "probability": probability,
+    "probability": probability, "probability_margin": probability_margin,
 }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "one-pixel": {"population": 10, "generations": 5},
     "orthogonal-pgd": {"steps": 5},
     "pgd": {"steps": 5},
+    "pma": {"steps": 6},
     "rays": {"queries": 60},
     "released-bpda": {"steps": 5},
     "rejection": {"steps": 5},

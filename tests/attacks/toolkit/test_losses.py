@@ -9,7 +9,7 @@ import torch
 from lab import linear_case, make_target
 from torch import Tensor
 
-from attacks.toolkit.losses import LOSSES, Goal, MLogit, ce, dlr, get_loss, log_odds, logit, margin
+from attacks.toolkit.losses import LOSSES, Goal, MLogit, ce, dlr, get_loss, log_odds, logit, margin, probability_margin
 from bench.contracts.errors import InputError
 
 LOGITS = torch.tensor([[4.0, 1.0, 2.5, -1.0], [0.0, 3.0, 1.0, 2.0]], dtype=torch.float64)
@@ -19,6 +19,10 @@ T = torch.tensor([2, 1])
 
 def _log_p(row: int, label: int) -> float:
     return float(LOGITS[row, label]) - math.log(sum(math.exp(z) for z in LOGITS[row].tolist()))
+
+
+def _p(row: int, label: int) -> float:
+    return math.exp(_log_p(row, label))
 
 
 def _log_odds(row: int, label: int) -> float:
@@ -32,6 +36,7 @@ def _log_odds(row: int, label: int) -> float:
         (ce, [-_log_p(0, 0), -_log_p(1, 2)], [_log_p(0, 2), _log_p(1, 1)]),
         (log_odds, [-_log_odds(0, 0), -_log_odds(1, 2)], [_log_odds(0, 2), _log_odds(1, 1)]),
         (margin, [2.5 - 4, 3 - 1], [2.5 - 4, 3 - 1]),
+        (probability_margin, [_p(0, 2) - _p(0, 0), _p(1, 1) - _p(1, 2)], [_p(0, 2) - _p(0, 0), _p(1, 1) - _p(1, 2)]),
         (MLogit(0.5), [-1.5, 0.5], [-1.5, 0.5]),
         (logit, [-4, -1], [2.5, 3]),
         (dlr, [-1.5 / (4 - 1), 2 / (3 - 1)], [-1.5 / (4 - 0), 2 / (3 - 0.5)]),

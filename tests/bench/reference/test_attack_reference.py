@@ -71,4 +71,4 @@ def test_a_parameter_without_a_word_is_an_error() -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_estimators_can_be_written_by_their_names(name) -> None:
-    as_estimator({name: {"of": "exact"}} if name in ("eot", "with_guide") else name)
+    as_estimator({name: {"of": "exact"}} if name in ("eot", "selective", "with_guide") else name)
