@@ -74,7 +74,7 @@ def hopskipjump(
         x_adv, shaped like x; x itself where no start was found.
     """
     oracle = Oracle(target, y, queries, draws)
-    walk = _Walk(oracle, x, gamma)
+    walk = Walk(oracle, x, gamma)
     points, active = find_start(walk.nearest, init_tries)
     walk.search(points[active], active)
     few = min(initial_probes, max(1, x[0].numel() // 2))
@@ -92,7 +92,7 @@ def hopskipjump(
     return walk.nearest.result()
 
 
-class _Walk:
+class Walk:
     """The state of all examples of a shard: where each stands on its boundary, and how far that is from x."""
 
     def __init__(self, oracle: Oracle, x: Tensor, gamma: float) -> None:

@@ -31,8 +31,8 @@ CAPS = {
 NOTHING_DRAWN = {"bim", "cw", "ddn", "deepfool", "fab", "fgsm", "fmn", "jsma", "lbfgs", "mi-fgsm", "sigma-zero"}
 #: Attacks whose result is another with other random numbers.
 DRAWN = {
-    "apgd", "boundary", "genattack", "hopskipjump", "noise", "one-pixel", "pgd", "pma", "rays", "spsa", "square",
-    "transfer",
+    "apgd", "boundary", "cgba", "genattack", "hopskipjump", "noise", "one-pixel", "pgd", "pma", "rays", "spsa",
+    "square", "transfer",
 }  # fmt: skip
 
 #: Attacks that look at all examples until the end: one step, none at all, or to come ever nearer.
@@ -236,5 +236,5 @@ def test_a_targeted_form_counts_its_class_alone(name: str, norm: str) -> None:
     target = target_of(name, norm, defense, len(x), towards=towards, eps=8 * radius(norm, SHAPES[0]))
     x_adv = run(name, target, x, y)
     assert_feasible(target, x, x_adv)
-    if name not in ("boundary", "genattack", "hopskipjump", "one-pixel", "spsa", "square", "transfer"):
+    if name not in ("boundary", "cgba", "genattack", "hopskipjump", "one-pixel", "spsa", "square", "transfer"):
         assert (predictions(defense(x_adv)) == towards).any(), "eight times the radius is enough for one at least"

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "autoattack": {"steps": 5, "targets": 2, "queries": 20},
     "bim": {"steps": 5},
     "boundary": {"queries": 60},
+    "cgba": {"queries": 100},
     "combined-pgd": {"steps": 4, "searches": 3},
     "cw": {"steps": 10, "searches": 2},
     "ddn": {"steps": 10},

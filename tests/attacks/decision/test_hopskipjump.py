@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lab import length, linear_case, make_target
 from torch import Tensor
 
-from attacks.decision.hopskipjump import _Walk, hopskipjump
+from attacks.decision.hopskipjump import Walk, hopskipjump
 from attacks.toolkit.decision_walk import Oracle, find_start
 from bench.contracts.defense import Defense
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -16,10 +16,10 @@ from bench.contracts.inputs import DataInfo, InputSpec
 INFO = DataInfo("toy", InputSpec((1, 8, 8)), 2)
 
 
-def _walk(norm: str, queries: int = 2000) -> tuple[_Walk, Tensor]:
+def _walk(norm: str, queries: int = 2000) -> tuple[Walk, Tensor]:
     case = linear_case(3, (1, 8, 8), norm)
     target = case.target(1.0, "decision")
-    return _Walk(Oracle(target, case.y, queries), case.x, 1.0), case.x
+    return Walk(Oracle(target, case.y, queries), case.x, 1.0), case.x
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
