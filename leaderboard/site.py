@@ -29,10 +29,11 @@ from bench.storing.submitted import acceptance
 from bench.storing.verified import verification
 from bench.studies.input_gradients import record as input_gradients
 from bench.studies.losses import record as losses_record
+from bench.studies.transformation import claims as transformation
 from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise_all
-from leaderboard import detection, formatting, losses, tables, views, waveforms
+from leaderboard import detection, formatting, losses, tables, verdict, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
@@ -118,6 +119,10 @@ class _SuitePages:
 
     def losses(self, defense: DefenseSummary) -> str:
         return f"{self.base}/losses/{self.defense_keys[defense.slug]}.html"
+
+    @property
+    def verdict(self) -> str:
+        return f"{self.base}/verdict.html"
 
     def attack(self, name: str) -> str:
         return f"{self.base}/attacks/{self.attack_keys[name]}.html"
@@ -232,7 +237,13 @@ def _write_suite(
         shown: dict[str, Any] = {"studies": studies, "gradients": gradients, "maps": maps, "losses": study}
         shown["acceptance"] = acceptance(store, defense.record.name)
         shown["verified"] = verification(store, defense.record.key)
+        shown["verdict"] = transformation.is_about(suite.record.name, defense.record.name)
         page("defense.html", path, defense=defense, gallery=gallery, **shown)
+        if shown["verdict"]:
+            found = transformation.verdict(results)
+            context = {"claims": transformation, "plot_svg": Markup(found.plot), "captions_of": verdict.CAPTIONS}
+            pairs = verdict.write_pictures(found.record, root, images)
+            page("verdict.html", pages.verdict, defense=defense, found=found, pairs=pairs, **context)
         if study is not None:
             circles = losses.write_maps(study, root, images)
             page("losses.html", pages.losses(defense), defense=defense, record=study, maps=circles, losses=losses)

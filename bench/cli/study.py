@@ -13,7 +13,7 @@ from bench.cli.voice import Voice, plain, speaking
 
 @click.group(epilog=epilog("bench study losses"))
 def study() -> None:
-    """Measure something beside the leaderboard (losses)."""
+    """Measure something beside the leaderboard (losses, transformation)."""
 
 
 @study.command(
@@ -62,4 +62,40 @@ def losses(
             voice.line(f"  {line}")
         for claim in claims(record):
             voice.line(f"  {claim.verdict}: {claim.text}")
+    voice.document({"suite": scene.suite.name, "records": records})
+
+
+@study.command(
+    epilog=epilog(
+        "bench study transformation --suite digits --defense ours --results results",
+        "bench study transformation --suite ours-ladder --defense ours --beside madry --data-root data",
+    )
+)
+@defense_options(help="A defense whose transform goes by another network, as that of ours.")
+@click.option("--beside", multiple=True, metavar="NAME", help="Another, deterministic defense (repeat for several).")
+@results_option
+@speaking
+@in_a_scene
+def transformation(
+    scene: Scene, voice: Voice, defenses: tuple[str, ...], beside: tuple[str, ...], results: Path
+) -> None:
+    """Where a transform moves images on average, and what the classifiers around it are worth without it."""
+    from bench.contracts.defense import DefenseSpec
+    from bench.storing import provenance
+    from bench.storing.store import Store
+    from bench.studies.transformation.measure import measure_and_store
+
+    store, command = Store(results, scene.suite.name), provenance.command_line()
+    others = [DefenseSpec(name, {}, scene.checkpoints) for name in beside]  # --set speaks of what is measured
+    records = []
+    for spec in scene.specs(defenses):
+        with voice.following(f"transformation of {spec.name}"):
+            record = measure_and_store(
+                store, scene.suite, spec, others, device=scene.device, root=scene.data_root, command=command
+            )
+        records.append(record)
+        voice.line(f"{spec.name}: {len(record.ids)} examples, E[g(x)] is {record.rms:.3f} from x (root mean square)")
+        for base in record.bases:
+            right, robust = (100 * sum(rows) / len(rows) for rows in (base.right, base.robust))
+            voice.line(f"  {base.name}: {right:.1f} % clean, {robust:.1f} % under {base.attack}")
     voice.document({"suite": scene.suite.name, "records": records})

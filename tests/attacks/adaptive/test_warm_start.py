@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lab import DIGITS, assert_feasible, digits, digits_classifier, make_target
@@ -45,7 +47,7 @@ def test_climbs_start_from_the_best_points_in_their_order(monkeypatch: pytest.Mo
     defense, x, y = _case()
     starts: list[Tensor] = []
 
-    def run(self, target, best, x, start, goal, index):
+    def run(self: Ascent, target: Any, best: Any, x: Any, start: Tensor, goal: Any, index: Tensor) -> Tensor:
         starts.append(start)
         return index
 
