@@ -10,6 +10,7 @@ from lab import LinearCase, assert_feasible, curved_case, length, linear_case, m
 from torch import Tensor
 from two_classes import INFO, Broken, CoinFlip, Constant
 
+from attacks.minimum_norm.alma import alma
 from attacks.minimum_norm.carlini_wagner import carlini_wagner
 from attacks.minimum_norm.ddn import ddn
 from attacks.minimum_norm.fmn import fmn
@@ -22,6 +23,7 @@ ATTACKS = {
     "cw-l2": (partial(carlini_wagner, steps=40, searches=2), partial(carlini_wagner, steps=60, searches=4), "l2"),
     "cw-linf": (partial(carlini_wagner, steps=40, searches=3), carlini_wagner, "linf"),
     "cw-l0": (partial(carlini_wagner, steps=40, searches=5), partial(carlini_wagner, steps=60, searches=4), "l0"),
+    "alma": (partial(alma, steps=60), alma, "l2"),
     "ddn": (partial(ddn, steps=40), ddn, "l2"),
     **{f"fmn-{norm}": (partial(fmn, steps=60), fmn, norm) for norm in ("linf", "l2", "l1", "l0")},
     "sigma-zero": (partial(sigma_zero, steps=60), None, "l0"),  # to a few pixels, see its own tests
