@@ -63,7 +63,7 @@ RUNGS = {
 #: Tries of an attacker who sends the same input again until it is misclassified.
 TRIES = (1, 2, 5, 10, 20, 50)
 _WHERE = {
-    "no different from": "to its static base",
+    "not told apart from": "to its static base, as far as these images tell",
     "below": "below its static base",
     "above": "but stays above its static base",
 }
@@ -108,7 +108,7 @@ class Against:
     @property
     def verdict(self) -> str:
         if abs(self.difference) <= _SURE * self.error:
-            return "no different from"
+            return "not told apart from"
         return "above" if self.difference > 0 else "below"
 
 
@@ -192,8 +192,8 @@ def sentences(found: Verdict) -> list[str]:
     missing = len(found.rungs) - sum(not rung.command for rung in found.rungs)
     said = []
     if missing:
-        some = f"{missing} of {len(found.rungs)} attacks of the ladder are"
-        said.append(f"Not all has been run: {some} not complete, so that the worst case can only fall further.")
+        some = f"{missing} of {len(found.rungs)} attacks of the ladder are not complete"
+        said.append(f"Not all has been run: {some}, so that the worst case on these images can only fall further.")
     allowed = found.standard.value - claimed
     falls, holds = found.worst.high < allowed, found.worst.value >= allowed
     what = "falls" if falls else "holds so far" if holds and missing else "holds" if holds else "may hold or fall"
@@ -211,7 +211,7 @@ def sentences(found: Verdict) -> list[str]:
         )
     base = next((one for one in found.against if one.name == "guide"), None)
     if base is not None and falls:
-        said.append(f"In one sentence: it falls {_WHERE[base.verdict]}, the external network that it transforms with.")
+        said.append(f"In one sentence: it falls {_WHERE[base.verdict]} (the external network that g goes by).")
     if found.tries:
         k, left = found.tries[-1]
         said.append(f"Who sends the same input {k} times leaves {_pc(left)}.")
@@ -239,14 +239,14 @@ def _rungs(defense: DefenseSummary | None) -> list[Rung]:
 
 
 def _against(base: Base, record: Transformation, survived: Array, ids: list[str]) -> Against:
-    robust = dict(zip(record.ids, base.robust, strict=True))
-    pairs = np.array([[s, float(robust[i])] for s, i in zip(survived, ids, strict=True) if i in robust])
-    each = pairs[:, 0] - pairs[:, 1] if len(pairs) else np.zeros(0)
+    own = {example: pair for example, *pair in zip(record.ids, base.robust, base.right, strict=True)}
+    same = np.array([[s, *map(float, own[i])] for s, i in zip(survived, ids, strict=True) if i in own]).reshape(-1, 3)
+    each = same[:, 0] - same[:, 1]
     n = len(each)
     return Against(
         name=base.name,
-        clean=sum(base.right) / len(base.right),
-        robust=float(pairs[:, 1].mean()) if n else float("nan"),
+        clean=float(same[:, 2].mean()) if n else float("nan"),
+        robust=float(same[:, 1].mean()) if n else float("nan"),
         difference=float(each.mean()) if n else float("nan"),
         error=float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else float("inf"),
         cost=record.seconds / base.seconds if base.seconds else None,

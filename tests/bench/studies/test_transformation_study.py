@@ -232,6 +232,18 @@ def test_a_record_of_other_weights_is_not_shown(tmp_path: Path) -> None:
     assert verdict(tmp_path).against == []
 
 
+def test_a_base_is_compared_on_the_same_images_alone(tmp_path: Path) -> None:
+    _results(tmp_path, 10, {}, 10)
+    store = Results(tmp_path, suite_record([], name=SUITE)).store
+    record = stored.read(store, "ours")
+    assert record is not None
+    ids = [*record.ids[:20], *(f"other {i}" for i in range(20))]
+    base = record.bases[0].model_copy(update={"right": [True] * 15 + [False] * 25, "robust": [True] * 5 + [False] * 35})
+    stored.write(store, "ours", record.model_copy(update={"ids": ids, "bases": [base]}))
+    (found,) = verdict(tmp_path).against
+    assert (found.clean, found.robust, found.difference) == (0.75, 0.25, 0.25)  # 10 of the 20 survive
+
+
 def test_the_same_input_again() -> None:
     survived = np.array([1.0, 0.5, 0.0])
     assert persistent(survived, 10, 1) == pytest.approx(0.5)
