@@ -38,6 +38,9 @@ _ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "TORCH_HOME", "HF_HOME",
     "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "HOME", "OMP_NUM_THREADS", TRACEBACK,
 )  # fmt: skip
+#: glibc then keeps the memory of one answer for the next. Else whether every step has its pages mapped anew, a third of
+#: its time, hangs on what happens to lie at the end of the heap.
+_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
 
 class ServerLost(InputError):
@@ -65,6 +68,7 @@ class Nursery:
             command = [*bubblewrap.command(places, self._scratch, writable), *command]
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, _search_path())), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= _ALLOCATOR
         try:
             self._process = subprocess.Popen(
                 command,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -208,7 +209,7 @@ def prepare(setting: Setting, attack_name: str, unfinished: Path) -> bytes:
 
 
 def _prepare_copy(setting: Setting, unfinished: Path) -> bytes:
-    """A copy's training is its author's code: of an isolated defense it runs at its level, and never sees the test split."""
+    """A copy's training is its author's code, which runs at the level of its defense, and never sees the test split."""
     data, level = setting.data.take(), setting.isolation.level
     learnt_from = replace(data, test=data.test.take(0))
     work = setting.suite, setting.spec, learnt_from, setting.torch_device
@@ -303,11 +304,14 @@ def run_shard(
             if batch_size == 1:
                 raise
             batch_size = min(batch_size, piece.stop - piece.start) // 2 or 1
-            _free_memory()
+            free_memory()
 
 
-def _free_memory() -> None:
-    gc.collect()  # what the failed pass has left behind
+def free_memory() -> None:
+    """Give back what passes have left behind: glibc keeps of large inputs as much as the workers need."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -23,7 +23,7 @@ from bench.engines.graph import Job, Outcome
 from bench.isolation.opening import Isolation, decide, open_defense
 from bench.judging.probe import probe
 from bench.plugins.resolve import LoadedDefense, build_defense
-from bench.running.cell import Setting, defense_key, empty_record, opens, select_examples
+from bench.running.cell import Setting, defense_key, empty_record, free_memory, opens, select_examples
 from bench.running.describe import suite_record
 from bench.running.plan import Cell, Opened, Plan, make_plan
 from bench.running.progress import Display, Tracker
@@ -174,6 +174,7 @@ class Evaluation:
             batch_size=suite.batch_size,
             attacked=select_examples(suite, self.data),
         )
+        free_memory()
         key = defense_key(spec, loaded)
         card = defense.card
         before = _unless_broken(partial(self.store.defense, spec.name))
