@@ -84,7 +84,8 @@ def sigma_zero(
     least = least_radius(best)
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
 
-    def move(at: Look, tau: Tensor) -> tuple[Tensor, Tensor]:
+    # The walk's radius is the threshold here.
+    def move(at: Look, radius: Tensor) -> tuple[Tensor, Tensor]:
         delta = (at.x_k - at.x) / box
         shrink = at.hit & (length(delta, "l0") > least)
         size = over_channels(delta.square())
@@ -98,7 +99,7 @@ def sigma_zero(
         step = anneal(eta, 0.1 * eta, at.step, steps)
         delta = delta + step / (1 - _BETAS[0] ** (at.step + 1)) * m / unbiased
         moved = (at.x + box * delta).clamp_(low, high)
-        tau = (tau + threshold_step * step * torch.where(shrink, 1.0, -1.0)).clamp_(0, 1)
+        tau = (radius + threshold_step * step * torch.where(shrink, 1.0, -1.0)).clamp_(0, 1)
         kept = _largest_of_channels((moved - at.x) / box) >= per_example(tau, moved)
         return torch.where(kept, moved, at.x), tau
 
