@@ -22,6 +22,7 @@ from bench.plugins.resolve import get_attack
 #: An attack without an entry runs with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
     "adaptive": {"passes": 50},
+    "a3": {"restarts": 3, "first_steps": 3, "last_steps": 5, "initial_steps": 2},
     "alma": {"steps": 10},
     "apgd": {"steps": 10},
     "autoattack": {"steps": 5, "targets": 2, "queries": 20},
