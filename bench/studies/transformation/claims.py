@@ -28,8 +28,8 @@ from bench.studies.transformation.tables import (
     tables,
     written,
 )
-from bench.summary.metrics import Array
-from bench.summary.numbers import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary
+from bench.summary.metrics import Array, judging_error
+from bench.summary.numbers import SETTLED, AttackSummary, DefenseSummary, Estimate, SuiteSummary, estimate
 from bench.summary.results import DefenseResults
 
 #: The claim in a sentence.
@@ -150,17 +150,19 @@ def verdict(results: Path) -> Verdict:
     defense = defense_in(suite, DEFENSE)
     record = _record(results, defense)
     rungs, tries, against, error = _rungs(defense), [], [], None
+    standard = worst = None
     if suite is not None and defense is not None:
-        survived, ids = _worst(results, suite)
+        clean, survived, ids = _worst(results, suite)
+        standard, worst = estimate(clean), estimate(survived)
         draws = suite.record.draws_report
         tries = [(k, persistent(survived, draws, k)) for k in TRIES if k <= draws]
-        error = defense.judging_error
+        error = judging_error(survived, draws)
         if record is not None:
             against = [_against(base, record, survived, ids) for base in record.bases]
     found = Verdict(
-        n=0 if defense is None else defense.worst_case.n,
-        standard=None if defense is None else defense.standard,
-        worst=None if defense is None else defense.worst_case,
+        n=0 if worst is None else worst.n,
+        standard=standard,
+        worst=worst,
         judging_error=error,
         complete=defense is not None and defense.complete,
         rungs=rungs,
@@ -265,10 +267,19 @@ def _record(results: Path, defense: DefenseSummary | None) -> Transformation | N
     return found if found is not None and (defense is None or found.defense == defense.record.key) else None
 
 
-def _worst(results: Path, suite: SuiteSummary) -> tuple[Array, list[str]]:
-    """Survival of every measured example under the worst attack, and their ids."""
+def _worst(results: Path, suite: SuiteSummary) -> tuple[Array, Array, list[str]]:
+    """What is right when clean, survival under the worst attack, and ids.
+
+    Of the images that every attack that has begun, and is meant for all images, has finished with: where strong attacks
+    are still missing, an image would seem to survive.
+    """
     store = Store(results, SUITE)
     record = read_record(store.defense_folder(DEFENSE) / "defense.json", DefenseRecord)
     rows = DefenseResults(store, suite.record, record)
-    values, _ = rows.worst(rows.names())
-    return values, [example for example, seen in zip(suite.record.ids, rows.measured, strict=True) if seen]
+    names = rows.names()
+    values, _ = rows.worst(names)
+    whole = [rows.reached(name) for name in names if rows.attacks[name].examples is None]
+    seen = np.logical_and.reduce([np.ones(len(values), dtype=np.bool_), *whole])
+    ids = [example for example, one in zip(suite.record.ids, rows.measured, strict=True) if one]
+    clean = rows.clean["report_correct"][rows.measured]
+    return clean[seen], values[seen], [example for example, one in zip(ids, seen, strict=True) if one]

@@ -129,7 +129,7 @@ N, DRAWS = 40, 20
 def _results(root: Path, left: int, attacks: dict[str, list[int]], base: int, ours: str = "ours") -> None:
     """A ladder in which ``left`` of 40 images survive ``o2-bpda-i``, and ``base`` of them the external network."""
     records = [attack_record(name) for name in ["o2-bpda-i", *attacks]]
-    suite = suite_record(records, n=N, name=SUITE, draws_select=DRAWS, draws_report=DRAWS, shard_size=N)
+    suite = suite_record(records, n=N, name=SUITE, draws_select=DRAWS, draws_report=DRAWS, shard_size=20)
     results = Results(root, suite)
     results.write_suite()
     defense = defense_record(ours, probe_record(randomized=True))
@@ -242,6 +242,14 @@ def test_a_base_is_compared_on_the_same_images_alone(tmp_path: Path) -> None:
     stored.write(store, "ours", record.model_copy(update={"ids": ids, "bases": [base]}))
     (found,) = verdict(tmp_path).against
     assert (found.clean, found.robust, found.difference) == (0.75, 0.25, 0.25)  # 10 of the 20 survive
+
+
+def test_images_that_an_attack_has_not_reached_say_nothing(tmp_path: Path) -> None:
+    _results(tmp_path, 10, {"o1-as-released": [0] * 5 + [DRAWS] * 15}, 10)
+    found = verdict(tmp_path)
+    assert found.standard is not None
+    assert found.worst is not None
+    assert (found.n, found.standard.value, found.worst.value) == (20, 1.0, 0.25)
 
 
 def test_the_same_input_again() -> None:
