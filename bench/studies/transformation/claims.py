@@ -169,7 +169,7 @@ def verdict(results: Path) -> Verdict:
         tries=tries,
         against=against,
         record=record,
-        tables=tables(results, suite, record),
+        tables=tables(results, suite, record, worst),
     )
     return replace(found, sentences=tuple(sentences(found)))
 
