@@ -152,7 +152,7 @@ class PiecewiseLinear:
             slopes.append(torch.full((z.numel(),), slope, dtype=torch.float64))
             return F.leaky_relu(z, slope)
 
-        self._classes = len(self._run(x, unit))
+        self._classes = len(self.run(x, unit))
         return layers, torch.cat(slopes) if slopes else torch.zeros(0, dtype=torch.float64)
 
     def _check(self, double: nn.Module, x: Tensor) -> None:
@@ -166,7 +166,7 @@ class PiecewiseLinear:
 
     # -- evaluating it ----------------------------------------------------------------------------------------
 
-    def _run(self, x: Tensor, unit: Unit) -> Tensor:
+    def run(self, x: Tensor, unit: Unit) -> Tensor:
         """Logits ``(K,)`` of one input, with the units as ``unit`` says."""
         places = self._places
 
@@ -193,7 +193,7 @@ class PiecewiseLinear:
             return F.leaky_relu(z, slope)
 
         x = x.double().cpu().view(self.shape)
-        logits = self._run(x, unit)
+        logits = self.run(x, unit)
         z = torch.cat(inputs) if inputs else torch.zeros(0, dtype=torch.float64)
         return Piece(x, logits, z, z > 0)
 
@@ -209,7 +209,7 @@ class PiecewiseLinear:
                 out = torch.where(free[layer].view(z.shape), outputs[layer].view(z.shape), out)
             return out
 
-        logits = self._run(x, unit)
+        logits = self.run(x, unit)
         return logits, torch.cat(inputs) if inputs else torch.zeros(0, dtype=torch.float64)
 
     @torch.no_grad()
@@ -254,7 +254,7 @@ class PiecewiseLinear:
             return out
 
         with torch.enable_grad():
-            logits = self._run(piece.x.clone().requires_grad_(), unit)
+            logits = self.run(piece.x.clone().requires_grad_(), unit)
             grads = torch.autograd.grad(logits @ weights, outs, allow_unused=True)
         return torch.cat([
             torch.zeros(out.numel(), dtype=torch.float64) if g is None else g.flatten()

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from bench.cli.accept import accept
+from bench.cli.certify import certify
 from bench.cli.check import check
 from bench.cli.compact import compact
 from bench.cli.evaluate import evaluate
@@ -108,6 +109,7 @@ _COMMANDS = (
     report,
     status,
     verify,
+    certify,
     gradients,
     study,
     compact,

@@ -114,13 +114,13 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
 
 
 def to_json(record: Record) -> str:
-    """Indented JSON; the rows of a shard are arrays under a list of ``columns``, one line each."""
+    """Indented JSON; rows are arrays under a list of ``columns``, one line each."""
     raw: dict[str, Any] = record.model_dump(mode="json")
     rows = raw.pop("rows", None)
     text = json.dumps(raw, indent=1, ensure_ascii=False)
     if rows is None:
         return text + "\n"
-    columns = list(Row.model_fields)
+    columns = list(rows[0] if rows else Row.model_fields)
     lines = ",\n".join("  " + json.dumps([row[c] for c in columns], ensure_ascii=False) for row in rows)
     return f'{text[:-2]},\n "columns": {json.dumps(columns)},\n "rows": [\n{lines}\n ]\n}}\n'
 

@@ -87,7 +87,7 @@ class DefenseResults:
     """All cells of one defense, and the arrays every number is computed from."""
 
     def __init__(self, store: Store, suite: SuiteRecord, record: DefenseRecord) -> None:
-        self._store, self.suite, self.record = store, suite, record
+        self.store, self.suite, self.record = store, suite, record
         self.unreadable: list[str] = []  # a line for each shard's file whose examples are missing for that reason
 
         def read(attack: AttackRecord | None) -> Cell:
@@ -183,7 +183,7 @@ class DefenseResults:
 
     def accepted_at(self) -> list[Level]:
         """The level at which a submitted defense was judged when it was accepted; nothing of any other."""
-        found = acceptance(self._store, self.record.name)
+        found = acceptance(self.store, self.record.name)
         return [level for level in LEVELS if found is not None and level == found.isolation]
 
     def finished(self) -> list[ShardRecord]:

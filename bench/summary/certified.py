@@ -1,0 +1,84 @@
+"""Between which two numbers robust accuracy lies: the examples that are proven, and those that nothing has broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.storing.certified import Certificates, current_certificates
+from bench.storing.records import DefenseRecord, SuiteRecord
+from bench.storing.store import Store
+from bench.summary.results import DefenseResults
+
+
+@dataclass(frozen=True)
+class CertifiedRadius:
+    """What is known of a defense at one radius.
+
+    Attributes:
+        certified: share of the examples that are proven to be robust: no attack leaves less.
+        unbroken: share that is not broken: no attack tried leaves more.
+        n: examples that were looked at.
+        contradicted: examples that are proven and yet broken by a stored attack: a bug in one of the two.
+    """
+
+    eps: float
+    certified: float
+    unbroken: float
+    n: int
+    contradicted: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the two meet."""
+        return self.certified == self.unbroken
+
+    @property
+    def text(self) -> str:
+        """In per cent: ``12.4 to 55.1``, or ``55.1 (exact)``."""
+        if self.exact:
+            return f"{100 * self.certified:.1f} (exact)"
+        return f"{100 * self.certified:.1f} to {100 * self.unbroken:.1f}"
+
+
+def certified_radii(results: DefenseResults, records: Sequence[Certificates]) -> list[CertifiedRadius]:
+    """What certificates and stored attacks say together, the smallest radius first."""
+    return [beside(record, _broken(results, record.eps)) for record in records if record.rows]
+
+
+def beside(record: Certificates, broken: set[str]) -> CertifiedRadius:
+    """What certificates say, and the ids of examples that stored attacks break at their radius."""
+    certified = {row.id for row in record.rows if row.status == "certified"}
+    known = {row.id for row in record.rows if row.status == "broken" or row.id in broken}
+    n = len(record.rows)
+    return CertifiedRadius(
+        eps=record.eps,
+        certified=len(certified) / n,
+        unbroken=1 - len(known) / n,
+        n=n,
+        contradicted=tuple(sorted(certified & broken)),
+    )
+
+
+def broken_within(store: Store, suite: SuiteRecord, record: DefenseRecord, eps: float) -> set[str]:
+    """The ids of examples of a deterministic defense that are wrong as they are or at a stored x_adv within ``eps``."""
+    return _broken(DefenseResults(store, suite, record), eps)
+
+
+def _broken(results: DefenseResults, eps: float) -> set[str]:
+    if not results.measured.any():
+        return set()
+    names = [*results.names(), *results.names(counted=False)]
+    survived, _ = results.worst(names, kind="correct", radius=eps)
+    ids = np.array(results.suite.ids)[results.measured]
+    return set(ids[survived < 1].tolist())
+
+
+def stored_radii(results: DefenseResults, unreadable: list[str]) -> list[CertifiedRadius]:
+    """What is stored of a defense; nothing of one that is randomised or has a detector."""
+    store, suite, record = results.store, results.suite, results.record
+    if record.probe.randomized or record.probe.has_detector:
+        return []
+    return certified_radii(results, list(current_certificates(store, suite, record.key, unreadable)))
