@@ -38,7 +38,8 @@ from bench.storing.keys import DefenseKey
 from bench.storing.records import DefenseRecord, SuiteRecord
 from bench.storing.store import Store, read_record
 from bench.suites.config import Suite
-from bench.summary.certified import CertifiedRadius, beside, broken_within
+from bench.summary.certified import beside, broken_within
+from bench.summary.numbers import CertifiedRadius
 
 #: The attack that an example is given to first, where no stored one has broken it.
 ATTACK = "cascade"

@@ -16,7 +16,7 @@ from bench.contracts.words import as_eps, format_eps
 
 if TYPE_CHECKING:
     from bench.storing.certified import Certificates
-    from bench.summary.certified import CertifiedRadius
+    from bench.summary.numbers import CertifiedRadius
 
 
 @click.command(
@@ -66,6 +66,7 @@ def certify(
     from bench.engines.local import LocalEngine
     from bench.storing import provenance
     from bench.storing.store import Store, check_writable
+    from bench.summary.certified import contradictions
 
     torch.set_num_threads(1)
     check_writable(results)
@@ -81,12 +82,9 @@ def certify(
                 )
                 for record, between in records:
                     voice.line(_said(spec.name, record, between))
-                    for example in between.contradicted:
+                    for line in contradictions([between], record.norm):
                         failed = True
-                        voice.warn(
-                            f"error: {spec.name}: {example} is certified at {record.norm} {record.eps:g} "
-                            "and yet broken by a stored attack; one of the two is wrong"
-                        )
+                        voice.warn(f"error: {spec.name}: {line}")
                     found.append({"defense": spec.name, "radius": between, "record": record})
             except NotApplicable as reason:
                 failed = True

@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from bench.contracts.words import format_eps
 from bench.storing.certified import Certificates, current_certificates
 from bench.storing.records import DefenseRecord, SuiteRecord
 from bench.storing.store import Store
+from bench.summary.numbers import CertifiedRadius
 from bench.summary.results import DefenseResults
-
-
-@dataclass(frozen=True)
-class CertifiedRadius:
-    """What is known of a defense at one radius.
-
-    Attributes:
-        certified: share of the examples that are proven to be robust: no attack leaves less.
-        unbroken: share that is not broken: no attack tried leaves more.
-        n: examples that were looked at.
-        contradicted: examples that are proven and yet broken by a stored attack: a bug in one of the two.
-    """
-
-    eps: float
-    certified: float
-    unbroken: float
-    n: int
-    contradicted: tuple[str, ...]
-
-    @property
-    def exact(self) -> bool:
-        """Whether the two meet."""
-        return self.certified == self.unbroken
-
-    @property
-    def text(self) -> str:
-        """In per cent: ``12.4 to 55.1``, or ``55.1 (exact)``."""
-        if self.exact:
-            return f"{100 * self.certified:.1f} (exact)"
-        return f"{100 * self.certified:.1f} to {100 * self.unbroken:.1f}"
 
 
 def certified_radii(results: DefenseResults, records: Sequence[Certificates]) -> list[CertifiedRadius]:
@@ -82,3 +53,13 @@ def stored_radii(results: DefenseResults, unreadable: list[str]) -> list[Certifi
     if record.probe.randomized or record.probe.has_detector:
         return []
     return certified_radii(results, list(current_certificates(store, suite, record.key, unreadable)))
+
+
+def contradictions(found: Sequence[CertifiedRadius], norm: str) -> list[str]:
+    """A line for each example that is proven and yet broken by a stored attack."""
+    what = "and yet broken by a stored attack; one of the two is wrong"
+    return [
+        f"{example} is certified at {norm} {format_eps(one.eps)} {what}"
+        for one in found
+        for example in one.contradicted
+    ]

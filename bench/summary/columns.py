@@ -227,6 +227,15 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         "attacks; nothing of a deterministic defense. The interval is about the sampling of examples and comes on top.",
     ),
     Column(
+        "certified_radii",
+        "Certified to attacked",
+        lambda defense: [f"{one.eps:g}: {one.text}" for one in defense.certified],
+        "names",
+        ("rows", "files"),
+        "By radius: between which two numbers robust accuracy lies, in %: what is proven, and what nothing has broken. "
+        "Empty where nothing was certified; see docs/certified-bounds.md.",
+    ),
+    Column(
         "worst_attack",
         "Worst attack",
         lambda defense: defense.worst_attack,

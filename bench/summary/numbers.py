@@ -153,6 +153,36 @@ class HistoryPoint:
 
 
 @dataclass(frozen=True)
+class CertifiedRadius:
+    """What is known of a defense at one radius.
+
+    Attributes:
+        certified: share of the examples that are proven to be robust: no attack leaves less.
+        unbroken: share that is not broken: no attack tried leaves more.
+        n: examples that were looked at.
+        contradicted: examples that are proven and yet broken by a stored attack: a bug in one of the two.
+    """
+
+    eps: float
+    certified: float
+    unbroken: float
+    n: int
+    contradicted: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the two meet."""
+        return self.certified == self.unbroken
+
+    @property
+    def text(self) -> str:
+        """In per cent: ``12.4 to 55.1``, or ``55.1 (exact)``."""
+        if self.exact:
+            return f"{100 * self.certified:.1f} (exact)"
+        return f"{100 * self.certified:.1f} to {100 * self.unbroken:.1f}"
+
+
+@dataclass(frozen=True)
 class DefenseSummary:
     """One line of the leaderboard, and the page behind it."""
 
@@ -174,6 +204,7 @@ class DefenseSummary:
     history: list[HistoryPoint] = field(default_factory=list)  # oldest first; empty where nothing was submitted
     levels: dict[Level, int] = field(default_factory=dict)  # finished shards by level of isolation, weakest first
     asked_again: AskedAgain | None = None  # over all shards; None: it was not isolated
+    certified: list[CertifiedRadius] = field(default_factory=list)  # the smallest radius first
 
     @property
     def isolation(self) -> Level | None:

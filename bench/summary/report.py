@@ -127,6 +127,15 @@ def document(summaries: Sequence[SuiteSummary]) -> dict[str, Any]:
     }
 
 
+def certified(summary: SuiteSummary) -> list[str]:
+    """A line for each defense of which something is proven: between which numbers its robust accuracy lies."""
+    lines = []
+    for defense in summary.defenses:
+        spans = [f"{summary.record.norm} {format_eps(one.eps)}: {one.text} % of {one.n}" for one in defense.certified]
+        lines += [f"certified to attacked, {defense.record.name}: {'; '.join(spans)}"] if spans else []
+    return lines
+
+
 def remarks(summary: SuiteSummary) -> list[str]:
     """What is left out of the summary, and why."""
     return summary.unreadable + summary.warnings
@@ -141,6 +150,7 @@ def _page(summary: SuiteSummary, form: str) -> str:
         cells = [[written(text) for text in row.values()] for row in rows]
         headers = [written(text) for text in (rows[0] if rows else ())]
         parts.append(tabulate(cells, headers=headers, tablefmt=style, disable_numparse=True))
+    parts += [said(line) for line in certified(summary)]
     return "\n\n".join(parts + [f"warning: {said(text)}" for text in remarks(summary)])
 
 

@@ -11,6 +11,7 @@ from bench.contracts.errors import InputError
 from bench.storing.names import slug
 from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, stored_suites
+from bench.summary.certified import contradictions, stored_radii
 from bench.summary.detection import at_half, detection_of, implied_flag, own_at_half
 from bench.summary.flags import find_flags
 from bench.summary.history import history_of
@@ -113,6 +114,7 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         history=history_of(results),
         levels=results.levels(),
         asked_again=_asked_again(results),
+        certified=stored_radii(results, results.unreadable),
         judging_error=judging_error(values, results.suite.draws_report) if record.probe.randomized else None,
         survival={name: results.under(name).tolist() for name in names},
     )
@@ -159,15 +161,17 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
         except InputError as error:
             unreadable.append(str(error))
             continue
-        unreadable += stored.unreadable
         if stored.measured.any():
             found.append(summarise_defense(stored))
+            wrong = contradictions(found[-1].certified, record.norm)
+            warnings += [f"{stored.record.name}: {line}" for line in wrong]
             if found[-1].detection is not None:
                 classifiers += [own for own in (own_at_half(stored),) if own]
             elif found[-1].complete:
                 classifiers.append(at_half(stored))
         elif not stored.unreadable:
             warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
+        unreadable += stored.unreadable
     found = [_beside(summary, classifiers) for summary in found]
     found.sort(key=lambda s: (not s.complete, -s.worst_case.value, -s.standard.value, s.record.name))
     ranked: list[DefenseSummary] = []

@@ -26,9 +26,13 @@ from bench.storing.keys import DefenseKey, differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
 from bench.storing.submitted import submitted_spec
+from bench.summary.certified import contradictions, stored_radii
+from bench.summary.results import DefenseResults
 from bench.upkeep.points import Points, judge_points
 from bench.upkeep.rounding import Rounding, rounded
 
+#: What certificates are called beside the attacks.
+CERTIFIED = "certificates"
 #: The columns of a row that the judge decides.
 JUDGED = (
     *("label", "prediction", "select_correct", "select_robust", "report_robust", "report_correct"),
@@ -143,6 +147,8 @@ def verify(
                 yield replace(verdict, note=note, key=record.key)
         if (not attacks or FOUND in attacks) and found_files(store, record.name):
             yield replace(_found(store, suite, record, loaded.defense, data, device), note=note, key=record.key)
+        if not attacks and (proven := _proven(store, suite, record)).rows:
+            yield replace(proven, key=record.key)
 
 
 def _agree(old: Row, new: Row) -> bool:
@@ -173,6 +179,14 @@ def _found(
         for old, new in zip(found.rows, again, strict=True):
             different += not _agree(old, new)
     return Verdict(record.name, FOUND, rows, different)
+
+
+def _proven(store: Store, suite: SuiteRecord, record: DefenseRecord) -> Verdict:
+    """The certificates beside the stored rows: none that attacks break."""
+    unreadable: list[str] = []
+    radii = stored_radii(DefenseResults(store, suite, record), unreadable)
+    wrong = contradictions(radii, suite.norm)
+    return Verdict(record.name, CERTIFIED, sum(one.n for one in radii), len(wrong), "; ".join(wrong + unreadable))
 
 
 def _stored_defenses(store: Store) -> Iterator[tuple[str, DefenseRecord | str]]:

@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from registered import formula
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -25,6 +24,15 @@ from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
+
+#: How far below the truth a linear program may end: HiGHS keeps conditions up to 1e-7.
+LP = 1e-6
+
+
+def formula(*shape: int, seed: float) -> Tensor:
+    """Numbers in [-1, 1] without much order, the same on every machine."""
+    at = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return torch.sin(seed + 12.9898 * at + 0.78233 * at.square() % 97).view(shape)
 
 
 def _perceptron(seed: int, *sizes: int, slope: float = 0.0) -> nn.Module:
@@ -57,25 +65,23 @@ def _smallest_margin(layered: Layered, ball: Limits, y: int) -> float:
     return least
 
 
-@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("slope", [0.0, 0.1])
-def test_exactly_the_robust_examples_of_tiny_networks_are_certified(seed: int, slope: float) -> None:
-    layered = Layered(_perceptron(seed, 3, 4, 3, 3, slope=slope), torch.zeros(1, 1, 1, 3))
-    x = torch.rand(1, 1, 3, generator=torch.Generator().manual_seed(seed))
-    y = int(layered.network.at(x[None]).logits.argmax())
-    statuses = set()
-    for eps in (0.02, 0.1, 0.2, 0.4):
-        threat = Lp("linf", eps)
+def test_exactly_the_robust_examples_of_tiny_networks_are_certified(slope: float) -> None:
+    decided = set()
+    for seed, eps in itertools.product(range(5), (0.02, 0.1, 0.3)):
+        layered = Layered(_perceptron(seed, 3, 3, 2, 3, slope=slope), torch.zeros(1, 1, 1, 3))
+        x = torch.rand(1, 1, 3, generator=torch.Generator().manual_seed(seed))
+        y, threat = int(layered.network.at(x[None]).logits.argmax()), Lp("linf", eps)
         least = _smallest_margin(layered, box(x, eps + threat.tolerance, 0.0, 1.0), y)
-        proven = prove(layered, x, y, threat, seconds=60.0)
-        assert proven.bound <= least + 1e-9
+        proven = prove(layered, x, y, threat, seconds=30.0)
+        assert proven.bound <= least + LP
         if abs(least - TOLERANCE) > 0.02:
-            assert proven.certified == (least > TOLERANCE), (eps, least, proven)
-        statuses.add(proven.certified)
-    assert True in statuses or seed in (0, 3), "an example with both answers is a test"
+            assert proven.certified == (least > TOLERANCE), (seed, eps, least, proven)
+            decided.add(proven.certified)
+    assert decided == {True, False}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_bounds_and_limits_hold_of_every_point_and_each_step_is_tighter(seed: int) -> None:
     layered = Layered(_perceptron(seed, 6, 10, 10, 4), torch.zeros(1, 1, 2, 3))
     draw = torch.Generator().manual_seed(seed)
@@ -100,25 +106,21 @@ def test_bounds_and_limits_hold_of_every_point_and_each_step_is_tighter(seed: in
 
 def test_branch_and_bound_proves_what_relaxation_does_not() -> None:
     gained = 0
-    for seed in range(6):
-        layered = Layered(_perceptron(seed, 4, 8, 6, 2), torch.zeros(1, 1, 2, 2))
-        x = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(seed))
+    for seed in range(5):
+        layered = Layered(_perceptron(seed, 3, 4, 3, 2), torch.zeros(1, 1, 1, 3))
+        x = torch.rand(1, 1, 3, generator=torch.Generator().manual_seed(seed))
         row = torch.tensor([1.0, -1.0], dtype=torch.float64)
-        limits = by_relaxation(layered, by_intervals(layered, box(x, 0.3, 0.0, 1.0)))
+        limits = by_relaxation(layered, by_intervals(layered, box(x, 0.4, 0.0, 1.0)))
         relaxed = float(optimised(layered, 2, row[:, None], limits, steps=50, enough=None).value)
-        proof = branch_and_bound(layered, row, limits, goal=1e9, seconds=2.0)
-        least = min(_smallest_towards(layered, limits, row), 1e9)
-        assert proof.value <= least + 1e-9 and not proof.proven
-        goal = least - 0.01
-        if goal > relaxed + 0.02:
-            assert branch_and_bound(layered, row, limits, goal, seconds=60.0).proven
+        least = _smallest_margin(layered, limits, 0)
+        assert relaxed <= least + LP
+        proof = branch_and_bound(layered, row, limits, least + 0.01, seconds=1.0)
+        assert not proof.proven and proof.value <= least + LP, "what is not so is not proven"
+        if least > relaxed + 0.05:
+            proof = branch_and_bound(layered, row, limits, least - 0.02, seconds=30.0)
+            assert proof.proven and least - 0.02 < proof.value <= least + LP
             gained += 1
-    assert gained >= 2
-
-
-def _smallest_towards(layered: Layered, ball: Limits, row: Tensor) -> float:
-    """The smallest of ``row · logits``: by all patterns."""
-    return _smallest_margin(layered, ball, int(row.argmax()))
+    assert gained
 
 
 def test_what_rounding_may_add_is_taken_off() -> None:
@@ -136,7 +138,9 @@ def test_what_rounding_may_add_is_taken_off() -> None:
     lam = [sum((Fraction(float(r)) * Fraction(float(w)) for r, w in zip(rows[:, 0], column, strict=True)), Fraction(0))
            for column in weights[1][1].T]  # fmt: skip
     nu = [Fraction(v) for v in lines(0, torch.tensor([[float(v)] for v in lam], dtype=torch.float64))[:, 0].tolist()]
-    total = sum((Fraction(float(r)) * Fraction(b) for r, b in zip(rows[:, 0], layered.stages[1].bias, strict=True)), Fraction(0))
+    total = Fraction(0)
+    for weight, bias in zip(rows[:, 0].tolist(), layered.stages[1].bias, strict=True):
+        total += Fraction(weight) * Fraction(bias)
     for u, (value, line) in enumerate(zip(lam, nu, strict=True)):
         low, high = Fraction(float(limits.low[1][u])), Fraction(float(limits.high[1][u]))
         ends = [low, high] + [Fraction(0)] * (low < 0 < high)
