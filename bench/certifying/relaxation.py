@@ -78,7 +78,7 @@ def lower_bound(layered: Layered, k: int, rows: Tensor, limits: Limits, lines: L
 
     def through(stage: int, weights: Tensor) -> Tensor:
         for j, matrix in layered.stages[stage].maps.items():
-            pulled: Tensor = _Pull.apply(weights, matrix)  # type: ignore[no-untyped-call]
+            pulled: Tensor = _Pull.apply(weights, matrix)
             coefficients[j] = coefficients[j] + pulled if j in coefficients else pulled
         return torch.from_numpy(layered.stages[stage].bias) @ weights
 
