@@ -252,11 +252,24 @@ class Evaluation:
         """
         self._confirm()
         with writing(self.store.folder, self.request.command):
+            self._look_again()
             self._headers.write()
             failures = self._run()
             failures = self._run() if self._judge_over_draws() else failures
             self._note_headers()
             return failures
+
+    def _look_again(self) -> None:
+        """Plan again now that nobody else writes: what another run has stored since is not run twice."""
+        opened = []
+        for one in self._opened:
+            stored = _unless_broken(partial(self.store.defense, one.name))
+            if stored and stored.key == one.record.key:
+                found = {"timing": stored.timing, "afterwards": stored.afterwards}
+                one = replace(one, record=one.record.model_copy(update=found))
+            opened.append(one)
+        self._opened = opened
+        self.plan = self._plan()
 
     def _note_headers(self) -> None:
         """Look at what this run has stored, so that the next one need not."""

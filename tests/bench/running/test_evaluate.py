@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from stand_ins import HERE, Ended, SerialEngine, essence, plugin, run_bench
 
 from bench.data.load import load_data
 from bench.engines.graph import Job, Outcome
+from bench.running import evaluate
 from bench.running.cell import run_shard
+from bench.storing.lock import writing
 
 
 @pytest.fixture
@@ -248,6 +251,26 @@ def test_parameters_of_a_defense_are_another_defense(bench: Bench) -> None:
 
 def test_a_defense_named_twice_is_evaluated_once(bench: Bench) -> None:
     assert len(bench.configure({"step": STEP}).evaluate("Means", "Means").ran) == 6
+
+
+def test_what_another_run_stores_after_the_plan_is_not_run_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.configure({"step": STEP})
+    first: list[Ended] = []
+
+    @contextlib.contextmanager
+    def waited_for(folder: Path, command: str) -> Iterator[None]:
+        if not first:
+            first.append(Ended(0, "", "", []))
+            first[0] = bench.evaluate()
+        with writing(folder, command):
+            yield
+
+    monkeypatch.setattr(evaluate, "writing", waited_for)
+    second = bench.evaluate()
+    assert len(first[0].ran) == 6 and second.code == 0
+    assert second.ran == []
+    (defense,) = bench.summary.defenses
+    assert defense.record.timing is not None and defense.record.afterwards is not None
 
 
 def test_a_damaged_shard_is_made_again(bench: Bench) -> None:
