@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def certify(
     with seeded(suite.seed, "certify", "precision"):
         compared = opened.examples.x[:_COMPARED]
         precision = check_precision(opened.defense, opened.layered, compared, work.threat(opened.data, max(radii)))
-    record = _record(store, suite_record(suite, opened.data))
+    record = suite_of(store, suite_record(suite, opened.data))
     ids = record.ids[:examples]
     for eps in sorted(set(radii)):
         clock = provenance.start(command)
@@ -127,7 +128,7 @@ def certify(
                 provenance=provenance.finish(clock), rows=done,
             )  # fmt: skip
 
-        for found in _run(jobs, engine, display):
+        for found in run_jobs(jobs, engine, display):
             rows.update((row.id, row) for row in found)
             written = made(rows, eps, clock)
             write_certificates(store, written)
@@ -166,7 +167,7 @@ def _tried(row: CertifiedRow, seconds: float) -> bool:
     return row.status == "open" and row.limit >= seconds
 
 
-def _record(store: Store, now: SuiteRecord) -> SuiteRecord:
+def suite_of(store: Store, now: SuiteRecord) -> SuiteRecord:
     """The suite as it is stored, whose attacks the stored rows are of, if its examples are those of now."""
     path = store.folder / "suite.json"
     if not path.exists():
@@ -249,8 +250,8 @@ def _breaks(work: Certifying, defense: Defense, threat: Lp, x: Tensor, y: Tensor
     return "attack" if wrong else None
 
 
-def _run(jobs: Sequence[Job], engine: Engine, display: Display) -> Iterator[list[CertifiedRow]]:
-    """The rows of each job; stops with the reason of the first that fails."""
+def run_jobs(jobs: Sequence[Job], engine: Engine, display: Display) -> Iterator[Any]:
+    """What each job returns; stops with the reason of the first that fails."""
     tracker = Tracker(jobs, engine.workers, "done")
 
     def heard(message: Report) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.contracts.words import format_eps
-from bench.storing.certified import Certificates, current_certificates
+from bench.storing.certified import Certificates, Smoothed, current_certificates, current_smoothed
 from bench.storing.records import DefenseRecord, SuiteRecord
 from bench.storing.store import Store
-from bench.summary.numbers import CertifiedRadius
+from bench.summary.numbers import CertifiedRadius, SmoothedAccuracy
 from bench.summary.results import DefenseResults
 
 
@@ -53,6 +53,25 @@ def stored_radii(results: DefenseResults, unreadable: list[str]) -> list[Certifi
     if record.probe.randomized or record.probe.has_detector:
         return []
     return certified_radii(results, list(current_certificates(store, suite, record.key, unreadable)))
+
+
+def smoothed_accuracy(record: Smoothed) -> SmoothedAccuracy:
+    """Certified accuracy at multiples of half the noise, up to the largest at which anything is proven."""
+    radii = np.array([row.radius if row.radius is not None else np.nan for row in record.rows])
+    right = np.array([row.predicted == row.label for row in record.rows])
+    held = np.where(right, np.nan_to_num(radii, nan=-1.0), -1.0)
+    steps = int(max(held.max(), 0.0) / (record.sigma / 2))
+    at = [record.sigma / 2 * step for step in range(steps + 1)]
+    return SmoothedAccuracy(
+        sigma=record.sigma, draws=record.draws, alpha=record.alpha, n=len(record.rows),
+        abstained=float(np.isnan(radii).mean()), certified={radius: float((held >= radius).mean()) for radius in at},
+    )  # fmt: skip
+
+
+def stored_smoothed(results: DefenseResults, unreadable: list[str]) -> list[SmoothedAccuracy]:
+    """What is stored of a defense's smoothed classifiers, the smallest noise first."""
+    found = current_smoothed(results.store, results.suite, results.record.key, unreadable)
+    return [smoothed_accuracy(record) for record in found if record.rows]
 
 
 def contradictions(found: Sequence[CertifiedRadius], norm: str) -> list[str]:

@@ -236,6 +236,16 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         "Empty where nothing was certified; see docs/certified-bounds.md.",
     ),
     Column(
+        "smoothed_radii",
+        "Smoothed, certified in l2",
+        lambda defense: [f"sigma {one.sigma:g}: {one.text}" for one in defense.smoothed],
+        "names",
+        ("rows", "files"),
+        "By noise: certified accuracy in %, by l2 radius, of the classifier that randomised smoothing makes of the "
+        "defense. It is no bound of the defense itself. Empty where nothing was smoothed; see "
+        "docs/certified-bounds.md.",
+    ),
+    Column(
         "worst_attack",
         "Worst attack",
         lambda defense: defense.worst_attack,

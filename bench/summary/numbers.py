@@ -183,6 +183,31 @@ class CertifiedRadius:
 
 
 @dataclass(frozen=True)
+class SmoothedAccuracy:
+    """What randomised smoothing with one noise proves of the smoothed classifier; radii are in l2.
+
+    Attributes:
+        sigma: of the noise, in the units of the box.
+        alpha: probability, for each example, that its radius is too large.
+        n: examples that were looked at.
+        abstained: share whose class is not certain enough for any radius.
+        certified: by radius, the share that is given the right class everywhere within it; at 0, at its centre.
+    """
+
+    sigma: float
+    draws: int
+    alpha: float
+    n: int
+    abstained: float
+    certified: dict[float, float]
+
+    @property
+    def text(self) -> str:
+        """In per cent, by radius: ``l2 0: 91.0, l2 0.125: 80.5``."""
+        return ", ".join(f"l2 {radius:.4g}: {100 * share:.1f}" for radius, share in self.certified.items())
+
+
+@dataclass(frozen=True)
 class DefenseSummary:
     """One line of the leaderboard, and the page behind it."""
 
@@ -205,6 +230,7 @@ class DefenseSummary:
     levels: dict[Level, int] = field(default_factory=dict)  # finished shards by level of isolation, weakest first
     asked_again: AskedAgain | None = None  # over all shards; None: it was not isolated
     certified: list[CertifiedRadius] = field(default_factory=list)  # the smallest radius first
+    smoothed: list[SmoothedAccuracy] = field(default_factory=list)  # the smallest noise first
 
     @property
     def isolation(self) -> Level | None:

@@ -136,6 +136,17 @@ def certified(summary: SuiteSummary) -> list[str]:
     return lines
 
 
+def smoothed(summary: SuiteSummary) -> list[str]:
+    """A line for each noise under which a defense was smoothed: certified accuracy by l2 radius."""
+    return [
+        f"smoothed by noise of sigma {one.sigma:g}, {defense.record.name}: certified accuracy in % by radius: "
+        f"{one.text}; of {one.n} examples, {100 * one.abstained:.1f} % abstained, each wrong with probability "
+        f"{one.alpha:g} at most"
+        for defense in summary.defenses
+        for one in defense.smoothed
+    ]
+
+
 def remarks(summary: SuiteSummary) -> list[str]:
     """What is left out of the summary, and why."""
     return summary.unreadable + summary.warnings
@@ -150,7 +161,7 @@ def _page(summary: SuiteSummary, form: str) -> str:
         cells = [[written(text) for text in row.values()] for row in rows]
         headers = [written(text) for text in (rows[0] if rows else ())]
         parts.append(tabulate(cells, headers=headers, tablefmt=style, disable_numparse=True))
-    parts += [said(line) for line in certified(summary)]
+    parts += [said(line) for line in certified(summary) + smoothed(summary)]
     return "\n\n".join(parts + [f"warning: {said(text)}" for text in remarks(summary)])
 
 

@@ -11,7 +11,7 @@ from bench.contracts.errors import InputError
 from bench.storing.names import slug
 from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord
 from bench.storing.store import open_suite, read_record, stored_suites
-from bench.summary.certified import contradictions, stored_radii
+from bench.summary.certified import contradictions, stored_radii, stored_smoothed
 from bench.summary.detection import at_half, detection_of, implied_flag, own_at_half
 from bench.summary.flags import find_flags
 from bench.summary.history import history_of
@@ -115,6 +115,7 @@ def summarise_defense(results: DefenseResults) -> DefenseSummary:
         levels=results.levels(),
         asked_again=_asked_again(results),
         certified=stored_radii(results, results.unreadable),
+        smoothed=stored_smoothed(results, results.unreadable),
         judging_error=judging_error(values, results.suite.draws_report) if record.probe.randomized else None,
         survival={name: results.under(name).tolist() for name in names},
     )

@@ -26,7 +26,7 @@ from bench.storing.keys import DefenseKey, differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
 from bench.storing.store import Store, open_suite, read_record
 from bench.storing.submitted import submitted_spec
-from bench.summary.certified import contradictions, stored_radii
+from bench.summary.certified import contradictions, stored_radii, stored_smoothed
 from bench.summary.results import DefenseResults
 from bench.upkeep.points import Points, judge_points
 from bench.upkeep.rounding import Rounding, rounded
@@ -147,7 +147,7 @@ def verify(
                 yield replace(verdict, note=note, key=record.key)
         if (not attacks or FOUND in attacks) and found_files(store, record.name):
             yield replace(_found(store, suite, record, loaded.defense, data, device), note=note, key=record.key)
-        if not attacks and (proven := _proven(store, suite, record)).rows:
+        if not attacks and ((proven := _proven(store, suite, record)).rows or proven.problem):
             yield replace(proven, key=record.key)
 
 
@@ -184,7 +184,9 @@ def _found(
 def _proven(store: Store, suite: SuiteRecord, record: DefenseRecord) -> Verdict:
     """The certificates beside the stored rows: none that attacks break."""
     unreadable: list[str] = []
-    radii = stored_radii(DefenseResults(store, suite, record), unreadable)
+    results = DefenseResults(store, suite, record)
+    radii = stored_radii(results, unreadable)
+    stored_smoothed(results, unreadable)  # whether it can be read: no attack on the defense contradicts it
     wrong = contradictions(radii, suite.norm)
     return Verdict(record.name, CERTIFIED, sum(one.n for one in radii), len(wrong), "; ".join(wrong + unreadable))
 
