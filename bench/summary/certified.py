@@ -27,7 +27,7 @@ def beside(record: Certificates, broken: set[str]) -> CertifiedRadius:
     return CertifiedRadius(
         eps=record.eps,
         certified=len(certified) / n,
-        unbroken=1 - len(known) / n,
+        unbroken=(n - len(known)) / n,  # 1 - 5/6 is not 1/6
         n=n,
         contradicted=tuple(sorted(certified & broken)),
     )

@@ -167,7 +167,9 @@ def _defense_status(
         cells.append(CellStatus(name, len(state.settled), state.stale, missing, len(pieces), expected))
     known = {cell.attack for cell in cells}
     folders = (path for path in store.defense_folder(defense.name).iterdir() if path.is_dir())
-    return DefenseStatus(defense.name, cells, sorted(path.name for path in folders if path.name not in known))
+    # Names that no attack can have: what was submitted, found or certified (bench.storing).
+    unknown = sorted(path.name for path in folders if path.name not in known and not path.name.startswith("@"))
+    return DefenseStatus(defense.name, cells, unknown)
 
 
 def as_document(status: SuiteStatus) -> dict[str, Any]:

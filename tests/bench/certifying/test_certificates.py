@@ -29,6 +29,11 @@ def test_they_come_to_an_interval_which_may_be_exact() -> None:
     assert beside(record, {"b", "d"}).text == "25.0 (exact)"
 
 
+def test_an_interval_is_exact_whatever_the_number_of_examples() -> None:
+    rows = [_row(str(i), "certified" if i == 0 else "broken") for i in range(6)]
+    assert beside(_record(0.1, *rows), set()).text == "16.7 (exact)"  # 1 - 5/6 is 0.16666666666666663
+
+
 def test_a_certified_example_that_is_broken_is_named() -> None:
     found = beside(_record(0.1, _row("a", "certified"), _row("b", "certified")), {"b", "elsewhere"})
     assert contradictions([found], "linf") == [
