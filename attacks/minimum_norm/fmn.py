@@ -29,7 +29,7 @@ _SEARCH = 10
 
 @attack(
     "fmn",
-    version=1,
+    version=2,
     knowledge="gradient",
     norms=("linf", "l2", "l1", "l0"),
     targeted=True,
@@ -48,7 +48,7 @@ def fmn(
     alpha: Annotated[float, Gt(0)] = 1.0,
     alpha_final: Annotated[float, Ge(0)] = 0.01,
     gamma: Annotated[float, Gt(0), Lt(1)] = 0.05,
-    gamma_final: Annotated[float, Ge(0), Lt(1)] = 0.001,
+    gamma_final: Annotated[float, Ge(0), Lt(1)] = 0.005,
     loss: LossLike = "log_odds",
     late_loss: LossLike = "margin",
     start: Tensor | None = None,
@@ -61,11 +61,12 @@ def fmn(
     δ moves by α along the gradient and is projected onto the ball. Until a first point is adversarial, the ball reaches
     a few times the linearised distance beyond the boundary; from then on its radius is multiplied by 1-γ (and cut to
     the shortest distance) where the point is adversarial and by 1+γ where it is not. In l0 the radius is a number of
-    pixels, at first 1, and changes by at least one. α falls along a cosine, and so does γ once an example has come back
-    across the boundary.
+    pixels, at first 1, and changes by at least one. α falls along a cosine, and so does γ in the second half
+    where an example has come back across the boundary: falling from then on, it would leave linf at 0.0033 in place of
+    0.0029 on an undefended ResNet-8 for CIFAR-10 (mean of 46 images).
 
     Where this differs from the paper, with the median (mean) distance over 446 test digits on an adversarially trained
-    CNN in 100 steps, before and after. The first half climbs the log odds, not the margin, and the first balls reach
+    CNN in 100 steps, before and after (γ falling from the first return on). The first half climbs the log odds, not the margin, and the first balls reach
     5 times as far as the linearised boundary, not once: l2 0.7212 (0.7114) to 0.7015 (0.6842), l1 1.338 (1.430) to
     1.216 (1.320). In linf the step, of the same l2 length, goes along the sign of the gradient: with the former 0.2353
     (0.2191) to 0.2205 (0.2060). In l0 a step moves every value by α times the width of the box, and those pixels are

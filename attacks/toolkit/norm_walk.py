@@ -74,9 +74,9 @@ def walk(
 
     Args:
         goals: what to climb in the first and in the second half.
-        gammas: the share by which radii change, in the first and in the last step. It falls along a cosine once an
-            example has come back across the boundary; until then it stays as it is, so that a boundary is reached
-            that is much nearer than the first radius.
+        gammas: the share by which radii change, in the first half and in the last step. In the second half it falls
+            along a cosine where an example has come back across the boundary before; until then it stays as it is, so
+            that a boundary is reached that is much nearer than the first radius.
         x_k: ``(N, …)``, where to start; radius: ``(N,)``, to start with.
     """
     target, x = best.target, best.x
@@ -94,7 +94,7 @@ def walk(
             if not len(rows):
                 return last
         back = back | (best.distance[rows].isfinite() & ~hit)
-        share = torch.where(back, anneal(*gammas, step, steps), gammas[0])
+        share = torch.where(back, anneal(*gammas, max(0, 2 * step - steps), steps), gammas[0])
         x_k, radius = move(Look(step, rows, x, x_k, loss, grad, hit, share.to(radius.dtype)), radius)
     best.offer(x_k, target.logits(x_k, rows), rows)
     last[rows] = x_k
