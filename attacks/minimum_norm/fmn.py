@@ -65,14 +65,15 @@ def fmn(
     where an example has come back across the boundary: falling from then on, it would leave linf at 0.0033 in place of
     0.0029 on an undefended ResNet-8 for CIFAR-10 (mean of 46 images).
 
-    Where this differs from the paper, with the median (mean) distance over 446 test digits on an adversarially trained
-    CNN in 100 steps, before and after (γ falling from the first return on). The first half climbs the log odds, not the margin, and the first balls reach
-    5 times as far as the linearised boundary, not once: l2 0.7212 (0.7114) to 0.7015 (0.6842), l1 1.338 (1.430) to
-    1.216 (1.320). In linf the step, of the same l2 length, goes along the sign of the gradient: with the former 0.2353
-    (0.2191) to 0.2205 (0.2060). In l0 a step moves every value by α times the width of the box, and those pixels are
-    kept whose change gains most to first order, Σ g·δ over the channels, not the largest ones: 2 (2.90) to 2 (2.06)
-    pixels. The paper counts values in l0; here pixels count, as in the threat model. On a randomised defense no radius
-    falls below eps, unless ``stop_inside`` is False.
+    Where this differs from the paper, with the median (mean) distance over 446 test digits on an adversarially
+    trained CNN in 100 steps, before and after (γ falling from the first return on). The first half climbs the log
+    odds, not the margin, and the first balls reach 5 times as far as the linearised boundary, not once: l2 0.7212
+    (0.7114) to 0.7015 (0.6842), l1 1.338 (1.430) to 1.216 (1.320). In linf the step, of the same l2 length, goes
+    along the sign of the gradient: with the former 0.2353 (0.2191) to 0.2205 (0.2060). In l0 a step moves every
+    value by α times the width of the box, and those pixels are kept whose change gains most to first order, Σ g·δ
+    over the channels, not the largest ones: 2 (2.90) to 2 (2.06) pixels. The paper counts values in l0; here pixels
+    count, as in the threat model. On a randomised defense no radius falls below eps, unless ``stop_inside`` is
+    False.
 
     Args:
         target: gradient knowledge.
