@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -172,6 +173,15 @@ def test_the_command_goes_on_where_it_stopped(tiny: Command) -> None:
     again = tiny.stored()
     assert [row.votes for row in again.rows] == [row.votes for row in whole.rows]
     assert all(new.p_lower > old.p_lower for new, old in zip(again.rows, whole.rows, strict=True) if old.votes)
+
+
+def test_json_has_rows_and_accuracies(tiny: Command) -> None:
+    (one,) = json.loads(tiny.smooth("--json", "--quiet").out)["smoothed"]
+    accuracy = smoothed_accuracy(tiny.stored())
+    assert one["defense"] == "stand_ins.Means" and len(one["record"]["rows"]) == 12
+    assert one["accuracy"]["sigma"] == 0.25 and list(one["accuracy"]["certified"].values()) == [
+        *accuracy.certified.values()
+    ]
 
 
 def test_a_randomised_defense_is_smoothed_and_one_with_a_detector_is_not(tiny: Command) -> None:

@@ -40,8 +40,10 @@ COMMANDS: dict[str, str] = {
     "report": "STORED",
     "status": "STORED --config CONFIG",
     "verify": "--suite tiny STORED",
+    "certify": "--defense MEANS SUITE STORED --smoothing 0.25 --draws 50",
     "gradients": "--defense MEANS SUITE STORED",
     "study losses": "--defense MEANS SUITE STORED --images 4 --iterations 2 --epochs 1",
+    "study transformation": "--defense ours SUITE STORED",
     "compact": "STORED",
     "leaderboard": "STORED --out NEW",
     "new defense": "NAME --out NEW",
@@ -130,7 +132,7 @@ def test_what_goes_wrong_is_said_however_quiet(folder: Path, command: str) -> No
     assert ended.code == 2 and ended.out == "" and "--no-such-option" in ended.err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "gradients", "study losses", "submit"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "certify", "gradients", "study losses", "submit"])
 def test_without_quiet_the_work_shows_how_far_it_is(folder: Path, command: str) -> None:
     assert "elapsed" in run(command, folder).err
 
