@@ -61,7 +61,7 @@ def ddn(
         target: gradient knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         steps: gradient evaluations.
-        gamma: share by which the radius changes in the first step.
+        gamma: share by which the radius changes in the first half.
         gamma_final: share by which it changes in the last.
         init_norm: first radius, in l2, in widths of the box; so is α.
         loss: climbed in the first half (``attacks.toolkit.losses``).

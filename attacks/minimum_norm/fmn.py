@@ -81,7 +81,7 @@ def fmn(
         steps: gradient evaluations.
         alpha: length of the first step in l2 (l0: of each value), in widths of the box.
         alpha_final: of the last.
-        gamma: share by which the radius changes in the first step.
+        gamma: share by which the radius changes in the first half.
         gamma_final: share by which it changes in the last.
         loss: climbed in the first half (``attacks.toolkit.losses``).
         late_loss: climbed in the second half.
