@@ -11,7 +11,7 @@ from bench.contracts.defense import Card, Claim, Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for, replace
-from defenses.parts.recipes import natural_training
+from defenses.parts.recipes import existing_classifier, natural_training
 
 if TYPE_CHECKING:
     from bench.training.recipe import TrainingRun
@@ -90,6 +90,7 @@ class SAP(Defense):
         if not 0 < ratio <= 10:
             raise InputError(f"sap: ratio {ratio} is outside (0, 10]")
         self.ratio, self.network = ratio, network
+        self.weights_of = existing_classifier(data)  # pruning has no parameters: the keys are those of the network
         pruned = StochasticActivationPruning
         self.classifier = replace(
             classifier_for(data, network), nn.ReLU, lambda relu: nn.Sequential(relu, pruned(ratio))

@@ -149,7 +149,7 @@ def test_it_trains_and_is_attacked_at_32_by_32_in_colour(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("name", "lender"),
-    [("jpeg", "none"), ("pixel-deflection", "none"), ("hedge", "madry"), ("anti-adversary", "none")],
+    [("jpeg", "none"), ("pixel-deflection", "none"), ("hedge", "madry"), ("anti-adversary", "none"), ("sap", "none")],
 )
 def test_layers_before_a_network_have_the_weights_of_one_that_exists_at_32_pixels(name: str, lender: str) -> None:
     spec = DefenseSpec(name, {"network": "cnn-a"})
