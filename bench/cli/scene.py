@@ -65,6 +65,14 @@ class Scene:
 
         return DefenseSpec(reference, self.params, self.checkpoints)
 
+    def beside(self, name: str) -> DefenseSpec:
+        """A second defense, to which ``--set`` does not speak: its name in results, as ``none(network=resnet8)``."""
+        from bench.contracts.defense import DefenseSpec
+
+        reference, bracket, rest = name.partition("(")
+        pairs = tuple(rest.removesuffix(")").split(",")) if bracket else ()
+        return DefenseSpec(reference, _settings(pairs, "--beside"), self.checkpoints)
+
     def specs(self, references: tuple[str, ...], every: bool | None = None) -> list[DefenseSpec]:
         """The defenses named by ``--defense``, and with ``--all`` all registered ones, or those of a suite's study.
 
@@ -162,14 +170,14 @@ def in_a_scene(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+def _settings(pairs: tuple[str, ...], option: str = "--set") -> dict[str, str]:
     params: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"--set {pair!r}: expected name=value")
+            raise InputError(f"{option} {pair!r}: expected name=value")
         name = name.replace("-", "_")
         if name in params:
-            raise InputError(f"--set {pair!r}: {name} is given twice ({params[name]} before)")
+            raise InputError(f"{option} {pair!r}: {name} is given twice ({params[name]} before)")
         params[name] = value
     return params

@@ -18,16 +18,23 @@ def study() -> None:
 
 @study.command(
     epilog=epilog(
-        "bench study losses --suite digits --results results",
-        "bench study losses --suite cifar10 --data-root data --results runs",
+        "bench study losses --suite digits --beside distillation --results results",
+        "bench study losses --suite cifar10 --data-root data --images 100 --train-images 1500",
     )
 )
 @defense_options(help="The classifier: deterministic, differentiable [default: none].")
+@click.option("--beside", metavar="NAME", help="Another classifier, for what transfers; as none(network=resnet8).")
 @results_option
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="Of the descents.")
 @click.option("--iterations", type=click.IntRange(1), default=200, show_default=True, help="Of every descent.")
 @click.option("--multiplier", type=float, default=0.01, show_default=True, help="α of equal multiplier.")
 @click.option("--step", type=float, default=0.05, show_default=True, help="l2 length of a step of equal perturbation.")
+@click.option(
+    "--train-images", type=click.IntRange(1), default=5000, show_default=True, help="Detectors learn from, at most."
+)
+@click.option(
+    "--test-images", type=click.IntRange(1), default=1000, show_default=True, help="Detectors are tested on, at most."
+)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of each detector's training.")
 @speaking
 @in_a_scene
@@ -35,11 +42,14 @@ def losses(
     scene: Scene,
     voice: Voice,
     defenses: tuple[str, ...],
+    beside: str | None,
     results: Path,
     images: int,
     iterations: int,
     multiplier: float,
     step: float,
+    train_images: int,
+    test_images: int,
     epochs: int,
 ) -> None:
     """Cross-entropy, its sign, one logit and the margin: speed, length, and detectors trained on each."""
@@ -48,14 +58,18 @@ def losses(
     from bench.studies.losses.claims import claims, table
     from bench.studies.losses.measure import Budget, measure_and_store
 
-    budget = Budget(examples=images, iterations=iterations, multiplier=multiplier, step=step, epochs=epochs)
+    budget = Budget(
+        examples=images, iterations=iterations, multiplier=multiplier, step=step, train_examples=train_images,
+        test_examples=test_images, epochs=epochs,
+    )  # fmt: skip
     store, command = Store(results, scene.suite.name), provenance.command_line()
     records = []
     for spec in scene.specs(defenses or ("none",)):
         with voice.following(f"losses on {spec.name}"):
             record = measure_and_store(
-                store, scene.suite, spec, budget, device=scene.device, root=scene.data_root, command=command
-            )
+                store, scene.suite, spec, budget, device=scene.device, root=scene.data_root, command=command,
+                beside=None if beside is None else scene.beside(beside),
+            )  # fmt: skip
         records.append({**plain(record), "claims": claims(record)})
         voice.line(f"{spec.name}: {record.n} examples of {scene.suite.name}")
         for line in table(record):
@@ -80,13 +94,12 @@ def transformation(
     scene: Scene, voice: Voice, defenses: tuple[str, ...], beside: tuple[str, ...], results: Path
 ) -> None:
     """Where a transform moves images on average, and what the classifiers around it are worth without it."""
-    from bench.contracts.defense import DefenseSpec
     from bench.storing import provenance
     from bench.storing.store import Store
     from bench.studies.transformation.measure import measure_and_store
 
     store, command = Store(results, scene.suite.name), provenance.command_line()
-    others = [DefenseSpec(name, {}, scene.checkpoints) for name in beside]  # --set speaks of what is measured
+    others = [scene.beside(name) for name in beside]
     records = []
     for spec in scene.specs(defenses):
         with voice.following(f"transformation of {spec.name}"):

@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.studies.losses.record import SETTINGS, Descent, DetectorCell, DetectorRow, Losses, Setting
+from bench.studies.losses.record import (
+    BLURRED,
+    SETTINGS,
+    TRANSFERRED,
+    Descent,
+    DetectorCell,
+    DetectorRow,
+    Losses,
+    Setting,
+)
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 MULTIPLIER, PERTURBATION = SETTINGS
@@ -137,7 +146,17 @@ def _of_descents(record: Losses) -> list[Claim]:
             _together([below(b.l2, a.l2) for a, b in logits.values()]),
         )
     )
-    return [*found, *_of_curves(record)]
+    found.append(
+        Claim(
+            "CE-sign needs more l2 perturbation than CE",
+            "; ".join(
+                f"{mean(record.descent('ce_sign', s).l2):.3g} and {mean(record.descent('ce', s).l2):.3g} at an {s}"
+                for s in SETTINGS
+            ),
+            _together([below(record.descent("ce", s).l2, record.descent("ce_sign", s).l2) for s in SETTINGS]),
+        )
+    )
+    return [*found, *_of_curves(record), *_of_last_images(record)]
 
 
 def _of_curves(record: Losses) -> list[Claim]:
@@ -168,6 +187,35 @@ def _of_curves(record: Losses) -> list[Claim]:
             _told(dearer <= _DEARER),
         ),
     ]  # fmt: skip
+
+
+def _of_last_images(record: Losses) -> list[Claim]:
+    """CE against the two logits, at the ends of all descents."""
+    titles = {
+        BLURRED: "Images made with CE are undone by blurring more often than those made with a logit",
+        TRANSFERRED: "Images made with CE transfer to another classifier less often than those made with a logit",
+    }
+    found = []
+    for key, title in titles.items():
+        last = {s: {d.source: d.lasting[key] for d in record.descents if d.setting == s and key in d.lasting}
+                for s in SETTINGS}  # fmt: skip
+        if not all(last.values()):
+            continue
+        of = f", by {record.beside}," if key == TRANSFERRED else ""
+        found.append(
+            Claim(
+                title,
+                f"after all iterations the class is still seen{of} of "
+                + "; ".join(
+                    _percent({source: mean(values) for source, values in mine.items()}) + f" at an {s}"
+                    for s, mine in last.items()
+                ),
+                _together(
+                    [below(mine["ce"], mine[other]) for mine in last.values() for other in ("logit", "m_logit")]
+                ),
+            )
+        )
+    return found
 
 
 def _late(each: Descent) -> float:

@@ -8,10 +8,11 @@ x ← clip(x - α P), with P the gradient of cross-entropy (ce), its sign (ce_si
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.toolkit.losses import Goal, get_loss
@@ -78,7 +79,21 @@ def other_classes(y: Tensor, num_classes: int, generator: torch.Generator) -> Te
     return (y + shift.to(y)) % num_classes
 
 
-def trace(defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: Step, iterations: int) -> Descent:
+def blurred(x: Tensor) -> Tensor:
+    """Images ``x (N, C, H, W)`` under a 3 × 3 binomial filter (1 2 1 in either direction), borders repeated."""
+    return F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
+
+
+def trace(
+    defense: Defense,
+    x: Tensor,
+    y: Tensor,
+    t: Tensor,
+    source: str,
+    step: Step,
+    iterations: int,
+    judges: Mapping[str, Model] = {},
+) -> Descent:
     """Descend for all ``iterations``, whether the class is reached or not, and note what happens.
 
     Args:
@@ -87,6 +102,7 @@ def trace(defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: 
         source: one of :data:`SOURCES`.
         step: the setting, with its multiplier or length.
         iterations: at least 1.
+        judges: other ways from images to logits, by name: do they still see t where the descent ends?
     """
     low, high = defense.data.input.low, defense.data.input.high
     x_k, seconds = x.clone(), 0.0
@@ -97,6 +113,7 @@ def trace(defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: 
         name: []
         for name in ("softmax_initial", "softmax_target", "logit_initial", "logit_target", "gradient", "vanished")
     }
+    lasting: dict[str, list[int | None]] = {}
     for k in range(iterations + 1):
         start = _clock(x)
         p, logits = perturbation(defense, x_k, t, source)
@@ -109,11 +126,20 @@ def trace(defense: Defense, x: Tensor, y: Tensor, t: Tensor, source: str, step: 
         if k in shown:
             for name, value in _point(p, logits, y, t).items():
                 curves[name].append(value)
+        if k == iterations:
+            lasting = {name: _lasting(judge, x_k, t, logits.argmax(1) == t) for name, judge in judges.items()}
         x_k = moved
     return Descent(
         source=source, setting=step.setting, iterations=[None if k < 0 else k for k in first.tolist()],
-        l2=_known(l2), linf=_known(linf), seconds=_short(seconds), steps=sorted(shown), **curves,
+        l2=_known(l2), linf=_known(linf), seconds=_short(seconds), steps=sorted(shown), lasting=lasting,
+        **curves,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _lasting(judge: Model, x_adv: Tensor, t: Tensor, reached: Tensor) -> list[int | None]:
+    same = judge(x_adv).argmax(1) == t
+    return [int(one) if there else None for one, there in zip(same.tolist(), reached.tolist(), strict=True)]
 
 
 def _shown(iterations: int) -> set[int]:

@@ -22,14 +22,14 @@ from bench.contracts.seeding import generator, seeded
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.judging.behaviour import is_random
-from bench.plugins.resolve import load_defense
+from bench.plugins.resolve import LoadedDefense, load_defense
 from bench.running.cell import defense_key, select_examples
 from bench.storing import provenance
 from bench.storing.store import Store
 from bench.studies.losses.circles import measure_circles
-from bench.studies.losses.descent import KAPPA, SOURCES, Step, other_classes, trace
+from bench.studies.losses.descent import KAPPA, SOURCES, Step, blurred, other_classes, trace
 from bench.studies.losses.detectors import DESCENTS, NETWORKS, Bench, measure_detectors
-from bench.studies.losses.record import SETTINGS, Descent, Losses, write
+from bench.studies.losses.record import BLURRED, SETTINGS, TRANSFERRED, Descent, Losses, write
 from bench.suites.config import Suite
 
 
@@ -64,7 +64,16 @@ class Budget:
             raise InputError(f"study of losses: multiplier {self.multiplier} and step {self.step} must be above 0")
 
 
-def measure(defense: Defense, data: Data, examples: Split, budget: Budget, *, rate: float, seed: int) -> Losses:
+def measure(
+    defense: Defense,
+    data: Data,
+    examples: Split,
+    budget: Budget,
+    *,
+    rate: float,
+    seed: int,
+    beside: Defense | None = None,
+) -> Losses:
     """Measure what four losses do to a classifier, and what detectors learn of it.
 
     Args:
@@ -74,6 +83,7 @@ def measure(defense: Defense, data: Data, examples: Split, budget: Budget, *, ra
         budget: how many of everything.
         rate: false positives of a detector on validation images.
         seed: decides every draw.
+        beside: another classifier, which is shown the images that the descents end at.
 
     Raises:
         InputError: where the defense draws at random, cuts its graph or gets no image right.
@@ -96,11 +106,12 @@ def measure(defense: Defense, data: Data, examples: Split, budget: Budget, *, ra
     some = right["test"].take(budget.examples)
     x, y = some.x.to(device), some.y.to(device)
     t = other_classes(some.y, defense.data.num_classes, generator(seed, "losses", "descents")).to(device)
+    judges = {BLURRED: lambda image: defense(blurred(image))} | ({} if beside is None else {TRANSFERRED: beside})
     with seeded(seed, "losses"):
         descents: list[Descent] = []
         for setting, source in itertools.product(SETTINGS, SOURCES):
             report(DESCENTS * len(descents) / (len(SETTINGS) * len(SOURCES)), f"{source}, {setting}")
-            descents.append(trace(defense, x, y, t, source, Step(setting, steps[setting]), budget.iterations))
+            descents.append(trace(defense, x, y, t, source, Step(setting, steps[setting]), budget.iterations, judges))
         bench = Bench(
             classifier=defense, train=right["train"], validation=right["validation"],
             test=right["test"].take(budget.test_examples), step=Step("equal perturbation", budget.step),
@@ -126,9 +137,19 @@ def _right(defense: Defense, split: Split, device: torch.device) -> Split:
 
 
 def measure_and_store(
-    store: Store, suite: Suite, spec: DefenseSpec, budget: Budget, *, device: str, root: Path | None, command: str
+    store: Store,
+    suite: Suite,
+    spec: DefenseSpec,
+    budget: Budget,
+    *,
+    device: str,
+    root: Path | None,
+    command: str,
+    beside: DefenseSpec | None = None,
 ) -> Losses:
-    """Measure on a suite's data and store the record beside the defense's results.
+    """Measure on a suite's data and store the record with the defense's results.
+
+    ``beside`` is another classifier, which the images are transferred to.
 
     Raises:
         InputError: as :func:`measure`; when the inputs are no images, or the defense cannot be loaded.
@@ -137,12 +158,22 @@ def measure_and_store(
     data = load_data(suite.data, root)
     if data.info.input.kind != "image":
         raise InputError(f"study of losses: is one of images; the inputs of {data.info.name} are waveforms")
-    loaded = load_defense(spec, data.info, torch.device(device), suite.training(data))
-    ready(loaded.defense)
+
+    def load(one: DefenseSpec) -> LoadedDefense:
+        loaded = load_defense(one, data.info, torch.device(device), suite.training(data))
+        ready(loaded.defense)
+        return loaded
+
+    loaded, other = load(spec), None if beside is None else load(beside)
     found = measure(
-        loaded.defense, data, select_examples(suite, data), budget, rate=suite.false_positive_rate, seed=suite.seed
-    )
-    about = {"defense": defense_key(spec, loaded), "provenance": provenance.finish(clock, torch.device(device))}
+        loaded.defense, data, select_examples(suite, data), budget, rate=suite.false_positive_rate, seed=suite.seed,
+        beside=None if other is None else other.defense,
+    )  # fmt: skip
+    about = {
+        "defense": defense_key(spec, loaded),
+        "beside": None if beside is None else beside.name,
+        "provenance": provenance.finish(clock, torch.device(device)),
+    }
     record = found.model_copy(update=about)
     write(store, spec.name, record)
     return record

@@ -15,6 +15,9 @@ from bench.storing.store import Store, read_record, to_json, write_atomically
 
 FILE = "losses.json"
 
+#: Keys of ``Descent.lasting``.
+BLURRED, TRANSFERRED = "blurred", "transferred"
+
 Setting = Literal["equal multiplier", "equal perturbation"]
 SETTINGS: tuple[Setting, ...] = ("equal multiplier", "equal perturbation")
 
@@ -35,6 +38,11 @@ class Descent(Record):
     logit_target: list[float]
     gradient: list[float] = Field(description="mean l2 length of the perturbation P before it is multiplied")
     vanished: list[float] = Field(description="share of the examples whose P is exactly zero, in float32")
+    lasting: dict[str, list[int | None]] = Field(
+        default_factory=dict,
+        description="of each example, where the descent ends with its class reached: 1 where that is also what is seen "
+        "of the blurred image (BLURRED), and by the classifier beside (TRANSFERRED), else 0; null: not reached",
+    )
 
 
 class DetectorCell(Record):
@@ -105,6 +113,7 @@ class Losses(Record):
 
     schema_version: int = SCHEMA_VERSION
     defense: DefenseKey | None = Field(default=None, description="what was measured")
+    beside: str | None = Field(default=None, description="the classifier that images are transferred to")
     n: int = Field(description="examples of the descents")
     seed: int
     multiplier: float = Field(description="α of equal multiplier")

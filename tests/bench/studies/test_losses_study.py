@@ -16,10 +16,10 @@ from bench.contracts.detector import Detector, WithDetector
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.studies.losses.circles import measure_circles
 from bench.studies.losses.claims import PERTURBATION, below, claims
-from bench.studies.losses.descent import KAPPA, Step, descend, other_classes, perturbation, trace
+from bench.studies.losses.descent import KAPPA, Step, blurred, descend, other_classes, perturbation, trace
 from bench.studies.losses.detectors import adaptive
 from bench.studies.losses.measure import Budget, measure_and_store
-from bench.studies.losses.record import Losses, read, write
+from bench.studies.losses.record import BLURRED, TRANSFERRED, Losses, read, write
 from bench.suites.reading import load_config
 from leaderboard import build
 
@@ -97,6 +97,24 @@ def test_a_step_of_equal_perturbation_is_as_long_however_small_the_gradient() ->
     assert Step(PERTURBATION, 0.5).along(tiny).norm(dim=1).tolist() == pytest.approx([0.5, 0.5, 0.0])
 
 
+def test_the_ends_of_a_descent_are_shown_to_other_judges() -> None:
+    """Three steps of 0.1 suffice for the first image alone; the second judge sees the classes the other way round."""
+    weights = W[:2]
+    x, t = torch.tensor([[3.0, 1.4], [3.0, 0.1]]), torch.tensor([1, 1])
+    judges = {"same": Plane(weights), "swapped": Plane(weights.flip(0))}
+    found = trace(Plane(weights), x, 1 - t, t, "m_logit", Step(PERTURBATION, 0.1), 3, judges)
+    assert found.lasting == {"same": [1, None], "swapped": [0, None]}
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_blurring_keeps_size_brightness_and_borders(shape: tuple[int, ...]) -> None:
+    flat, point = torch.full((2, *shape), 0.3), torch.zeros(1, *shape)
+    point[..., 4, 4] = 16.0
+    assert torch.allclose(blurred(flat), flat)
+    expected = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]])
+    assert torch.equal(blurred(point)[0, 0, 3:6, 3:6], expected) and blurred(point).sum() == 16 * shape[0]
+
+
 def test_what_never_reaches_its_class_is_told_apart() -> None:
     found = trace(
         Plane(), torch.tensor([[3.0, 0.1]]), torch.tensor([0]), torch.tensor([1]), "ce", Step(PERTURBATION, 0.01), 3
@@ -148,8 +166,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Losses]:
         adaptive_iterations=20, networks=("cnn-a",), circle_epochs=100,
     )  # fmt: skip
     record = measure_and_store(
-        bench.store, suite, DefenseSpec(plugin("Means")), small, device="cpu", root=None, command="bench study losses"
-    )
+        bench.store, suite, DefenseSpec(plugin("Means")), small, device="cpu", root=None, command="bench study losses",
+        beside=DefenseSpec(plugin("Means")),
+    )  # fmt: skip
     return bench, record
 
 
@@ -157,6 +176,9 @@ def test_the_study_is_stored_with_every_descent_and_every_detector(measured: tup
     bench, record = measured
     assert read(bench.store, "stand_ins.Means") == record
     assert len({(each.source, each.setting) for each in record.descents}) == 8
+    for each in record.descents:  # to itself an image transfers
+        assert set(each.lasting[TRANSFERRED]) <= {1, None} and len(each.lasting[BLURRED]) == record.n
+    assert record.beside == "stand_ins.Means"
     assert [row.trained_on for row in record.detectors] == ["ce", "ce_sign", "logit", "m_logit", "joint"]
     assert all(len(row.cells) == 4 and row.depth == 4 for row in record.detectors)
 
@@ -174,6 +196,20 @@ def test_verdicts_follow_the_numbers(measured: tuple[Bench, Losses]) -> None:
         return next(claim.verdict for claim in found if claim.claim == title)
 
     assert (told(5), told(10), told(15)) == ("holds", "cannot be told", "does not hold")
+
+
+def test_what_lasts_is_judged_by_the_images_that_both_sources_reach(measured: tuple[Bench, Losses]) -> None:
+    _, record = measured
+
+    def told(ce: int, key: str) -> str:
+        changed = [
+            each.model_copy(update={"lasting": {key: [ce if each.source == "ce" else 1] * record.n}})
+            for each in record.descents
+        ]
+        found = claims(record.model_copy(update={"descents": changed, "beside": "another"}))
+        return next(claim.verdict for claim in found if claim.claim.startswith("Images made with CE"))
+
+    assert [(told(0, key), told(1, key)) for key in (BLURRED, TRANSFERRED)] == [("holds", "cannot be told")] * 2
 
 
 def test_the_page_of_the_defense_leads_to_the_study(measured: tuple[Bench, Losses], tmp_path: Path) -> None:
@@ -207,3 +243,15 @@ def test_what_cannot_be_studied_is_refused(
     ended = run_bench("study", "losses", *arguments, *more)
     assert ended.code == 2 and message in ended.err
     assert read(bench.store, f"stand_ins.{name}") is None
+
+
+def test_the_images_are_transferred_to_a_classifier_with_parameters(measured: tuple[Bench, Losses]) -> None:
+    bench, record = measured
+    few = ["--images", "2", "--iterations", "2", "--train-images", "8", "--test-images", "4", "--epochs", "1"]
+    try:
+        ended = run_bench(
+            "study", "losses", *bench.arguments("Means")[1:], *few, "--beside", f"{plugin('Means')}(nonsense=1)"
+        )
+        assert ended.code == 2 and "nonsense" in ended.err
+    finally:
+        write(bench.store, "stand_ins.Means", record)
