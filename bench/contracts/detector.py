@@ -115,6 +115,10 @@ class WithDetector(Defense):
         trained = [part for part in (detector, defense) if part.has_recipe]
         self.recipe_version = "+".join(str(part.recipe_version) for part in trained)
         self.trains_in_ball = any(part.trains_in_ball for part in trained)
+        # From 32 pixels on a training costs too much for one before each detector, and its weights too much space.
+        large = defense.data.input.kind == "image" and min(defense.data.shape[1:]) >= 32
+        #: Whether the classifier's weights are those of its own checkpoint, and the detector's alone in this one's.
+        self.borrows = large and defense.has_recipe
 
     @property
     def classifier(self) -> nn.Module:  # type: ignore[override]
@@ -156,8 +160,11 @@ class WithDetector(Defense):
         return self.detector.detect(x)
 
     def fit(self, run: TrainingRun) -> None:
-        """Train the defense by its own recipe, to the weights that it has without a detector; then the detector."""
-        if self.defense.has_recipe:
+        """Train the defense by its own recipe, to the weights that it has without a detector; then the detector.
+
+        Where it ``borrows``, the defense has its weights already and keeps them.
+        """
+        if self.defense.has_recipe and not self.borrows:
             self.defense.fit(run)
         freeze(self.defense)
         if self.detector.has_recipe:

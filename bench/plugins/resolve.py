@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ from bench.contracts.inputs import DataInfo
 from bench.plugins.held import is_held
 from bench.plugins.references import find, resolve
 from bench.plugins.registry import ATTACKS, DEFENSES
-from bench.storing.checkpoints import TrainingSettings, find_checkpoint, load_
+from bench.storing.checkpoints import Loaded, TrainingSettings, find_checkpoint, load_
 from bench.storing.digest import code_digest, digest, state_digest
 
 
@@ -38,6 +38,7 @@ class LoadedDefense:
         version: declared by its class, or of a plugin that declares none a hash of its own files.
         libraries: versions of the libraries that it says it depends on.
         digest: of its weights, size: how many parameters, where these are not in this process.
+        borrowed: the file of the classifier behind a detector, where its weights are not in ``checkpoint``.
     """
 
     defense: Defense
@@ -48,6 +49,7 @@ class LoadedDefense:
     libraries: dict[str, str]
     digest: str = ""
     size: int = -1
+    borrowed: Path | None = None
 
     @property
     def weights(self) -> str:
@@ -113,7 +115,7 @@ def _check_kind(cls: type[Defense] | type[Detector], name: str, info: DataInfo) 
 def _with_detector(cls: type[Detector], spec: DefenseSpec, info: DataInfo) -> WithDetector:
     _check_kind(cls, spec.reference, info)
     # The classifier comes first: its initial weights are then those that it has without a detector.
-    defense = build_defense(_behind(spec), info)
+    defense = build_defense(behind_detector(spec), info)
     own = {name: value for name, value in spec.params.items() if name != "classifier"}
     params = _check_params(cls, own, spec.reference, skip=1)
     with in_one_line(f"{spec.reference} raised"):
@@ -123,7 +125,7 @@ def _with_detector(cls: type[Detector], spec: DefenseSpec, info: DataInfo) -> Wi
     return whole
 
 
-def _behind(spec: DefenseSpec) -> DefenseSpec:
+def behind_detector(spec: DefenseSpec) -> DefenseSpec:
     """The defense that a detector stands in front of."""
     return DefenseSpec(str(spec.params.get("classifier", "none")))
 
@@ -203,13 +205,46 @@ def load_defense(
         defense.load_state_dict(weights)
     if weights is not None or not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, *about)
+    behind = borrow_(defense, spec, training)
+    if behind is not None and not has_own_weights(defense):
+        return LoadedDefense(defense.to(device), behind[0], behind[1].sha256, behind[1].training, *about)
     path = find_checkpoint(*trained_as(defense, spec), training)
-    loaded = load_(defense, path)
-    return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about)
+    loaded = load_(defense, path, behind="" if behind is None else behind[1].sha256)
+    borrowed = None if behind is None else behind[0]
+    return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about, borrowed=borrowed)
+
+
+def borrow_(defense: Defense, spec: DefenseSpec, training: TrainingSettings | None) -> tuple[Path, Loaded] | None:
+    """Load the weights of the classifier behind a detector from a checkpoint of its own, where they are borrowed.
+
+    It is looked for where the detector's is, and then where the classifier has its own by default.
+
+    Raises:
+        InputError: as :func:`load_defense`.
+    """
+    if not (isinstance(defense, WithDetector) and defense.borrows):
+        return None
+    behind = behind_detector(spec)
+    try:
+        given = replace(behind, checkpoints=spec.checkpoints)
+        path = find_checkpoint(*trained_as(defense.defense, given), training)
+    except InputError:
+        path = find_checkpoint(*trained_as(defense.defense, behind), training)
+    return path, load_(defense.defense, path)
+
+
+def has_own_weights(defense: Defense) -> bool:
+    """Whether a checkpoint of its own holds anything: not of a detector that is not trained and borrows the rest."""
+    return not (isinstance(defense, WithDetector) and defense.borrows and not defense.detector.has_recipe)
 
 
 def trained_as(defense: Defense, spec: DefenseSpec) -> tuple[Defense, DefenseSpec]:
-    """The defense whose recipe makes the weights of this one, and how to build it: itself, or ``weights_of``."""
+    """The defense whose recipe makes the weights of this one, and how to build it: itself, or ``weights_of``.
+
+    Of a detector that has no weights before a classifier that has a checkpoint of its own, that one.
+    """
+    if isinstance(defense, WithDetector) and not has_own_weights(defense):
+        return trained_as(defense.defense, replace(behind_detector(spec), checkpoints=spec.checkpoints))
     if defense.weights_of is None:
         return defense, spec
     params = {name: value for name, value in spec.params.items() if name == "network"}
@@ -220,7 +255,7 @@ def trained_as(defense: Defense, spec: DefenseSpec) -> tuple[Defense, DefenseSpe
 def _version(defense: Defense, module: ModuleType, spec: DefenseSpec) -> int | str:
     """What the class of a defense declares, or a hash; of a detector before a defense, those of both."""
     if isinstance(defense, WithDetector):
-        behind = _behind(spec)
+        behind = behind_detector(spec)
         versions = (
             _version_of(type(defense.detector), module),
             _version(defense.defense, find(behind.reference, DEFENSES).module, behind),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.defense import Defense, DefenseSpec, ready
+from bench.contracts.detector import WithDetector
 from bench.contracts.errors import NotApplicable
 from bench.contracts.inputs import DataInfo
 from bench.contracts.reporting import report
@@ -24,7 +25,7 @@ from bench.contracts.seeding import seeded
 from bench.data.splits import Data
 from bench.isolation.opening import NONE, Isolation, build_apart
 from bench.judging.probe import detector_threshold
-from bench.plugins.resolve import load_defense
+from bench.plugins.resolve import behind_detector, has_own_weights, load_defense, trained_as
 from bench.storing.store import pack_tensors
 from bench.suites.config import Suite
 from bench.training.recipe import Progress, train_defense
@@ -48,7 +49,12 @@ def train_copy(suite: Suite, spec: DefenseSpec, data: Data, device: torch.device
     if not evaluated.defense.has_recipe:
         raise NotApplicable(f"{spec.name} has no training recipe, so that no copy of it can be made")
     other = replace(settings, seed=evaluated.training["seed"] + 1, any_seed=False)
-    train_defense(spec, data, other, device=device, folder=folder, progress=_told())
+    parts = [spec]
+    if isinstance(evaluated.defense, WithDetector) and evaluated.defense.borrows:
+        _, classifier = trained_as(evaluated.defense.defense, behind_detector(spec))
+        parts = [classifier, *([spec] if has_own_weights(evaluated.defense) else [])]
+    for part in parts:
+        train_defense(part, data, other, device=device, folder=folder, progress=_told())
     copy = load_defense(replace(spec, checkpoints=folder), data.info, device, other).defense
     ready(copy)
     with seeded(suite.seed, "threshold of a copy"):

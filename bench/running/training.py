@@ -14,7 +14,7 @@ from bench.contracts.seeding import seeded
 from bench.data.load import load_data
 from bench.engines.engine import Engine
 from bench.engines.graph import Job
-from bench.plugins.resolve import build_defense, trained_as
+from bench.plugins.resolve import borrow_, build_defense, trained_as
 from bench.running.progress import Display, Tracker
 from bench.storing.checkpoints import checkpoint_path, load_
 from bench.storing.store import check_writable
@@ -87,7 +87,8 @@ def train_all(
         problem = ""
         try:
             if path.is_file():
-                load_(defense, path)
+                found = borrow_(defense, spec, settings)
+                load_(defense, path, behind="" if found is None else found[1].sha256)
                 if not again:
                     remark = f"{path} (--again trains it again)"
                     ended.append(Trained(spec.name, "trained before", path, remark))

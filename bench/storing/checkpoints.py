@@ -4,6 +4,9 @@ A file is named after what its weights were trained for, so that another threat 
 nothing: ``checkpoints/<variant>/<data>[-<norm>-<eps>]-<hash>.safetensors``, with a hash over the fields
 :data:`IDENTITY` of the training record. A recipe that does not use the threat model has none in the name.
 
+Of a detector that borrows its classifier (``WithDetector.borrows``) a file holds the detector's tensors alone, and in
+its metadata the SHA-256 of the classifier's checkpoint for which they were fitted: before other weights it is refused.
+
 Nothing is pickled. A file that is missing, damaged or made for another network is refused with one line.
 """
 
@@ -24,10 +27,11 @@ import torch
 from torch import Tensor
 
 from bench.contracts.defense import Defense, DefenseSpec, count_parameters
+from bench.contracts.detector import WithDetector
 from bench.contracts.errors import InputError
 from bench.contracts.threat import Lp
 from bench.storing.names import readable, slug
-from bench.storing.store import write_atomically
+from bench.storing.store import unpack_tensors, write_atomically
 
 #: The fields of a training record that decide which weights come out; the others say how the training went.
 IDENTITY = ("defense", "recipe_version", "data", "data_version", "threat", "seed")
@@ -193,7 +197,7 @@ def round_to_half_(defense: Defense) -> None:
     Raises:
         InputError: where one is beyond float16's range (65,504).
     """
-    for name, tensor in defense.state_dict().items():
+    for name, tensor in _own(defense).items():
         if tensor.is_floating_point():
             rounded = tensor.half()
             if not torch.isfinite(rounded).all():
@@ -201,16 +205,17 @@ def round_to_half_(defense: Defense) -> None:
             tensor.copy_(rounded)
 
 
-def save(defense: Defense, path: Path, training: dict[str, Any], *, half: bool = False) -> Loaded:
+def save(defense: Defense, path: Path, training: dict[str, Any], *, half: bool = False, behind: str = "") -> Loaded:
     """Write the weights and, after them, the record ``{sha256, size, num_parameters, training}``.
 
-    ``half``: as float16, of weights that :func:`round_to_half_` has rounded. Each file is written whole or not at
-    all; a record that belongs to older weights fails the next :func:`load_` by its SHA-256.
+    ``half``: as float16, of weights that :func:`round_to_half_` has rounded. ``behind``: SHA-256 of the classifier's
+    checkpoint, of a detector that borrows it. Each file is written whole or not at all; a record that belongs to older
+    weights fails the next :func:`load_` by its SHA-256.
     """
     tensors = _tensors(defense)
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    data = safetensors.torch.save(tensors)
+    data = safetensors.torch.save(tensors, {"classifier": behind} if behind else None)
     sha256 = hashlib.sha256(data).hexdigest()
     record = {
         "sha256": sha256,
@@ -223,12 +228,15 @@ def save(defense: Defense, path: Path, training: dict[str, Any], *, half: bool =
     return Loaded(sha256, training)
 
 
-def load_(defense: Defense, path: Path) -> Loaded:
+def load_(defense: Defense, path: Path, *, behind: str = "") -> Loaded:
     """Load weights into ``defense`` in place.
 
+    Args:
+        behind: SHA-256 of the checkpoint that the classifier behind a detector was loaded from, where it is borrowed.
+
     Raises:
-        InputError: when the file or its record is missing, its SHA-256 is not the recorded one, or its tensors
-            are not those of the defense.
+        InputError: when the file or its record is missing, its SHA-256 is not the recorded one, its tensors
+            are not those of the defense, or were fitted to another classifier than ``behind``.
     """
     record = _read_record(path)
     data = path.read_bytes()
@@ -236,11 +244,13 @@ def load_(defense: Defense, path: Path) -> Loaded:
     if found != record["sha256"]:
         raise InputError(f"checkpoint {path}: SHA-256 is {found}, its record says {record['sha256']}")
     try:
-        tensors = safetensors.torch.load(data)
+        tensors, words = unpack_tensors(data)
     except safetensors.SafetensorError as error:
         raise InputError(f"checkpoint {path}: is not a safetensors file: {error}") from None
-    _check_shapes(defense.state_dict(), tensors, path)
-    defense.load_state_dict(tensors)
+    _check_shapes(_own(defense), tensors, path)
+    if words.get("classifier", "") != behind:
+        raise InputError(f"checkpoint {path}: was fitted to a classifier with other weights; `bench train --again`")
+    defense.load_state_dict({**defense.state_dict(), **tensors})
     return Loaded(found, record["training"])
 
 
@@ -269,4 +279,12 @@ def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: P
 
 def _tensors(defense: Defense) -> dict[str, Tensor]:
     # Cloned because safetensors refuses tensors that share memory.
-    return {name: t.detach().cpu().contiguous().clone() for name, t in defense.state_dict().items()}
+    return {name: t.detach().cpu().contiguous().clone() for name, t in _own(defense).items()}
+
+
+def _own(defense: Defense) -> dict[str, Tensor]:
+    """What the checkpoint of a defense holds: all its tensors, or those of a detector without a borrowed classifier."""
+    state: dict[str, Tensor] = defense.state_dict()
+    if not (isinstance(defense, WithDetector) and defense.borrows):
+        return state
+    return {name: tensor for name, tensor in state.items() if name.startswith("detector.")}

@@ -157,8 +157,9 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None 
 
 def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and the words beside them."""
+    tensors = safetensors.torch.load(data)  # first, as it refuses what is no such file
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return safetensors.torch.load(data), header.get("__metadata__", {})
+    return tensors, header.get("__metadata__", {})
 
 
 def read_vouched(path: Path, sha256: str) -> bytes:

@@ -159,10 +159,10 @@ def pack(
             raise InputError(f"{source.name}: a bundle holds .py, .json and .safetensors alone")
         check(target, place)
     loaded = load_defense(packed.spec, data.info, device, training)
-    if loaded.checkpoint is not None:
-        weights = staging / "weights" / loaded.checkpoint.parent.name
-        weights.mkdir(parents=True)
-        for path in (loaded.checkpoint, record_path(loaded.checkpoint)):
+    for checkpoint in filter(None, (loaded.checkpoint, loaded.borrowed)):
+        weights = staging / "weights" / checkpoint.parent.name
+        weights.mkdir(parents=True, exist_ok=True)
+        for path in (checkpoint, record_path(checkpoint)):
             shutil.copyfile(path, weights / path.name)
     own = bundled_spec(staging, packed.reference, packed.spec.params)
     try:

@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from bench.contracts.reporting import report
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
-from bench.plugins.resolve import build_defense
+from bench.plugins.resolve import borrow_, build_defense
 from bench.storing.checkpoints import TrainingSettings, checkpoint_path, round_to_half_, save
 from bench.storing.digest import code_digest
 from bench.storing.names import readable
@@ -351,11 +351,14 @@ def train_defense(
     device, seed = torch.device(device), settings.seed
     with seeded(seed, data.info.name, "initial weights"):
         defense = build_defense(spec, data.info).to(device)
-    path = checkpoint_path(defense, spec.name, settings, folder or spec.checkpoints)
+    folder = folder or spec.checkpoints
+    path = checkpoint_path(defense, spec.name, settings, folder)
+    found = borrow_(defense, replace(spec, checkpoints=folder), settings)
+    behind = "" if found is None else found[1].sha256
     identity = settings.identity(defense, spec.name)
     state = path.with_suffix(".unfinished")
     conditions = [
-        identity, device.type, torch.__version__, data.train.digest, code_digest(defense),
+        identity, device.type, torch.__version__, data.train.digest, code_digest(defense), *filter(None, [behind]),
     ]  # fmt: skip
     threat = settings.threat if defense.trains_in_ball else None
     run = TrainingRun(
@@ -383,6 +386,7 @@ def train_defense(
             "versions": versions(),
         },
         half=half,
+        behind=behind,
     )
     shutil.rmtree(state, ignore_errors=True)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,6 +142,67 @@ def test_both_are_trained_in_one_run_and_the_classifier_to_the_weights_it_has_al
     assert all(torch.equal(value, behind[name]) for name, value in single.defense.state_dict().items())
     mean = loaded.defense.detector.state_dict()["mean"]
     assert 0.1 < mean < 0.9, "it was learned from the data, whose mean is 1/2"
+
+
+def _large() -> Data:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int, name: str) -> Split:
+        y = torch.arange(n) % 2
+        x = torch.rand(n, 1, 32, 32, generator=generator) * 0.5 + 0.5 * y.view(-1, 1, 1, 1)
+        return Split(x, y, [f"{name}/{i}" for i in range(n)])
+
+    info = DataInfo("toy", InputSpec((1, 32, 32)), 2)
+    return Data(info, ["dark", "light"], split(48, "train"), split(20, "validation"), split(20, "test"))
+
+
+@pytest.fixture
+def large(plugin: Path) -> tuple[DefenseSpec, DefenseSpec]:
+    """A detector and the classifier behind it, for images of 32 by 32."""
+    plugin.write_text(PLUGIN.replace("nn.Linear(16, 2)", "nn.Linear(data.shape[1] ** 2, 2)"))
+    return DefenseSpec(f"{plugin}:Brightness", {"classifier": f"{plugin}:Linear"}), DefenseSpec(f"{plugin}:Linear")
+
+
+def test_from_32_pixels_on_it_is_fitted_to_the_weights_that_its_classifier_has(
+    large: tuple[DefenseSpec, DefenseSpec],
+) -> None:
+    data, settings = _large(), TrainingSettings("toy", 1, THREAT, seed=0)
+    spec, alone = large
+    with pytest.raises(InputError, match=r"Linear\S*/toy-\S*: does not exist; make it with `bench train"):
+        train_defense(spec, data, settings)
+    behind = train_defense(alone, data, settings, half=True)
+    path = train_defense(spec, data, settings)
+
+    loaded, single = load_defense(spec, data.info), load_defense(alone, data.info)
+
+    assert [stage["name"] for stage in loaded.training["stages"]] == ["mean"]
+    assert (loaded.checkpoint, loaded.borrowed) == (path, behind)
+    assert set(safetensors.torch.load(path.read_bytes())) == {"detector.mean"}
+    assert isinstance(loaded.defense, WithDetector)
+    state = loaded.defense.defense.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in single.defense.state_dict().items())
+    assert 0.1 < loaded.defense.detector.state_dict()["mean"] < 0.9
+
+
+def test_it_is_refused_before_other_weights_than_it_was_fitted_to(large: tuple[DefenseSpec, DefenseSpec]) -> None:
+    data, settings = _large(), TrainingSettings("toy", 1, THREAT, seed=0)
+    spec, alone = large
+    train_defense(alone, data, settings)
+    train_defense(spec, data, settings)
+    train_defense(alone, data, settings, half=True)
+    with pytest.raises(InputError, match="was fitted to a classifier with other weights"):
+        load_defense(spec, data.info)
+
+
+def test_an_untrained_one_has_the_checkpoint_of_the_classifier_it_borrows(
+    plugin: Path, large: tuple[DefenseSpec, DefenseSpec]
+) -> None:
+    untrained = "class Plain(Detector):\n    def detect(self, x): return x.flatten(1).mean(1)\n"
+    plugin.write_text(f"{plugin.read_text()}\n\n{untrained}")
+    data, settings = _large(), TrainingSettings("toy", 1, THREAT, seed=0)
+    behind = train_defense(large[1], data, settings)
+    loaded = load_defense(DefenseSpec(f"{plugin}:Plain", {"classifier": f"{plugin}:Linear"}), data.info)
+    assert loaded.checkpoint == behind and loaded.training["validation_accuracy"] > 0.9
 
 
 def test_its_code_counts_and_that_of_the_classifier_too(plugin: Path, tmp_path: Path) -> None:
