@@ -284,12 +284,24 @@ def _unbounded(results: DefenseResults, attacks: list[AttackSummary]) -> list[Fl
         big_enough = attack.record.eps >= 0.5 * (results.suite.high - results.suite.low) or results.suite.norm != "linf"
         if attack.record.counted or attack.robust is None or not big_enough:
             continue
-        if attack.robust.value > chance + ABOVE_CHANCE:
-            text = (
-                f"{attack.record.name} with eps {format_eps(attack.record.eps)} may reach any input and still leaves "
-                f"{100 * attack.robust.value:.1f} % (chance is {100 * chance:.0f} %): its gradients are useless here."
+        if attack.robust.value <= chance + ABOVE_CHANCE:
+            continue
+        name = attack.record.name
+        text = (
+            f"{name} with eps {format_eps(attack.record.eps)} may reach any input and still leaves "
+            f"{100 * attack.robust.value:.1f} % (chance is {100 * chance:.0f} %)"
+        )
+        # Such an attack starts from noise and in steps as wide as the box, which a detector rejects.
+        inside = results.names(knowledge=("gradient",), tier="adaptive")
+        left = results.worst([*inside, name])[0][results.reached(name)].mean()
+        if results.record.probe.has_detector and left <= chance + ABOVE_CHANCE:
+            text += (
+                f", but with gradient attacks inside the threat model {100 * left:.1f} %: its gradients are of use, "
+                "its steps are too wide for the detector."
             )
-            flags.append(Flag("unbounded-fails", "unbounded attack fails", text))
+            flags.append(Flag("unbounded-coarse", "unbounded attack is coarse", text, kind="info"))
+        else:
+            flags.append(Flag("unbounded-fails", "unbounded attack fails", f"{text}: its gradients are useless here."))
     return flags
 
 

@@ -192,6 +192,18 @@ def test_an_unbounded_attack_must_come_down_to_chance(tmp_path: Path) -> None:
     assert "chance is 10 %" in flags(tmp_path / "a", {"pgd": left(0.1), "unbounded": left(0.5)})["unbounded-fails"].text
 
 
+@pytest.mark.parametrize(
+    ("inside", "has_detector", "expected"),
+    [(0.1, True, "unbounded-coarse"), (0.1, False, "unbounded-fails"), (0.4, True, "unbounded-fails")],
+)
+def test_behind_a_detector_what_gradients_fool_inside_the_ball_is_not_held_against_them(
+    tmp_path: Path, inside: float, has_detector: bool, expected: str
+) -> None:
+    found = flags(tmp_path, {"pgd": left(inside), "unbounded": left(0.5)}, has_detector=has_detector)
+    assert [id_ for id_ in found if id_.startswith("unbounded")] == [expected]
+    assert ("inside the threat model 10.0 %" in found[expected].text) is (expected == "unbounded-coarse")
+
+
 def test_a_larger_radius_that_cannot_paint_any_image_is_not_held_to_chance(tmp_path: Path) -> None:
     assert flags(tmp_path, {"pgd": left(0.5), "large": left(0.5)}) == {}
 
