@@ -39,8 +39,8 @@ from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, writ
 #: A folder with this file was built here and may be replaced.
 MARKER = ".worst-case-bench-site"
 
-#: The suite shown first when there are several.
-PREFERRED_SUITE = "digits"
+#: The suites shown first where there are several, the first that has results before all others.
+PREFERRED_SUITES = ("cifar10", "digits")
 
 
 def build(results: Path, out: Path) -> Path:
@@ -72,7 +72,7 @@ def render(summaries: list[SuiteSummary], results: Path, out: Path, unreadable: 
     shown = [suite for suite in summaries if suite.defenses]
     if not shown:
         raise InputError(f"{results}: holds no results of any defense (run `bench evaluate` first)")
-    shown.sort(key=lambda suite: (suite.record.name != PREFERRED_SUITE, suite.record.name))
+    shown.sort(key=lambda suite: (*(suite.record.name != name for name in PREFERRED_SUITES), suite.record.name))
     with _replacing(out) as folder:
         _write_assets(folder)
         environment = _environment()

@@ -27,5 +27,5 @@ def results(tmp_path: Path, digits: SuiteSummary) -> Path:
 @pytest.fixture
 def site(tmp_path: Path, digits: SuiteSummary, results: Path) -> Path:
     """The folder of a rendered site with two suites."""
-    other = suite("cifar10", [defense("madry", 1, 150, 80, [140, 85, 84, 86, 88, 99, 101, 120, 0])])
+    other = suite("digits-l2", [defense("madry", 1, 150, 80, [140, 85, 84, 86, 88, 99, 101, 120, 0])])
     return render([other, digits], results, tmp_path / "site").parent

@@ -22,7 +22,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     digits = digits_suite()
     write_gallery_file(root / "results", "digits", "ours")
-    other = suite("cifar10", [defense("madry", 1, 150, 80, [140, 85, 84, 86, 88, 99, 101, 120, 0])])
+    other = suite("digits-l2", [defense("madry", 1, 150, 80, [140, 85, 84, 86, 88, 99, 101, 120, 0])])
     return render([digits, other], root / "results", root / "site").parent
 
 
@@ -84,7 +84,7 @@ def sort_button(page: Any, key: str, table: str = "leaderboard") -> Any:
 
 def test_every_kind_of_page_opens_from_disk_without_complaint(visit: Any, pages: Path) -> None:
     one = visit()
-    for path in ("index.html", "cifar10/index.html", "digits/defenses/ours.html", "digits/attacks/bpda.html"):
+    for path in ("index.html", "digits-l2/index.html", "digits/defenses/ours.html", "digits/attacks/bpda.html"):
         page = one.open(pages / path)
         assert page.locator("h1").is_visible()
         broken = "[...document.images].filter((image) => !image.naturalWidth).length"

@@ -33,9 +33,9 @@ def pages(site: Path) -> list[Page]:
 
 
 def test_every_suite_defense_and_attack_has_a_page(site: Path, digits: SuiteSummary) -> None:
-    expected = {"index.html", "cifar10/index.html", "cifar10/defenses/madry.html"}
+    expected = {"index.html", "digits-l2/index.html", "digits-l2/defenses/madry.html"}
     expected |= {f"digits/defenses/{d.slug}.html" for d in digits.defenses}
-    expected |= {f"{name}/attacks/{a.name}.html" for name in ("digits", "cifar10") for a in ATTACKS}
+    expected |= {f"{name}/attacks/{a.name}.html" for name in ("digits", "digits-l2") for a in ATTACKS}
     assert {path.relative_to(site).as_posix() for path in site.rglob("*.html")} == expected
 
 
@@ -266,8 +266,16 @@ def test_hostile_text_stays_text_and_inside_the_site(tmp_path: Path) -> None:
 
 def test_two_suites_link_to_each_other_and_digits_comes_first(site: Path) -> None:
     assert "Robustness leaderboard: digits" in Page(site / "index.html").text
-    assert "cifar10/index.html" in Page(site / "index.html").links
-    assert "../index.html" in Page(site / "cifar10/index.html").links
+    assert "digits-l2/index.html" in Page(site / "index.html").links
+    assert "../index.html" in Page(site / "digits-l2/index.html").links
+
+
+def test_the_site_opens_on_cifar10_where_it_has_results(digits: SuiteSummary, tmp_path: Path) -> None:
+    other = suite("cifar10", [defense("madry", 1, 150, 80, [140, 85, 84, 86, 88, 99, 101, 120, 0])])
+    out = render([suite("a", other.defenses), digits, other], tmp_path, tmp_path / "site").parent
+    assert "Robustness leaderboard: cifar10" in Page(out / "index.html").text
+    listed = [link for link in Page(out / "index.html").links if link.endswith("index.html")]
+    assert listed[-2:] == ["digits/index.html", "a/index.html"]
 
 
 def test_a_suite_with_one_unmeasured_attack_renders(tmp_path: Path) -> None:
