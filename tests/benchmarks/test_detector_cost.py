@@ -14,6 +14,7 @@ from typing import cast
 
 import pytest
 import torch
+from harness.figures import Figure, Note
 from pytest_benchmark.fixture import BenchmarkFixture
 from shipped import DATA, THREAT, load
 from torch import Tensor
@@ -56,7 +57,7 @@ def _run(threshold: float | None, x: Tensor, y: Tensor) -> tuple[int, float]:
 
 @pytest.mark.benchmark(group="detectors")
 def test_a_detector_of_the_classifiers_size_costs_little_more_than_twice_as_much(
-    benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+    benchmark: BenchmarkFixture, measured: Note
 ) -> None:
     some = DATA.test.take(50 if benchmark.disabled else 150)
     threshold = _subject()[1]
@@ -73,7 +74,10 @@ def test_a_detector_of_the_classifiers_size_costs_little_more_than_twice_as_much
     if benchmark.disabled:
         return
     seconds = min(took for _, took in aware) / min(took for _, took in plain)
-    benchmark.extra_info.update(passes=round(passes, 3), seconds=round(seconds, 3), images=len(some))
-    with capsys.disabled():
-        print(f"\ncascade with a detector, {len(some)} images: {passes:.2f} × the passes, {seconds:.2f} × the time "
-              f"of that without (goal: {GOAL})")  # fmt: skip
+    measured(
+        Figure(
+            "What a detector adds", "`cascade()` on `madry` behind the detector of `adversarial-retraining`", seconds,
+            "processor time over that on `madry` alone", f"batch {len(some)} of digits; shortest of {ROUNDS} in turn",
+            f"{passes:.2f} × the passes of all networks (goal {GOAL:g})", GOAL, met=passes <= GOAL,
+        )
+    )  # fmt: skip
