@@ -23,13 +23,16 @@ NAMES = sorted(specs())
 #: Most forward and backward passes of an example with the budgets of ``SMALL``, where no cap on queries is among them.
 CAPS = {
     "a3": (25, 20), "alma": (11, 10),
-    "apgd": (11, 10), "autoattack": (200, 100), "bim": (6, 5), "cw": (20, 20), "ddn": (11, 10), "deepfool": (9, 18),
+    "apgd": (11, 10), "arc": (8, 8),
+    "autoattack": (200, 100), "bim": (6, 5), "cw": (20, 20), "ddn": (11, 10), "deepfool": (9, 18),
     "fab": (10, 20), "fgsm": (1, 1), "fmn": (11, 10), "genattack": (6 + 9 * 5, 0), "lbfgs": (11, 10),
     "mi-fgsm": (6, 5), "noise": (5, 0), "one-pixel": (50, 0), "pgd": (6, 5), "pma": (14, 12), "transfer": (0, 0),
     "cascade": (400, 200), "sigma-zero": (31, 30),
 }  # fmt: skip
 #: Attacks that compute all they do from x, given one run of these budgets.
-NOTHING_DRAWN = {"alma", "bim", "cw", "ddn", "deepfool", "fab", "fgsm", "fmn", "jsma", "lbfgs", "mi-fgsm", "sigma-zero"}
+NOTHING_DRAWN = {
+    "alma", "arc", "bim", "cw", "ddn", "deepfool", "fab", "fgsm", "fmn", "jsma", "lbfgs", "mi-fgsm", "sigma-zero",
+}  # fmt: skip
 #: Attacks whose result is another with other random numbers.
 DRAWN = {
     "a3", "apgd", "boundary", "cgba", "genattack", "hopskipjump", "noise", "one-pixel", "pgd", "pma", "rays", "spsa",

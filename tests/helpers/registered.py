@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "alma": {"steps": 10},
     "apgd": {"steps": 10},
     "autoattack": {"steps": 5, "targets": 2, "queries": 20},
+    "arc": {"steps": 2, "states": 2, "classes": 2},
     "bim": {"steps": 5},
     "boundary": {"queries": 60},
     "cgba": {"queries": 100},
