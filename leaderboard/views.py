@@ -83,7 +83,23 @@ def attacks_of(suite: SuiteSummary) -> list[tuple[Group, list[AttackRecord]]]:
 
 def on_fewer(suite: SuiteSummary) -> list[AttackRecord]:
     """The attacks that the suite runs on its first examples alone."""
-    return [a for a in suite.record.attacks if suite.record.examples_of(a) < len(suite.record.ids)]
+    return [a for a in suite.record.attacks if suite.record.examples_run(a) < len(suite.record.ids)]
+
+
+def first_of(suite: SuiteSummary, defense: DefenseSummary) -> int | None:
+    """On how many of the suite's first examples a defense is run alone; None: on all."""
+    n = suite.record.examples_run(reference=defense.record.reference)
+    return n if n < len(suite.record.ids) else None
+
+
+def defenses_on_fewer(suite: SuiteSummary) -> list[DefenseSummary]:
+    """The defenses that the suite runs on its first examples alone."""
+    return [defense for defense in suite.defenses if first_of(suite, defense) is not None]
+
+
+def study_examples(suite: SuiteSummary) -> int:
+    """On how many of the suite's examples the variants of its study are run."""
+    return suite.record.examples_run(reference=suite.record.study.defense if suite.record.study else "")
 
 
 def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
@@ -230,6 +246,12 @@ def results_of(suite: SuiteSummary, attack: str) -> list[Result]:
     found = (Result(defense, cells(defense).get(attack)) for defense in suite.defenses)
     # Of what was submitted nothing is missing.
     return sorted((result for result in found if result.cell or attack != FOUND), key=key)
+
+
+def pairs_of(suite: SuiteSummary, attack: AttackRecord) -> int:
+    """How many pairs of a defense and an example an attack is run on."""
+    seen = [result.defense for result in results_of(suite, attack.name) if result.cell]
+    return sum(suite.record.examples_run(attack, defense.record.reference) for defense in seen)
 
 
 @dataclass(frozen=True)

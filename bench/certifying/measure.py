@@ -86,7 +86,7 @@ def certify(
 
     Args:
         seconds: of processor time per example and radius, after the attack.
-        examples: only the first so many of the suite's.
+        examples: only the first so many of those that the suite runs the defense on.
 
     Raises:
         NotApplicable: where the defense is not deterministic and piecewise linear, or too large.
@@ -100,8 +100,8 @@ def certify(
     with seeded(suite.seed, "certify", "precision"):
         compared = opened.examples.x[:_COMPARED]
         precision = check_precision(opened.defense, opened.layered, compared, work.threat(opened.data, max(radii)))
-    record = suite_of(store, suite_record(suite, opened.data))
-    ids = record.ids[:examples]
+    now = suite_record(suite, opened.data)
+    record, ids = suite_of(store, now), now.ids[: now.examples_run(reference=work.spec.reference)][:examples]
     for eps in sorted(set(radii)):
         clock = provenance.start(command)
         known = list(current_certificates(store, record, key, unreadable=[]))

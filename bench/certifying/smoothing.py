@@ -117,7 +117,7 @@ def smooth(
     """Smooth a defense; rows of the same draws that are stored are kept.
 
     Args:
-        examples: only the first so many of the suite's.
+        examples: only the first so many of those that the suite runs the defense on.
 
     Raises:
         NotApplicable: where the defense has a detector.
@@ -126,7 +126,8 @@ def smooth(
     clock = provenance.start(command)
     data = load_data(work.suite.data, work.data_root)
     key = defense_key(work.spec, _opened(work).loaded)
-    record = suite_of(store, suite_record(work.suite, data))
+    now = suite_record(work.suite, data)
+    record = suite_of(store, now)
     settings: dict[str, Any] = {
         "sigma": how.sigma, "draws": how.draws, "selection_draws": how.selection_draws, "alpha": how.alpha,
         "seed": work.suite.seed,
@@ -137,7 +138,7 @@ def smooth(
         if {name: getattr(one, name) for name in settings} == settings
     ]
     rows = {row.id: row for one in known for row in one.rows}
-    ids = record.ids[:examples]
+    ids = now.ids[: now.examples_run(reference=work.spec.reference)][:examples]
     waiting = [i for i, example in enumerate(ids) if example not in rows]
     jobs = [
         Job(

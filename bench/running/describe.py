@@ -93,5 +93,6 @@ def suite_record(suite: Suite, data: Data) -> SuiteRecord:
         attacks=attacks,
         study=study_record(suite),
         radii=suite.threat_model.radii,
+        examples_of=suite.examples_of,
         **fixed,
     )

@@ -64,7 +64,7 @@ class Cell:
         whole: the key of what it would be made of now, but for the examples of each shard.
         pieces: the shards to run.
         leftover: numbers of stored shards that no piece replaces and that no longer count.
-        examples: how many of the suite's the attack is run on.
+        examples: how many of the suite's it is run on, from the first on.
         prepared: where the attack's preparation is kept, if it needs one.
     """
 
@@ -214,7 +214,7 @@ def _cell(
     machine = {"torch": provenance.torch_release(), "device": opened.setting.torch_device.type}
     state = cell_state(headers, opened.record, record, **machine)
     key = suite.whole_key(opened.record, record, **machine)
-    examples = suite.examples_of(record)
+    examples = suite.examples_run(record, opened.record.reference)
     pieces = state.missing(examples, suite.shard_size)
     replaced = {piece.number for piece in pieces}
     prepared = None

@@ -194,11 +194,19 @@ class SuiteRecord(Record):
     study: StudyRecord | None = None
     towards: Towards | None = Field(default=None, description="how the class to reach is chosen; None: untargeted")
     radii: list[float] = Field(default=[], description="radii of at most eps at which robust accuracy is shown as well")
+    examples_of: dict[str, int] = Field(
+        default={}, description="defenses, by their registered names, with all cells on the first so many examples"
+    )
 
-    def examples_of(self, attack: AttackRecord | None) -> int:
-        """How many of the suite's examples, from the first on, an attack is run on; None: the unattacked input."""
-        whole = len(self.ids)
-        return whole if attack is None or attack.examples is None else min(attack.examples, whole)
+    def examples_run(self, attack: AttackRecord | None = None, reference: str = "") -> int:
+        """How many of the suite's examples, from the first on, a cell is run on: of two numbers the smaller holds.
+
+        Args:
+            attack: None for the unattacked input.
+            reference: what a defense is built from, which its variants share; "" for any without a number of its own.
+        """
+        allowed = [len(self.ids), self.examples_of.get(reference), None if attack is None else attack.examples]
+        return min(number for number in allowed if number is not None)
 
     def data_key(self, start: int, stop: int) -> DataKey:
         """The component that stands for the examples at these positions."""

@@ -214,9 +214,9 @@ def _check_suite(bundle: Path, manifest: Manifest, here: Ground) -> None:
         theirs = read_record(path, SuiteRecord)
     except InputError as error:
         raise InputError(f"bundle suite.json{str(error).removeprefix(str(path))}") from None
-    if suite_key(theirs) != manifest.suite_key:
+    if suite_key(theirs, manifest.reference) != manifest.suite_key:
         raise InputError("bundle manifest.json: its suite_key is not that of its suite.json")
-    if changed := suite_differences(theirs, here.record):
+    if changed := suite_differences(theirs, here.record, manifest.reference):
         what = ", ".join(changed[:5])
         raise InputError(f"bundle: was made for another suite than {here.suite.name!r} is here: {what}")
 
@@ -331,7 +331,7 @@ def accept_points(asked: Acceptance, manifest: Manifest, staging: Path) -> str:
     from bench.submissions.points import read_points
 
     here = ground(asked, manifest)
-    if suite_key(here.record, attacks=False) != manifest.suite_key:
+    if suite_key(here.record, None) != manifest.suite_key:
         raise InputError(f"bundle: was made for other examples or another ball than suite {here.suite.name!r} has here")
     record = here.store.defense(manifest.defense)
     if record is None:

@@ -16,7 +16,7 @@ from bench.storing.found import FOUND, FoundRecord, found_attack, found_files, w
 from bench.storing.records import DefenseRecord, SuiteRecord
 from bench.storing.store import Store
 from bench.submissions.again import SEEDS
-from bench.summary.results import DefenseResults, FoundCell
+from bench.summary.results import DefenseResults
 from bench.upkeep.points import BATCH, JudgedPoints, Points, judge_points
 
 
@@ -82,7 +82,7 @@ def lowering(
     )
     results.found.append(made)
     results.attacks[FOUND] = found_attack(suite)
-    results.cells[FOUND] = FoundCell(suite, results.found)
+    results.cells[FOUND] = results.found_cell(results.found)
     after = float(results.worst(results.names())[0].mean())
     if after >= before - 1e-9:
         return Lowered(*said, 0, before, before, None, None)

@@ -186,7 +186,7 @@ def pack(
         staging,
         kind="defense",
         suite=suite.name,
-        suite_key=suite_key(suite),
+        suite_key=suite_key(suite, packed.reference),
         defense=record.name,
         reference=packed.reference,
         params=packed.spec.params,

@@ -66,7 +66,7 @@ def submit_points(asked: PointsSubmission) -> tuple[Manifest, int]:
             staging,
             kind="attack",
             suite=suite.name,
-            suite_key=suite_key(suite, attacks=False),
+            suite_key=suite_key(suite, None),
             defense=asked.defense,
             reference="",
             by=asked.by,

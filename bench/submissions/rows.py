@@ -82,7 +82,7 @@ def _check_cell(
         if shard.start != at:
             raise InputError(f"bundle rows/{folder.name}: examples {at} to {shard.start} are there twice or not at all")
         at = shard.stop
-    if at < suite.examples_of(attack):
+    if at < suite.examples_run(attack, record.reference):
         raise InputError(f"bundle rows/{folder.name}: lacks the examples from {at} on")
     return rows
 

@@ -151,6 +151,11 @@ class Suite(_Strict):
     data: str = Field(description="the data set: digits, cifar10, folder:PATH, …")
     split: Literal["train", "validation", "test"] = Field(default="test", description="the split that is attacked")
     examples: Whole | None = Field(default=None, ge=1, description="how many of its examples; null for all")
+    examples_of: dict[str, Annotated[Whole, Field(ge=1)]] = Field(
+        default={},
+        description="on how many of the suite's first examples a costly defense, by its registered name, and its "
+        "variants are run, the unattacked inputs too; the others: on all",
+    )
     threat_model: ThreatModelConfig = Field(description="norm and radius of the ball around each input")
     trained_for: TrainedFor | None = Field(
         default=None, description="weights for another threat model or of a certain seed; null: for the suite's own"
@@ -199,6 +204,12 @@ class Suite(_Strict):
     def replaces(self) -> bool:
         """Whether it takes the place of the shipped suite of its name."""
         return self._replaces
+
+    def numbers(self) -> dict[str, int]:
+        """Where less than all of the suite's examples are asked for, by the path of the field below the suite's."""
+        of_attacks = {f"attacks.{name}.examples": entry.examples for name, entry in self.attacks.items()}
+        of_defenses = {f"examples_of.{name}": number for name, number in self.examples_of.items()}
+        return {field: number for field, number in {**of_attacks, **of_defenses}.items() if number is not None}
 
     def threat_for(self, info: DataInfo, eps: float | None = None) -> Lp:
         """The threat model on this data, in the box of its values; ``eps``: with another radius."""
@@ -271,6 +282,8 @@ class Suite(_Strict):
             update["examples"] = examples
             kept = update.get("attacks", self.attacks)
             update["attacks"] = {name: entry.on_at_most(examples) for name, entry in kept.items()}
+            if examples is not None:
+                update["examples_of"] = {name: n for name, n in self.examples_of.items() if n < examples}
             marks.append(f"{examples}-examples")
         if seed not in (None, self.seed):
             update["seed"] = seed
@@ -305,10 +318,10 @@ class Config(_Strict):
             suite._name = name
             if CLEAN in suite.attacks:
                 raise ValueError(f"suites.{name}.attacks: {CLEAN!r} is the name of the unattacked input")
-            for attack, entry in suite.attacks.items():
-                if suite.examples is not None and (entry.examples or 0) > suite.examples:
-                    rule = f"{entry.examples} must be at most the suite's own, {suite.examples}"
-                    raise ValueError(f"suites.{name}.attacks.{attack}.examples: {rule}")
+            for field, number in suite.numbers().items():
+                if suite.examples is not None and number > suite.examples:
+                    rule = f"{number} must be at most the suite's own, {suite.examples}"
+                    raise ValueError(f"suites.{name}.{field}: {rule}")
             for variant in suite.study.variants if suite.study else []:
                 for attack in variant.published:
                     if attack not in (CLEAN, *suite.attacks):

@@ -9,7 +9,7 @@ from bench.contracts.errors import InputError, did_you_mean
 from bench.contracts.words import parse_eps
 
 #: Fields that are taken over field by field; of the others, the whole value.
-_NESTED = ("threat_model", "draws")
+_NESTED = ("threat_model", "draws", "examples_of")
 
 Raw = dict[str, Any]
 
@@ -71,6 +71,9 @@ def _merged(base: Raw, own: Raw, parent: str, where: str) -> Raw:
         inherited = not isinstance(own.get("attacks"), dict) or name not in own["attacks"]
         if inherited and isinstance(entry, dict) and isinstance(most, int) and (entry.get("examples") or 0) > most:
             merged["attacks"][name] = {key: value for key, value in entry.items() if key != "examples"}
+    if isinstance(merged.get("examples_of"), dict) and isinstance(most, int):
+        said = own.get("examples_of") or {}
+        merged["examples_of"] = {name: n for name, n in merged["examples_of"].items() if name in said or _fits(n, most)}
     study = merged.get("study")
     if isinstance(study, dict) and isinstance(study.get("variants"), list) and "study" not in own:
         merged["study"] = {**study, "variants": [_known(variant, merged["attacks"]) for variant in study["variants"]]}
@@ -136,6 +139,11 @@ def _another_ball(merged: Raw, base: Raw, own: Raw) -> None:
     if "trained_for" not in own and base.get("data") == merged.get("data") and balls[0] != balls[1]:
         weights = base.get("trained_for") or {key: before[key] for key in ("norm", "eps") if key in before}
         merged["trained_for"] = weights
+
+
+def _fits(number: Any, most: int) -> bool:
+    """Whether an inherited number of examples still says something; what is no number is left to the validation."""
+    return not isinstance(number, int) or number <= most
 
 
 def _at_most(radius: Any, eps: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a suite fits its data: what can only be said once the data are there."""
+"""Whether a suite fits its data and the defenses that there are: what can only be said once these are known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import InputSpec
 from bench.contracts.words import format_eps
+from bench.plugins.registry import DEFENSES
 from bench.suites.config import Suite
 
 if TYPE_CHECKING:
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 
 
 def check_fit(suite: Suite, data: Data) -> list[str]:
-    """Check numbers of examples and radii against the data.
+    """Check numbers of examples and radii against the data, and the names of defenses.
 
     Returns:
         What is harmless but should be said: lines for the user.
 
     Raises:
-        InputError: for more examples than there are (on the suite's own data), or a ball that holds the whole box.
+        InputError: for more examples than there are (on the suite's own data), a ball that holds the whole box, or a
+            defense that is not registered.
     """
     there, notes = len(getattr(data, suite.split)), []
     where = f"the {there} {suite.split} examples of {data.info.name}"
@@ -29,9 +31,14 @@ def check_fit(suite: Suite, data: Data) -> list[str]:
         if not suite.moved:
             raise InputError(f"suite {suite.name}: examples: {suite.examples} is more than {where}")
         notes.append(f"suite {suite.name}: takes all {there} {suite.split} examples of {data.info.name}")
-    for name, entry in suite.attacks.items():
-        if (entry.examples or 0) > there and not suite.moved:
-            raise InputError(f"suite {suite.name}: attacks.{name}.examples: {entry.examples} is more than {where}")
+    for field, number in suite.numbers().items():
+        if number > there and not suite.moved:
+            raise InputError(f"suite {suite.name}: {field}: {number} is more than {where}")
+    for name in suite.examples_of:
+        try:
+            DEFENSES.entry(name)
+        except InputError as error:
+            raise InputError(f"suite {suite.name}: examples_of.{name}: {error}") from None
     radii = {"eps": suite.threat_model.eps}
     radii |= {f"attacks.{name}.eps": entry.eps for name, entry in suite.attacks.items() if entry.eps is not None}
     for field, eps in radii.items():

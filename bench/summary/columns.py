@@ -182,6 +182,7 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         ("report", "ranking", "files"),
         "Order by measured worst-case robust accuracy, then standard accuracy. Incomplete results come last, without a "
         "rank: an attack that has not run cannot have lowered them. Defenses equal in both share a rank, marked “=”. "
+        "One on the first examples alone is ranked by what is left of these. "
         "Where two intervals overlap widely, other examples could reverse the order.",
         ascending=True,
     ),

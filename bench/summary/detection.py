@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,26 +167,47 @@ def _strict(results: DefenseResults, cell: Cell, column: str) -> Array:
     return np.where(near, accepted, cell[column])
 
 
-def at_half(results: DefenseResults) -> HalfRadius:
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier at half the suite's radius: the survival of each example, ``(N,)`` with NaN where it was not run."""
+
+    name: str
+    survived: Array
+    measured: bool  # else estimated
+
+    @classmethod
+    def of(cls, name: str, results: DefenseResults, values: Array, measured: bool) -> Classifier:
+        """From survival of the measured examples of some results."""
+        survived = np.full(len(results.suite.ids), np.nan)
+        survived[results.measured] = values
+        return cls(name, survived, measured)
+
+    def on_first(self, n: int) -> HalfRadius | None:
+        """Its accuracy on those of the first ``n`` of the suite's examples that it was run on; None where on none."""
+        known = self.survived[:n][~np.isnan(self.survived[:n])]
+        return HalfRadius(self.name, float(known.mean()), self.measured) if len(known) else None
+
+
+def at_half(results: DefenseResults) -> Classifier:
     """What a classifier has at eps/2: measured where a counted attack was given no more, else half way from 0 to eps.
 
     Points of attacks that were given eps lie mostly farther away, so that they say next to nothing of that ball.
     """
     names, half = results.names(), results.suite.eps / 2
     if any(results.attacks[name].eps <= half and tier_of(results.attacks[name]) for name in names):
-        return HalfRadius(results.record.name, float(results.worst(names, radius=half)[0].mean()), measured=True)
-    ends = [results.worst(some)[0].mean() for some in ([], names)]
-    return HalfRadius(results.record.name, float(np.mean(ends)), measured=False)
+        return Classifier.of(results.record.name, results, results.worst(names, radius=half)[0], measured=True)
+    ends = [results.worst(some)[0] for some in ([], names)]
+    return Classifier.of(results.record.name, results, np.mean(ends, axis=0), measured=False)
 
 
-def own_at_half(results: DefenseResults) -> HalfRadius | None:
+def own_at_half(results: DefenseResults) -> Classifier | None:
     """What the classifier behind a detector has at eps/2, where attacks made for it alone were given no more."""
     half = results.suite.eps / 2
     names = [name for name in results.names(tier="oblivious") if results.attacks[name].eps <= half]
     if not names:
         return None
-    accuracy = float(results.worst(names, "correct", radius=half)[0].mean())
-    return HalfRadius(f"the classifier behind {results.record.name}", accuracy, measured=True)
+    values = results.worst(names, "correct", radius=half)[0]
+    return Classifier.of(f"the classifier behind {results.record.name}", results, values, measured=True)
 
 
 def implied_flag(detection: DetectionSummary) -> list[Flag]:

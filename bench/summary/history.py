@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.storing.found import FOUND
 from bench.summary.numbers import HistoryPoint, estimate
-from bench.summary.results import DefenseResults, FoundCell
+from bench.summary.results import DefenseResults
 
 
 def history_of(results: DefenseResults) -> list[HistoryPoint]:
@@ -16,7 +16,7 @@ def history_of(results: DefenseResults) -> list[HistoryPoint]:
     points = [HistoryPoint(results.provenance().ended, "", "", estimate(results.worst(own)[0]), 0)]
     whole = results.cells[FOUND]
     for count, record in enumerate(results.found, 1):
-        results.cells[FOUND] = FoundCell(results.suite, results.found[:count])
+        results.cells[FOUND] = results.found_cell(results.found[:count])
         left = estimate(results.worst([*own, FOUND])[0])
         points.append(HistoryPoint(record.accepted, record.by, record.note, left, len(record.rows)))
     results.cells[FOUND] = whole

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from bench.contracts.errors import one_line
 from bench.contracts.words import format_eps
 from bench.storing.records import AttackRecord, SuiteRecord
-from bench.summary.columns import cell_columns_in, columns_in, fields_of
+from bench.summary.columns import Column, cell_columns_in, columns_in, fields_of
 from bench.summary.escaping import csv_field, markdown, table_cell
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, SuiteSummary
 
@@ -36,21 +36,36 @@ def headline(summary: SuiteSummary) -> str:
 
 def overview(summary: SuiteSummary) -> list[dict[str, str]]:
     """One row per defense, formatted."""
-    return [{column.heading: column.text(d) for column in columns_in("report")} for d in summary.defenses]
+
+    def text(column: Column[DefenseSummary], defense: DefenseSummary) -> str:
+        return _named(summary.record, defense) if column.kind == "defense" else column.text(defense)
+
+    return [{column.heading: text(column, d) for column in columns_in("report")} for d in summary.defenses]
 
 
 def matrix(summary: SuiteSummary) -> list[dict[str, str]]:
     """The accuracy that each attack left of each defense, or why there is none; what there is less of in columns."""
     attacks = {attack.name: _title(summary.record, attack) for attack in summary.record.attacks}
-    cells = {d.record.name: {cell.record.name: _left(cell) for cell in d.attacks} for d in summary.defenses}
+    cells = {
+        _named(summary.record, d): {cell.record.name: _left(cell) for cell in d.attacks} for d in summary.defenses
+    }
     if len(cells) > len(attacks):
         return [{"defense": name, **{title: row[a] for a, title in attacks.items()}} for name, row in cells.items()]
     return [{"attack": title, **{name: row[a] for name, row in cells.items()}} for a, title in attacks.items()]
 
 
+def _named(suite: SuiteRecord, defense: DefenseSummary) -> str:
+    """A defense's name, and on how many examples it is run where these are not all."""
+    remarks = _on_first(suite, suite.examples_run(reference=defense.record.reference))
+    return f"{defense.record.name} ({remarks[0]})" if remarks else defense.record.name
+
+
+def _on_first(suite: SuiteRecord, n: int) -> list[str]:
+    return [f"first {n} examples"] if n < len(suite.ids) else []
+
+
 def _title(suite: SuiteRecord, attack: AttackRecord) -> str:
-    n = suite.examples_of(attack)
-    remarks = [f"first {n} examples"] if n < len(suite.ids) else []
+    remarks = _on_first(suite, suite.examples_run(attack))
     remarks += [] if attack.counted else [f"eps {format_eps(attack.eps)}, not counted"]
     return f"{attack.name} ({'; '.join(remarks)})" if remarks else attack.name
 

@@ -72,10 +72,11 @@ class FoundCell(Cell):
 
     Args:
         found: in the order of acceptance; of an example that several lower, the last counts, which is the lowest.
+        expected: how many of the examples, from the first on, the defense is run on; rows of others do not count.
     """
 
-    def __init__(self, suite: SuiteRecord, found: Sequence[FoundRecord]) -> None:
-        super().__init__(suite, found, len(suite.ids))
+    def __init__(self, suite: SuiteRecord, found: Sequence[FoundRecord], expected: int) -> None:
+        super().__init__(suite, found, expected)
         self.draws = found[-1].draws_report
 
     @property
@@ -91,7 +92,7 @@ class DefenseResults:
         self.unreadable: list[str] = []  # a line for each shard's file whose examples are missing for that reason
 
         def read(attack: AttackRecord | None) -> Cell:
-            expected = suite.examples_of(attack)
+            expected = suite.examples_run(attack, record.reference)
             if attack is not None and not attack.applies_to(record.probe.has_detector):
                 return Cell(suite, [], expected, applies=False)
             shards = current_shards(store, suite, record, attack, self.unreadable)
@@ -104,8 +105,12 @@ class DefenseResults:
         self.found = list(current_found(store, suite, record, self.unreadable))
         if self.found:
             self.attacks[FOUND] = found_attack(suite)
-            self.cells[FOUND] = FoundCell(suite, self.found)
+            self.cells[FOUND] = self.found_cell(self.found)
         self.measured = ~np.isnan(self.clean["report_robust"])
+
+    def found_cell(self, found: Sequence[FoundRecord]) -> FoundCell:
+        """These submitted inputs as one attack on the examples that the defense is run on."""
+        return FoundCell(self.suite, found, self.clean.expected)
 
     def under(self, name: str, kind: str = "robust") -> Array:
         """Survival of each example under one attack: the worse of x_adv and the clean input, which is in the ball.

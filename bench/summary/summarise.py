@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.names import slug
-from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord
+from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord, SuiteRecord
 from bench.storing.store import open_suite, read_record, stored_suites
 from bench.summary.certified import contradictions, stored_radii, stored_smoothed
-from bench.summary.detection import at_half, detection_of, implied_flag, own_at_half
+from bench.summary.detection import Classifier, at_half, detection_of, implied_flag, own_at_half
 from bench.summary.flags import find_flags
 from bench.summary.history import history_of
 from bench.summary.metrics import judging_error
@@ -21,7 +21,6 @@ from bench.summary.numbers import (
     AttackSummary,
     CurvePoint,
     DefenseSummary,
-    HalfRadius,
     SuiteSummary,
     estimate,
 )
@@ -153,7 +152,7 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
     """
     store, record = open_suite(results, suite)
     found: list[DefenseSummary] = []
-    classifiers: list[HalfRadius] = []
+    classifiers: list[Classifier] = []
     warnings: list[str] = []
     unreadable: list[str] = []
     for path in store.defenses():
@@ -173,7 +172,7 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
         elif not stored.unreadable:
             warnings.append(f"{path.parent.name}: no clean results of the current suite; run bench evaluate again")
         unreadable += stored.unreadable
-    found = [_beside(summary, classifiers) for summary in found]
+    found = [_beside(record, summary, classifiers) for summary in found]
     found.sort(key=lambda s: (not s.complete, -s.worst_case.value, -s.standard.value, s.record.name))
     ranked: list[DefenseSummary] = []
     for position, item in enumerate(found, 1):
@@ -184,11 +183,16 @@ def summarise(results: Path, suite: str) -> SuiteSummary:
     return SuiteSummary(record, ranked, warnings, unreadable)
 
 
-def _beside(summary: DefenseSummary, classifiers: list[HalfRadius]) -> DefenseSummary:
-    """A defense with a detector beside the classifier without one, or taken alone, that is the most robust at eps/2."""
+def _beside(suite: SuiteRecord, summary: DefenseSummary, classifiers: list[Classifier]) -> DefenseSummary:
+    """A defense with a detector beside the classifier without one, or taken alone, that is the most robust at eps/2.
+
+    All on the examples that the defense is run on.
+    """
     if summary.detection is None:
         return summary
-    best = max(classifiers, key=lambda one: one.accuracy, default=None)
+    n = suite.examples_run(reference=summary.record.reference)
+    beside = [found for one in classifiers if (found := one.on_first(n))]
+    best = max(beside, key=lambda one: one.accuracy, default=None)
     detection = replace(summary.detection, best_at_half=best)
     return replace(summary, detection=detection, flags=implied_flag(detection) + summary.flags)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from bench.contracts.errors import InputError
 from bench.storing.current import current_shards
 from bench.storing.images import pick
@@ -74,7 +76,7 @@ def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
             yield Compacted(record.name, before, before, why, found.unreadable)
             continue
         _, chosen = found.worst(found.names())
-        worst = dict(zip(suite.ids, chosen, strict=True))
+        worst = dict(zip(np.array(suite.ids)[found.measured], chosen, strict=True))
         for name in (CLEAN, *found.attacks):
             for shard in current_shards(store, suite, record, found.attacks.get(name)):
                 _compact_shard(store, shard, worst)
@@ -82,7 +84,8 @@ def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
 
 
 def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> None:
-    keep = [row for row in shard.stored if worst[shard.rows[row].id] == shard.attack and shard.attack != CLEAN]
+    # Examples beyond those that the defense is run on have no worst attack.
+    keep = [row for row in shard.stored if worst.get(shard.rows[row].id) == shard.attack and shard.attack != CLEAN]
     if store.is_compact(shard, keep):
         return
     if not keep:

@@ -160,7 +160,7 @@ def _defense_status(
     for attack in (None, *(attack for attack in attacks if attack.applies_to(defense.probe.has_detector))):
         name = CLEAN if attack is None else attack.name
         state = cell_state(headers, defense, attack, **machine)
-        pieces = state.missing(record.examples_of(attack), suite.shard_size)
+        pieces = state.missing(record.examples_run(attack, defense.reference), suite.shard_size)
         missing = sum(piece.stop - piece.start for piece in pieces)
         # Stored times are read only where there is something to run.
         expected = costs.shard(defense.name, name, missing, per_1000) if pieces else UNKNOWN

@@ -362,7 +362,7 @@ def test_weak_attacks_that_pretend_to_be_the_suites_are_found_with_another_seed(
     from bench.storing.store import read_record
     from bench.submissions.suite_key import suite_key
 
-    remade(forged, suite_key=suite_key(read_record(forged / "suite.json", SuiteRecord)))
+    remade(forged, suite_key=suite_key(read_record(forged / "suite.json", SuiteRecord), "code/mine.py:Mine"))
     ended = accept(forged, tmp_path / "results", own, "--again", "9")
     assert ended.code == 2 and "attack step with another seed leaves" in ended.err, ended
     assert not (tmp_path / "results").exists()

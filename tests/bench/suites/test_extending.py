@@ -76,6 +76,18 @@ def test_fewer_examples_than_an_attack_of_the_parent_has(tmp_path: Path) -> None
     assert child(tmp_path, examples=48).attacks["square"].examples == 32
 
 
+def test_numbers_of_defenses_are_taken_over_one_by_one_as_far_as_there_are_as_many_examples(tmp_path: Path) -> None:
+    def numbers(**fields: Any) -> dict[str, int]:
+        base = {**BASE, "examples_of": {"ours": 20, "odds": 40}}
+        return load_config(write(tmp_path, child={"extends": "base", **fields}, base=base)).suite("child").examples_of
+
+    assert numbers() == {"ours": 20, "odds": 40}
+    assert numbers(examples_of={"odds": 30, "rse": 10}) == {"ours": 20, "odds": 30, "rse": 10}
+    assert numbers(examples=32) == {"ours": 20}
+    with pytest.raises(InputError, match=r"suites\.child\.examples_of\.odds: 40 must be at most the suite's own, 32"):
+        numbers(examples=32, examples_of={"odds": 40})
+
+
 def test_a_shipped_suite_is_extended_even_under_its_own_name(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, digits={"extends": "digits", "examples": 10}, more={"extends": "digits"}))
     assert config.suite("digits").examples == config.suite("more").examples == 10
