@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,25 @@ class ServerLost(InputError):
     """A model server died, hung or answered nonsense: what it was asked for fails, in one line."""
 
 
+def surroundings() -> dict[str, str]:
+    """The environment in which a nursery that is started now, and its servers, run."""
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, _search_path())), "PYTHONDONTWRITEBYTECODE": "1"}
+    return environment | _ALLOCATOR
+
+
 class Nursery:
     """A process from which servers of one level are forked.
+
+    Args:
+        places: what it sees itself at the level ``bubblewrap``; elsewhere servers alone are kept from files.
 
     Raises:
         ServerLost: when it cannot be started.
     """
 
     def __init__(self, level: Level, places: Places) -> None:
-        self.level, self.rules = level, list(places.rules())
+        self.level = level
         self._numbers = itertools.count()
         self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this is)
@@ -66,13 +76,10 @@ class Nursery:
         if level == "bubblewrap":
             writable = self._scratch if landlock.version() else None
             command = [*bubblewrap.command(places, self._scratch, writable), *command]
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, _search_path())), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= _ALLOCATOR
         try:
             self._process = subprocess.Popen(
                 command,
-                env=environment,
+                env=surroundings(),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -110,15 +117,19 @@ class Nursery:
         if self.level != "bubblewrap":
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def fork(self, **task: Any) -> Channel:
-        """A new server, which has seen nothing yet, and the channel to it."""
+    def fork(self, places: Places, libraries: Sequence[str] = (), **task: Any) -> Channel:
+        """A new server, which has seen nothing yet, and the channel to it.
+
+        Args:
+            places: what it may read; libraries: that it is going to import, none of them a plugin's.
+        """
         scratch = os.path.join(self._scratch, str(next(self._numbers)))
         ours, theirs = socket.socketpair()
         output = tempfile.TemporaryFile()  # noqa: SIM115  (the channel's)
         keep = os.dup(2) if os.environ.get(TRACEBACK) else os.dup(output.fileno())
-        task |= {"level": self.level, "rules": self.rules, "scratch": scratch, "folder": str(Path.cwd())}
+        task |= {"level": self.level, "rules": list(places.rules()), "scratch": scratch, "folder": str(Path.cwd())}
         try:
-            pid = self._ask({"fork": task}, (theirs.fileno(), keep))["pid"]
+            pid = self._ask({"fork": task, "libraries": list(libraries)}, (theirs.fileno(), keep))["pid"]
         finally:
             theirs.close()
             os.close(keep)

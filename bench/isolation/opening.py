@@ -18,8 +18,8 @@ from bench.contracts.inputs import DataInfo
 from bench.contracts.isolation import ASKED, LEVELS, Level
 from bench.isolation import bubblewrap, landlock, seccomp
 from bench.isolation.about import About
-from bench.isolation.nursery import Channel, Nursery, ServerLost, packed
-from bench.isolation.places import Places, is_foreign, places
+from bench.isolation.nursery import Channel, Nursery, ServerLost, packed, surroundings
+from bench.isolation.places import Places, is_foreign, libraries, places
 from bench.isolation.remote import RemoteDefense
 from bench.isolation.trial import trial
 from bench.plugins.resolve import LoadedDefense, build_defense, load_defense
@@ -89,17 +89,19 @@ def _tried(level: Level, where: Places) -> str:
     return f"a plugin could {', '.join(got_through)}" if got_through else ""
 
 
-_nurseries: dict[tuple[Level, Places], Nursery] = {}
+_Kind = tuple[Level, Places | None, tuple[tuple[str, str], ...]]
+_nurseries: dict[_Kind, Nursery] = {}
 
 
 def _nursery(level: Level, where: Places) -> Nursery:
-    """The one for a level and a set of files, which this process keeps."""
-    found = _nurseries.get((level, where))
+    """The one for a level and, at bubblewrap, a set of files, which this process keeps."""
+    kind: _Kind = level, where if level == "bubblewrap" else None, tuple(sorted(surroundings().items()))
+    found = _nurseries.get(kind)
     if found is None or not found.alive:
-        for other in [key for key in _nurseries if key != (level, where)]:
+        for other in [key for key in _nurseries if key != kind]:
             if not _nurseries[other].busy:
                 _nurseries.pop(other).close()
-        found = _nurseries[level, where] = Nursery(level, where)
+        found = _nurseries[kind] = Nursery(level, where)
     return found
 
 
@@ -135,14 +137,21 @@ def build_apart(
     device: torch.device | str,
     weights: dict[str, Tensor] | None,
     isolation: Isolation,
+    beside: DefenseSpec | None = None,
 ) -> Defense:
-    """A defense with these weights, or the first ones that it draws, at a level of isolation."""
+    """A defense with these weights, or the first ones that it draws, at a level of isolation.
+
+    Args:
+        beside: of what is shipped here, a defense whose files its server may then read as well: so that both are
+            forked from one process.
+    """
     if isolation.level == "none":
         defense = build_defense(spec, info)
         if weights is not None:
             defense.load_state_dict(weights)
         return ready(defense.to(device))
-    return _served(spec, info, device, None, weights, True, isolation)[1]
+    of = spec if beside is None or is_foreign(spec) else beside
+    return _served(spec, info, device, None, weights, True, isolation, of)[1]
 
 
 def run_apart(function: Callable[..., bytes], *args: Any, spec: DefenseSpec, isolation: Isolation) -> bytes:
@@ -151,7 +160,7 @@ def run_apart(function: Callable[..., bytes], *args: Any, spec: DefenseSpec, iso
     Raises:
         InputError: what it raised; :class:`~bench.isolation.nursery.ServerLost` when it died.
     """
-    channel = _channel(spec, isolation)
+    channel = _channel(spec, spec, isolation)
     with channel.patient():
         _, answer = channel.ask({"run": True}, packed((function, args)))
     channel.close()
@@ -159,11 +168,12 @@ def run_apart(function: Callable[..., bytes], *args: Any, spec: DefenseSpec, iso
     return answer.numpy().tobytes()
 
 
-def _channel(spec: DefenseSpec, isolation: Isolation) -> Channel:
-    where = places(spec, isolation.hidden)
+def _channel(spec: DefenseSpec, of: DefenseSpec, isolation: Isolation) -> Channel:
+    """To a new server for ``spec``, which may read the files of ``of``."""
+    where = places(of, isolation.hidden)
     if why := objection(isolation.level, where):
         raise InputError(f"isolation {isolation.level}: cannot be had here: {why}")
-    return _nursery(isolation.level, where).fork()
+    return _nursery(isolation.level, where).fork(where, libraries(spec))
 
 
 def _served(
@@ -174,8 +184,9 @@ def _served(
     weights: dict[str, Tensor] | None,
     built: bool,
     isolation: Isolation,
+    of: DefenseSpec | None = None,
 ) -> tuple[About, RemoteDefense]:
-    channel = _channel(spec, isolation)
+    channel = _channel(spec, of or spec, isolation)
     given = None if weights is None else pack_tensors(weights)
     request = packed((spec, info, str(device), training, given, built))
     said, _ = channel.ask({"open": True}, request)

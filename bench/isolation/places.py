@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -21,6 +22,8 @@ _SYSTEM = (
     "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd",
     "/etc/os-release", "/sys/devices/system",
 )  # fmt: skip
+#: Libraries that take as long to import as PyTorch.
+_SLOW = ("torchvision", "timm")
 #: Where Debian keeps data sets.
 _DATA = ("/usr/share/datasets", "/usr/share/dataset-fashion-mnist")
 
@@ -104,6 +107,16 @@ def is_foreign(spec: DefenseSpec) -> bool:
     """
     built_in = set(DEFENSES.built_in())
     return any(name not in built_in and not is_held(name) and hub_model(name) is None for name in references(spec))
+
+
+def libraries(spec: DefenseSpec) -> tuple[str, ...]:
+    """Libraries that a defense is going to import, and that take long: named in its parameters, or in its file."""
+    words = [*references(spec), *map(str, spec.params.values())]
+    for path in [reference.rpartition(":")[0] for reference in references(spec)]:
+        if path.endswith(".py"):
+            with contextlib.suppress(OSError, ValueError):
+                words.append(Path(path).read_text(encoding="utf-8"))
+    return tuple(library for library in _SLOW if any(library in word for word in words))
 
 
 def _python() -> set[str]:

@@ -16,12 +16,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.isolation import wire
 
 _DEATH_SIGNAL, _DUMPABLE = 1, 4
+#: What the first gradient of a process imports: some tenths of a second, in a server that may live for one.
+_OF_GRADIENTS = ("torch.fx.experimental.symbolic_shapes", "torch.nested._internal.nested_tensor")
 
 
 def main(descriptor: int) -> None:
@@ -34,6 +36,7 @@ def main(descriptor: int) -> None:
         while True:
             message, files = wire.receive_with_files(control)
             if "fork" in message:
+                _import(message["libraries"])
                 pid = _fork(message["fork"], files, control)
                 children.add(pid)
                 for file in files:
@@ -55,6 +58,7 @@ def _prepare() -> None:
 
     for package in PACKAGES:
         importlib.import_module(package)  # their folders are found now, while they can be listed
+    _import(_OF_GRADIENTS)
     torch.set_num_threads(1)
     with contextlib.suppress(AttributeError, OSError):  # not on Linux
         prctl = ctypes.CDLL(None).prctl
@@ -62,6 +66,16 @@ def _prepare() -> None:
         prctl(_DUMPABLE, 0, 0, 0, 0)  # the servers of one defense must not meet in the memory of this process
     gc.collect()
     gc.freeze()
+
+
+def _import(libraries: Iterable[str]) -> None:
+    """Import what servers would import, each of them; where that fails they say so themselves."""
+    for library in libraries:
+        if library not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(library)
+                gc.collect()
+                gc.freeze()
 
 
 def _fork(task: dict[str, Any], files: list[int], control: socket.socket) -> int:

@@ -24,7 +24,7 @@ _FILES, _LOOKED_AT = 20, 200
 def trial(nursery: Nursery, places: Places) -> list[str]:
     """What a plugin could do at the nursery's level although it must not; empty where the level keeps its word."""
     with _facts(places) as (facts, seen):
-        channel = nursery.fork(attempts=facts)
+        channel = nursery.fork(places, attempts=facts)
         try:
             said = channel.told().get("succeeded")
         finally:

@@ -27,7 +27,7 @@ def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
     # Untrained: how long a network takes does not depend on its weights.
     # At the level of the defense, so that what the way there takes is in both.
     spec, isolation = DefenseSpec(setting.suite.reference), setting.isolation
-    reference = build_apart(spec, context.data.info, setting.torch_device, None, isolation)
+    reference = build_apart(spec, context.data.info, setting.torch_device, None, isolation, beside=setting.spec)
     x = context.data.samples.take(_EXAMPLES).x.clone().to(setting.device)
     return measure(context.defense, reference, x, training_seconds=training_seconds)
 

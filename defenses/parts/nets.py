@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from bench.contracts.errors import InputError, did_you_mean
@@ -55,6 +54,8 @@ def is_compact(info: DataInfo, network: str) -> bool:
 
 
 def _from_torchvision(name: str, info: DataInfo) -> nn.Module:
+    import torchvision  # here: it takes as long as PyTorch itself, in every process that opens a defense
+
     available = torchvision.models.list_models(module=torchvision.models)
     if name not in available:
         raise InputError(f"network 'torchvision.{name}' does not exist{did_you_mean(name, available)}")

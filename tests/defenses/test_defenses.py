@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -190,3 +193,9 @@ def test_crop_and_flip_moves_whole_images() -> None:
     possible |= {tuple(padded[i : i + 4, j : j + 4].flip(1).flatten().tolist()) for i in range(3) for j in range(3)}
     seen = {tuple(image.flatten().tolist()) for image in out}
     assert seen == possible
+
+
+def test_no_defense_imports_torchvision_before_it_needs_it() -> None:
+    """It takes as long as PyTorch, in every process that opens a defense."""
+    code = "import sys, defenses.none, defenses.adversarial_training.madry; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ import isolated
 import pytest
 
 from bench.contracts.defense import DefenseSpec
-from bench.isolation.places import Places, is_foreign, places
+from bench.isolation.places import Places, is_foreign, libraries, places
 
 
 def _tree(folder: Path) -> Path:
@@ -82,3 +82,14 @@ def test_the_test_images_that_come_with_a_library_are_hidden() -> None:
 )
 def test_code_of_a_third_party_is_what_is_not_shipped_here(reference: str, params: dict, foreign: bool) -> None:
     assert is_foreign(DefenseSpec(reference, params)) is foreign
+
+
+def test_libraries_that_a_defense_will_import_are_known_from_its_file_and_parameters(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torchvision.models import resnet18\n")
+    (tmp_path / "plain.py").write_text("import torch\n")
+    assert libraries(DefenseSpec(f"{tmp_path}/mine.py:Mine")) == ("torchvision",)
+    assert libraries(DefenseSpec(f"{tmp_path}/plain.py:Mine")) == ()
+    assert libraries(DefenseSpec(f"{tmp_path}/not_there.py:Mine")) == ()
+    assert libraries(DefenseSpec("timm:resnet18")) == ("timm",)
+    assert libraries(DefenseSpec("madry", {"network": "torchvision.resnet18"})) == ("torchvision",)
+    assert libraries(DefenseSpec("magnet", {"classifier": f"{tmp_path}/mine.py:Mine"})) == ("torchvision",)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from bench.contracts.threat import Lp
 from bench.isolation import opening
 from bench.isolation.attempts import LABELS, NEIGHBOUR, OUTSIDE, SOCKET
 from bench.isolation.nursery import Nursery, ServerLost
-from bench.isolation.opening import Isolation, decide, objection, open_defense
+from bench.isolation.opening import Isolation, build_apart, decide, objection, open_defense
 from bench.isolation.places import Places, places
 from bench.isolation.remote import RemoteDefense
 from bench.isolation.serving import KEPT_FROM_IT
@@ -318,6 +321,68 @@ def test_a_program_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(ServerLost, match="cannot be started: out of order"):
         Nursery("process", Places((), ()))
+
+
+# -- what a start costs ---------------------------------------------------------------------------------------
+
+
+def _nursery_of(defense: Defense) -> Nursery:
+    assert isinstance(defense, RemoteDefense)
+    return defense._channel._nursery
+
+
+def test_one_process_serves_all_folders_where_it_sees_no_files_itself(hidden: str, tmp_path: Path) -> None:
+    shutil.copy(HERE, tmp_path / "elsewhere.py")
+    specs = _spec(), DefenseSpec(f"{tmp_path / 'elsewhere.py'}:Honest")
+    one, other = (open_defense(spec, INFO, isolation=Isolation("process", (hidden,))).defense for spec in specs)
+    assert _nursery_of(one) is _nursery_of(other)
+
+
+def test_what_is_shipped_here_comes_from_the_process_of_the_defense_beside_it(hidden: str, level: Level) -> None:
+    defense, isolation = _open(level, hidden), Isolation(level, (hidden,))
+    shipped = build_apart(DefenseSpec("none"), INFO, "cpu", None, isolation, beside=_spec())
+    assert _nursery_of(shipped) is _nursery_of(defense)
+
+
+def test_a_stranger_reads_its_own_folder_whatever_is_beside_it(hidden: str, level: Level, tmp_path: Path) -> None:
+    shutil.copy(HERE, tmp_path / "elsewhere.py")
+    stranger, isolation = DefenseSpec(f"{tmp_path / 'elsewhere.py'}:Honest"), Isolation(level, (hidden,))
+    assert build_apart(stranger, INFO, "cpu", None, isolation, beside=_spec())(_images()).shape == (6, 10)
+
+
+def test_another_environment_is_another_process(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = places(_spec(), [hidden])
+    before = opening._nursery("process", where)
+    monkeypatch.setenv("TORCH_HOME", "/nowhere")
+    assert opening._nursery("process", where) is not before
+
+
+def test_the_first_gradient_of_a_server_imports_nothing() -> None:
+    code = """
+from bench.isolation import server
+import sys, torch
+server._prepare()
+x, before = torch.ones(1, requires_grad=True), set(sys.modules)
+torch.autograd.grad(2 * x, x, torch.ones(1))
+sys.exit(', '.join(set(sys.modules) - before)[:100] or 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_library_is_imported_for_all_servers_and_one_that_fails_for_none(
+    hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = tmp_path / "noted"
+    (tmp_path / "slow.py").write_text(f"with open({str(noted)!r}, 'a') as file:\n    file.write('imported ')\n")
+    (tmp_path / "broken.py").write_text("raise OSError('broken')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    where = places(_spec(), [hidden])
+    nursery = opening._nursery("process", where)
+    for _ in range(2):
+        channel = nursery.fork(where, ("slow", "broken", "nowhere"))
+        assert channel.open
+        channel.close()
+    assert noted.read_text() == "imported "
 
 
 # -- asked again -----------------------------------------------------------------------------------------------
