@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from bench.studies.losses.claims import NAMES, balanced, claims, mean, overall, spread
-from bench.studies.losses.record import SETTINGS, Descent, Losses
+from bench.studies.losses.record import BLURRED, SETTINGS, SURE, TRANSFERRED, Descent, Losses
 from leaderboard.gallery import Picture, to_pixels
 
 #: A source's colour, the same in all figures.
@@ -48,13 +48,23 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of the iterations: its name, and where it begins and has its middle, in pixels from the left."""
+
+    name: str
+    x: float
+    middle: float
+
+
+@dataclass(frozen=True)
 class Plot:
-    """Curves on one axis over the iterations from 0 to ``last``."""
+    """Curves on one axis over the iterations from 0 to ``last``; ``parts`` of these are told apart."""
 
     title: str
     lines: list[Line]
     ticks: list[Tick]
     last: int
+    parts: list[Part] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,26 @@ def figures(record: Losses) -> list[Figure]:
     return found
 
 
+def path_plot(record: Losses) -> Plot:
+    """The path of CE-sign at an equal multiplier, with the regions that its mean passes: figure 1."""
+    mine = record.descent("ce_sign", SETTINGS[0])
+    plot, last = _plot("softmax output", [mine], "softmax_initial", "softmax_target"), max(mine.steps[-1], 1)
+
+    def first(past: Sequence[bool]) -> int | None:
+        return next((k for k, reached in zip(mine.steps, past, strict=True) if reached), None)
+
+    begins = {
+        "S1": 0,
+        "S2": first([value <= SURE for value in mine.softmax_initial]),
+        "S3": first([value > SURE for value in mine.softmax_target]),
+    }
+    starts = {name: round(WIDTH * k / last, 1) for name, k in begins.items() if k is not None}
+    ends = [*list(starts.values())[1:], float(WIDTH)]
+    return replace(
+        plot, parts=[Part(name, x, (x + end) / 2) for (name, x), end in zip(starts.items(), ends, strict=True)]
+    )
+
+
 def gradient_plot(record: Losses) -> Plot:
     """The length of P by iteration at an equal multiplier: figure 4."""
     mine = [each for each in record.descents if each.setting == SETTINGS[0]]
@@ -186,6 +216,6 @@ def write_maps(record: Losses, root: Path, folder: str) -> list[Picture]:
 
 
 __all__ = [
-    "COLOURS", "HEIGHT", "MAPS", "NAMES", "QUANTILES", "WIDTH", "balanced", "claims", "figures", "gradient_plot",
-    "mean", "overall", "spread", "write_maps",
+    "BLURRED", "COLOURS", "HEIGHT", "MAPS", "NAMES", "QUANTILES", "TRANSFERRED", "WIDTH", "balanced", "claims",
+    "figures", "gradient_plot", "mean", "overall", "path_plot", "spread", "write_maps",
 ]  # fmt: skip

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from bench.contracts.seeding import derive_seed, seeded
 from bench.studies.losses.descent import Model, is_zero, perturbation
-from bench.studies.losses.record import Circles, Region, Underflow
+from bench.studies.losses.record import SURE, Circles, Region, Underflow
 
 #: Labels of ``make_circles``.
 OUTER, INNER = 0, 1
-#: Confidence above which a point counts as classified for sure.
-SURE = 0.9
 _LOW, _HIGH = -1.6, 1.6
 #: What the logits are multiplied by to see numbers run out; the map of zeros is that of the second.
 _SCALES = (1.0, 10.0, 100.0)

@@ -190,31 +190,24 @@ def _of_curves(record: Losses) -> list[Claim]:
 
 
 def _of_last_images(record: Losses) -> list[Claim]:
-    """CE against the two logits, at the ends of all descents."""
+    """CE against the two logits, at the ends of all descents, a claim for each setting."""
     titles = {
-        BLURRED: "Images made with CE are undone by blurring more often than those made with a logit",
-        TRANSFERRED: "Images made with CE transfer to another classifier less often than those made with a logit",
+        BLURRED: "images made with CE are undone by blurring more often than those made with a logit",
+        TRANSFERRED: "images made with CE transfer to another classifier less often than those made with a logit",
     }
     found = []
-    for key, title in titles.items():
-        last = {s: {d.source: d.lasting[key] for d in record.descents if d.setting == s and key in d.lasting}
-                for s in SETTINGS}  # fmt: skip
-        if not all(last.values()):
-            continue
-        of = f", by {record.beside}," if key == TRANSFERRED else ""
-        found.append(
-            Claim(
-                title,
-                f"after all iterations the class is still seen{of} of "
-                + "; ".join(
-                    _percent({source: mean(values) for source, values in mine.items()}) + f" at an {s}"
-                    for s, mine in last.items()
-                ),
-                _together(
-                    [below(mine["ce"], mine[other]) for mine in last.values() for other in ("logit", "m_logit")]
-                ),
+    for (key, title), setting in itertools.product(titles.items(), SETTINGS):
+        last = {d.source: d.lasting[key] for d in record.descents if d.setting == setting and key in d.lasting}
+        if last:
+            by = f"by {record.beside} " if key == TRANSFERRED else ""
+            shares = _percent({source: mean(values) for source, values in last.items()})
+            found.append(
+                Claim(
+                    f"At an {setting} {title}",
+                    f"after all iterations the class is still seen {by}of {shares}",
+                    _together([below(last["ce"], last[other]) for other in ("logit", "m_logit")]),
+                )
             )
-        )
     return found
 
 

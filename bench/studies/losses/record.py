@@ -15,6 +15,8 @@ from bench.storing.store import Store, read_record, to_json, write_atomically
 
 FILE = "losses.json"
 
+#: Confidence above which a point counts as classified for sure.
+SURE = 0.9
 #: Keys of ``Descent.lasting``.
 BLURRED, TRANSFERRED = "blurred", "transferred"
 
