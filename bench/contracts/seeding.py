@@ -41,7 +41,10 @@ def seeded(*parts: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # for devices that are not there, torch would keep a note of every call, and of where it came from
+            torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:

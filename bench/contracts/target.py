@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from bench.contracts.counting import no_counts
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.detection import Detection
 from bench.contracts.errors import InputError, KnowledgeError, NotApplicable
@@ -39,7 +41,11 @@ NOT_FINITE = -2
 
 def predictions(logits: Tensor) -> Tensor:
     """Labels ``(M,)`` of ``logits (M, K)``; :data:`NOT_FINITE` where a logit is NaN or infinite."""
-    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), NOT_FINITE)
+    labels = logits.argmax(1)
+    # A finite sum has finite terms, and takes less time than a look at each.
+    if math.isfinite(logits.sum().item()):
+        return labels
+    return torch.where(torch.isfinite(logits).all(1), labels, NOT_FINITE)
 
 
 def select(logits: Tensor, classes: Tensor | None) -> Tensor:
@@ -72,23 +78,6 @@ class Jacobian:
 
     logits: Tensor
     grads: Tensor
-
-
-@dataclass
-class Counts:
-    """Passes per example (int64 ``(N,)`` each) and what was noticed about the gradients."""
-
-    forward: Tensor
-    backward: Tensor
-    zero_gradient: Tensor
-    nonfinite_gradient: Tensor
-    notes: set[str] = field(default_factory=set)
-
-
-def no_counts(n: int) -> Counts:
-    """Nothing spent yet on ``n`` examples."""
-    zeros = torch.zeros(4, n, dtype=torch.int64)
-    return Counts(zeros[0], zeros[1], zeros[2], zeros[3])
 
 
 class Target:
@@ -252,6 +241,8 @@ class Target:
         self._require("score")
         x = self.snap(x, index)
         total = self._forward(x, index)
+        if draws == 1:
+            return total
         for _ in range(draws - 1):
             total = total + self._forward(x, index)
         return total / draws
@@ -407,6 +398,8 @@ class Target:
     def _repaired(self, grad: Tensor, index: Tensor | None) -> Tensor:
         """``grad`` with zeros for what is not finite; both that and zero gradients are counted."""
         size = grad.flatten(1).abs().sum(1)
+        if not len(size) or (size.min().item() > 0 and size.max().item() < math.inf):
+            return grad
         bad = ~torch.isfinite(size)
         if bad.any():
             grad = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
@@ -419,13 +412,9 @@ class Target:
     def _count(
         self, what: str, index: Tensor | None, mask: Tensor | None = None, cost: int = 1
     ) -> None:
-        counter: Tensor = getattr(self.counts, what)
-        if index is None and self._examples is None:
-            counter += cost if mask is None else mask.cpu() * cost
-            return
-        examples = self.examples(index)
-        examples = examples if mask is None else examples[mask.cpu()]
-        counter.index_add_(0, examples, torch.full_like(examples, cost))
+        if mask is not None:
+            index = (torch.arange(self.n) if index is None else index.cpu())[mask.cpu()]
+        self.counts.add(what, index, self._examples, cost)
 
     def _one_draw(self, x: Tensor, index: Tensor | None) -> Tensor:
         x = self.snap(x, index)

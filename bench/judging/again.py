@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.contracts.counting import Counts
 from bench.contracts.defense import Defense
 from bench.contracts.levels import Levels
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
 from bench.isolation.remote import RemoteDefense
 from bench.judging.judge import Judged, Judging, judge, per_row

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.contracts.counting import Counts
 from bench.contracts.defense import Defense, check_logits
 from bench.contracts.levels import Levels
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Counts
 from bench.contracts.threat import ThreatModel
 from bench.storing.records import Row
 

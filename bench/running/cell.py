@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from bench.contracts.attack import PrepareContext
+from bench.contracts.counting import no_counts
 from bench.contracts.defense import Defense, DefenseSpec, freeze, ready
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.reporting import report
 from bench.contracts.seeding import generator, seeded
-from bench.contracts.target import Target, no_counts
+from bench.contracts.target import Target
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.engines.admission import DiffersHere

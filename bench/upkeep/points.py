@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.contracts.counting import no_counts
 from bench.contracts.defense import Defense
-from bench.contracts.target import no_counts
 from bench.contracts.threat import Lp
 from bench.data.splits import Data
 from bench.judging.again import in_a_crowd

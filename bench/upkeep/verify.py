@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from bench.contracts.counting import Counts
 from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.data.load import kept_in, load_data
 from bench.data.splits import Data

@@ -73,3 +73,13 @@ def test_seeded_nests() -> None:
         with seeded("inner"):
             _draw()
         assert [first, _draw()] == expected
+
+
+def test_without_an_accelerator_seeding_leaves_no_note_of_the_call_behind() -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("torch has somebody to seed")
+    waiting = len(torch.cuda._queued_calls)
+    for name in "abc":
+        with seeded(name):
+            pass
+    assert len(torch.cuda._queued_calls) == waiting

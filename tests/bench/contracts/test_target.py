@@ -14,7 +14,7 @@ from attacks.toolkit.losses import Goal, margin
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, KnowledgeError
 from bench.contracts.seeding import generator
-from bench.contracts.target import REJECTED, Target
+from bench.contracts.target import NOT_FINITE, REJECTED, Target, predictions
 from bench.contracts.threat import Lp
 from bench.contracts.words import KNOWLEDGE
 
@@ -357,3 +357,10 @@ def test_what_does_not_fit_row_by_row_is_out_of_memory(method: str) -> None:
     target = make(Limited(0), n=4)
     with pytest.raises(torch.OutOfMemoryError):
         target.logits(images(4)) if method == "logits" else target.evaluate(images(4), through, goal(4))
+
+
+def test_a_label_is_that_of_finite_logits_also_where_their_sum_is_none() -> None:
+    logits = torch.tensor([[3e38, 2e38, 1.0], [0.0, torch.inf, 1.0], [0.0, 1.0, torch.nan], [0.0, 1.0, 2.0]])
+    assert predictions(logits).tolist() == [0, NOT_FINITE, NOT_FINITE, 2]
+    assert predictions(logits[::3]).tolist() == [0, 2]
+    assert predictions(logits[:0]).tolist() == []

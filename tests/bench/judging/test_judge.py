@@ -7,10 +7,10 @@ import torch
 from stand_ins import Coin, Scripted, ScriptedDetector, linear_defense, picture
 from torch import Tensor
 
+from bench.contracts.counting import Counts
 from bench.contracts.defense import Defense
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.judging.judge import Draws, Judging, judge, tally
 from bench.storing.records import Row
@@ -114,10 +114,8 @@ def test_each_norm_measures_its_own_distance(norm: str, eps: float, allowed: boo
 
 def test_the_row_records_distances_and_the_passes_spent() -> None:
     counts = no_counts(1)
-    counts.forward += 7
-    counts.backward += 5
-    counts.zero_gradient += 2
-    counts.nonfinite_gradient += 1
+    for what, times in (("forward", 7), ("backward", 5), ("zero_gradient", 2), ("nonfinite_gradient", 1)):
+        counts.add(what, None, times=times)
     x, x_adv = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.3, 0.0], [0.0, 0.1]]]])
     (row,) = judge(
         Scripted().eval(), x, torch.tensor([0]), ["a"], x_adv, counts, Judging(LINF, ONE, None, 8, ("s",))

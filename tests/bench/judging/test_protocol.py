@@ -16,8 +16,8 @@ from fingerprints import Fingerprint, complaint, numbers
 from small_bench import Bench
 from stand_ins import Coin, ScriptedDetector, picture, plugin
 
+from bench.contracts.counting import Counts
 from bench.contracts.seeding import derive_seed, generator, seeded
-from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.judging.judge import Draws, Judging, judge, tally

@@ -9,8 +9,8 @@ import torch
 from stand_ins import TINY, Coin, Scripted, ScriptedDetector, picture
 from torch import Tensor
 
+from bench.contracts.counting import Counts
 from bench.contracts.defense import Defense
-from bench.contracts.target import Counts
 from bench.contracts.threat import Lp
 from bench.contracts.words import Towards
 from bench.judging.judge import Draws, Judging, judge
