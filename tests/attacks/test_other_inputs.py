@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks.score.one_pixel import _paint
-from attacks.score.square import _L2, _Linf
+from attacks.toolkit.windows import L2Windows, LinfWindows, Windows
 from bench.contracts.defense import BareModel
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
@@ -76,10 +76,10 @@ def _target(shape: tuple[int, ...], norm: str, eps: float) -> Target:
     return Target(defense, threat, 3, knowledge="score", generator=generator)
 
 
-@pytest.mark.parametrize("kind", [_Linf, _L2])
+@pytest.mark.parametrize("kind", [LinfWindows, L2Windows])
 @pytest.mark.parametrize("shape", [WAVE, ROW], ids=str)
-def test_square_changes_a_stretch_of_all_channels(kind: type[_Linf] | type[_L2], shape: tuple[int, ...]) -> None:
-    target = _target(shape, "linf" if kind is _Linf else "l2", 0.2)
+def test_square_changes_a_stretch_of_all_channels(kind: type[Windows], shape: tuple[int, ...]) -> None:
+    target = _target(shape, "linf" if kind is LinfWindows else "l2", 0.2)
     x = torch.zeros(3, *shape)
     windows = kind(target, x, torch.arange(3))
     before = windows.images.clone()
@@ -88,7 +88,7 @@ def test_square_changes_a_stretch_of_all_channels(kind: type[_Linf] | type[_L2],
     length = shape[-1] // 4
     for row in changed:
         places = row.nonzero().squeeze(1)
-        if kind is _Linf:
+        if kind is LinfWindows:
             assert places.max() - places.min() < length
         else:  # the window, and another one that gives up its length to it
             assert len(places) <= 2 * (length | 1)  # of odd length

@@ -9,8 +9,10 @@ from registered import radius, toy
 from torch import Tensor
 from toys import INFO, Constant, NaNWhereBright
 
-from attacks.score.square import _L2, _bumps, _Linf, square
+from attacks.score.square import square
+from attacks.toolkit.windows import L2Windows, LinfWindows, Windows, _bumps
 from bench.contracts.inputs import DataInfo, InputSpec
+from bench.contracts.seeding import seeded
 
 SHAPES = [(1, 8, 8), (3, 5, 7)]
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
@@ -124,15 +126,15 @@ def test_an_image_smaller_than_the_windows_works() -> None:
         assert_feasible(target, x, square(target, x, torch.zeros(1).long(), queries=40))
 
 
-def _windows(kind: type[_Linf] | type[_L2], n: int, shape: tuple[int, int, int]) -> tuple[_Linf | _L2, Tensor]:
+def _windows(kind: type[Windows], n: int, shape: tuple[int, int, int]) -> tuple[Windows, Tensor]:
     x = torch.rand(n, *shape, dtype=torch.float64) * 0.5 + 0.25
-    norm = "linf" if kind is _Linf else "l2"
+    norm = "linf" if kind is LinfWindows else "l2"
     target = make_target(Constant(DataInfo("toy", InputSpec(shape), 3)), n, "score", norm=norm, eps=0.1)
     return kind(target, x, torch.arange(n)), x
 
 
 def test_a_window_in_linf_has_the_asked_size_one_sign_per_channel_and_always_changes_something() -> None:
-    windows, x = _windows(_Linf, 50, (3, 6, 9))
+    windows, x = _windows(LinfWindows, 50, (3, 6, 9))
     for share in [0.3] * 20 + [0.02] * 20:
         before = windows.images.clone()
         windows.propose(share)
@@ -146,7 +148,7 @@ def test_a_window_in_linf_has_the_asked_size_one_sign_per_channel_and_always_cha
 
 
 def test_a_window_visits_every_place_before_it_returns_to_one() -> None:
-    windows, _ = _windows(_Linf, 2, (1, 10, 10))
+    windows, _ = _windows(LinfWindows, 2, (1, 10, 10))
     seen = torch.zeros(2, 100)
     for _ in range(100):
         before = windows.points.clone()
@@ -158,7 +160,7 @@ def test_a_window_visits_every_place_before_it_returns_to_one() -> None:
 
 
 def test_l2_proposals_keep_the_length_and_are_undone_exactly() -> None:
-    windows, x = _windows(_L2, 40, (3, 9, 8))
+    windows, x = _windows(L2Windows, 40, (3, 9, 8))
     kept = torch.arange(40) % 2 == 0
     for share in [0.8, 0.5, 0.2, 0.1, 0.05, 0.01] * 5:
         before = windows.images.clone()
@@ -189,3 +191,24 @@ def test_one_lucky_draw_does_not_end_it() -> None:
     x_adv = square(make_target(noisy, 12, "score", eps=0.25, randomized=True), x, y, queries=200)
     fooled = torch.stack([noisy(x_adv).argmax(1) != y for _ in range(50)]).float().mean(0)
     assert fooled.mean() > 0.8  # about 0.6 when the first lucky draw ends it
+
+
+@pytest.mark.parametrize("kind", [LinfWindows, L2Windows])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)], ids=str)
+def test_no_example_s_windows_depend_on_who_else_is_left(kind: type[Windows], shape: tuple[int, int, int]) -> None:
+    with seeded("windows"):
+        all_of_them, _ = _windows(kind, 6, shape)
+    with seeded("windows"):
+        fewer, _ = _windows(kind, 6, shape)
+    left = torch.tensor([True, False, True, True, False, True])
+    for step in range(40):
+        if step == 21:  # amid what has been worked out ahead
+            fewer.keep(left)
+        rows = left if step >= 21 else torch.ones_like(left)
+        all_of_them.propose(0.1)
+        fewer.propose(0.1)
+        assert torch.equal(fewer.images, all_of_them.images[rows])
+        kept = torch.arange(6) % 3 == step % 3
+        all_of_them.settle(kept)
+        fewer.settle(kept[rows])
+        assert torch.equal(fewer.images, all_of_them.images[rows])
