@@ -84,24 +84,25 @@ def jsma(
     estimator = as_estimator(estimator)
     best = Shortest(target, x, y, rescore=rescore, stop_inside=stop_inside)
     owner, t = _runs(target, x, y, targets)
+    aim = t if outputs == "probabilities" else _sums(t, target.num_classes).to(x)
     box = target.ball.high - target.ball.low
-    x_k = x[owner]
+    x_k, pixels = x[owner], torch.zeros_like(owner)
     for _ in range(math.floor(gamma * x[0].numel() / 2)):
-        logits, gain, loss = _derivatives(target, estimator, x_k, owner, t, outputs)
-        going = _record(best, x_k, logits if estimator.true_forward else target.logits(x_k, owner), owner)
-        owner, t, x_k, gain, loss = take(going, owner, t, x_k, gain, loss)
-        free = x_k < target.ball.high if theta > 0 else x_k > target.ball.low
-        sign = math.copysign(1.0, theta)
-        pair, found = most_salient_pair(sign * gain, sign * loss, free.flatten(1))
-        owner, t, x_k, pair = take(found, owner, t, x_k, pair)
+        logits, gain, loss = _derivatives(target, estimator, x_k, owner, aim)
+        _record(best, x_k, logits if estimator.true_forward else target.logits(x_k, owner), owner, pixels)
+        free = x_k < target.ball.high
+        if theta < 0:
+            gain, loss, free = -gain, -loss, x_k > target.ball.low
+        pair, found = most_salient_pair(gain, loss, free.flatten(1))
         flat = x_k.flatten(1)
         changed = (flat.gather(1, pair) + theta * box).clamp(target.ball.low, target.ball.high)
         x_k = flat.scatter(1, pair, changed).view_as(x_k)
-        hopeful = length(x_k - x[owner], "l0") < _limit(best, owner)
-        owner, t, x_k = take(hopeful, owner, t, x_k)
+        pixels = length(x_k - x[owner], "l0").long()
+        # Values move one way, so pixels become no fewer: a run that has reached its class is over as well.
+        owner, aim, x_k, pixels = take(found & (pixels < _limit(best, owner)), owner, aim, x_k, pixels)
         if not len(owner):
             return best.result(x)
-    _record(best, x_k, target.logits(x_k, owner), owner)
+    _record(best, x_k, target.logits(x_k, owner), owner, pixels)
     return best.result(x)
 
 
@@ -114,31 +115,40 @@ def _runs(target: Target, x: Tensor, y: Tensor, targets: int) -> tuple[Tensor, T
     return everyone.repeat(len(ranked)), ranked.flatten()
 
 
+def _sums(t: Tensor, num_classes: int) -> Tensor:
+    """Weights of the logits, int64 ``(R, 2, K)``: F_t, and the negative sum of all others."""
+    one = torch.nn.functional.one_hot(t, num_classes)
+    return torch.stack([one, one - 1], 1)
+
+
 def _derivatives(
-    target: Target, estimator: Estimator, x_k: Tensor, owner: Tensor, t: Tensor, outputs: str
+    target: Target, estimator: Estimator, x_k: Tensor, owner: Tensor, aim: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, and per value by how much it raises F_t and lowers the sum of all others: ``(R, D)`` each."""
-    if outputs == "probabilities":
-        at = estimator.evaluate(target, x_k, Goal(ce, t, t), owner)
-        return at.logits, at.grad.flatten(1), at.grad.flatten(1)
-    weights = torch.nn.functional.one_hot(t, target.num_classes).to(x_k)
-    both = estimator.jacobian(target, x_k, owner, torch.stack([weights, weights - 1], 1))
-    return both.logits, both.grads[:, 0].flatten(1), both.grads[:, 1].flatten(1)
+    """Logits, and per value by how much it raises F_t and lowers the sum of all others: ``(R, D)`` each.
+
+    Args:
+        aim: t ``(R,)``, where F are probabilities; else the weights of :func:`_sums`.
+    """
+    if not aim.is_floating_point():
+        at = estimator.evaluate(target, x_k, Goal(ce, aim, aim), owner)
+        both = at.grad.flatten(1)
+        return at.logits, both, both
+    of_sums = estimator.jacobian(target, x_k, owner, aim)
+    return of_sums.logits, of_sums.grads[:, 0].flatten(1), of_sums.grads[:, 1].flatten(1)
 
 
-def _record(best: Shortest, x_k: Tensor, logits: Tensor, owner: Tensor) -> Tensor:
-    """Keep the successful run of fewest pixels of each example; returns the runs that go on."""
-    target, runs = best.target, len(owner)
-    pixels = length(x_k - best.x[owner], "l0")
-    hit = target.fooled(logits, x_k, best.y[owner], owner)
+def _record(best: Shortest, x_k: Tensor, logits: Tensor, owner: Tensor, pixels: Tensor) -> None:
+    """Keep the successful run of fewest ``pixels`` (int64 ``(R,)``, changed in each run) of each example."""
+    hit = best.target.fooled(logits, x_k, best.y[owner], owner)
+    rows = hit.nonzero().squeeze(1)
+    if not len(rows):
+        return
     # One number per run orders them by pixels and then by class rank; the smallest of each example wins.
-    order = pixels.long() * runs + torch.arange(runs, device=owner.device)
+    order = pixels[rows] * len(owner) + rows
     none = torch.iinfo(torch.int64).max
-    first = torch.full((len(best.x),), none, device=owner.device)
-    first = first.scatter_reduce(0, owner[hit], order[hit], "amin")
-    winner = first[first < none] % max(1, runs)
+    first = torch.full((len(best.x),), none, device=owner.device).scatter_reduce(0, owner[rows], order, "amin")
+    winner = first[first < none] % len(owner)
     best.keep(x_k[winner], logits[winner], owner[winner], hit[winner])
-    return pixels < _limit(best, owner)
 
 
 def _limit(best: Shortest, owner: Tensor) -> Tensor:
@@ -151,7 +161,8 @@ def most_salient_pair(gain: Tensor, loss: Tensor, free: Tensor) -> tuple[Tensor,
     """The pair (p, q) of largest ``(gain_p + gain_q)·(loss_p + loss_q)``, both sums positive.
 
     A value that two others surpass in both respects is in no better pair than those, so only the values that at most
-    one other surpasses are paired. They are few, whatever the size of the image.
+    one other surpasses are paired. They are few, whatever the size of the image. Where gain and loss are one and the
+    same tensor, the pair are its two largest values.
 
     Args:
         gain, loss: ``(R, D)``; free: bool ``(R, D)``, the values allowed.
@@ -159,9 +170,12 @@ def most_salient_pair(gain: Tensor, loss: Tensor, free: Tensor) -> tuple[Tensor,
     Returns:
         int64 ``(R, 2)``, and bool ``(R,)``: whether there is such a pair.
     """
-    runs = len(gain)
-    gain, order = gain.masked_fill(~free, -torch.inf).sort(1, descending=True)
-    loss = loss.masked_fill(~free, -torch.inf).gather(1, order)
+    runs, barred, alike = len(gain), ~free, loss is gain
+    gain, order = gain.masked_fill(barred, -torch.inf).sort(1, descending=True)
+    if alike and gain.shape[1] > 1:
+        alpha = gain[:, 0] + gain[:, 1]
+        return order[:, :2], (alpha > 0) & (alpha * alpha > 0)
+    loss = loss.masked_fill(barred, -torch.inf).gather(1, order)
     # The largest and second largest loss among the values of larger gain.
     none = loss.new_full((runs, 1), -torch.inf)
     largest = torch.cat([none, loss.cummax(1).values[:, :-1]], 1)

@@ -68,6 +68,18 @@ def _needs(pixels: int, shape: tuple[int, int, int] = (1, 8, 8), dtype: torch.dt
     return BareModel(Linear(weight, biases), DataInfo("toy", InputSpec(shape), 3)).eval()
 
 
+@pytest.mark.parametrize("size", [1, 2, 64, 3072])
+def test_where_gain_and_loss_are_one_tensor_the_pair_is_that_of_two_equal_ones(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    gain = torch.randn(40, size, generator=generator) - torch.linspace(0, 4, 40)[:, None]
+    gain[:5] *= 1e-30  # whose products vanish
+    free = torch.rand(40, size, generator=generator) < 0.7
+    pair, found = most_salient_pair(gain, gain, free)
+    expected, which = most_salient_pair(gain, gain.clone(), free)
+    assert torch.equal(found, which) and (size < 3 or 0 < found.sum() < 40)
+    assert torch.equal(pair[found], expected[found])
+
+
 @every_output
 @pytest.mark.parametrize("n", [1, 3, 8])
 @pytest.mark.parametrize("pixels", [1, 2, 3, 6])
