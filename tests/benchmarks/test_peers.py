@@ -17,11 +17,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peers import __main__ as command
+from peers import measure as measuring
 from peers import store
 from peers.comparison import LIBRARIES, OURS, Comparison, Entry, Library
 from peers.comparisons import COMPARISONS
 from peers.libraries import ours
-from peers.measure import Counted, judge, measure, median_interval
+from peers.measure import Counted, Measurement, judge, measure, median_interval
 from peers.problem import Problem
 from peers.render import document, verdicts
 from peers.subjects import Subject, Unavailable, provider
@@ -120,6 +121,21 @@ def test_a_measurement_says_what_it_took_and_what_was_left() -> None:
     assert found.examples == 6 and found.left == 6 - found.fooled and found.fooled > 0
     assert found.median is None and found.refused == 0
     assert found.seconds >= 0 and found.bare >= 0
+
+
+def test_of_several_runs_the_first_is_judged_and_the_least_seconds_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = measuring._once
+    clock = iter([(3.0, 1.5), (1.0, 2.5), (2.0, 0.5)])
+
+    def scripted(*given: Any) -> Measurement:
+        seconds, bare = next(clock)
+        return dataclasses.replace(once(*given), seconds=seconds, bare=bare)
+
+    monkeypatch.setattr(measuring, "_once", scripted)
+    sizes = iter([0.3, 0.0, 0.0])
+    found = measure(lambda p: step(p, size=next(sizes)), problem(), repeats=3)
+    assert found.fooled > 0 and (found.seconds, found.bare) == (1.0, 0.5)
+    assert next(clock, None) is next(sizes, None) is None
 
 
 def test_ours_is_counted_like_any_other() -> None:

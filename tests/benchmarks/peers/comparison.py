@@ -79,6 +79,8 @@ class Comparison:
         targeted: whether the class after y (modulo their number) has to be reached.
         slow: left out by ``--quick``.
         overhead_goal: for ours, where there is one.
+        repeats: how often everything is run and timed, the least counting: of what takes a fraction of a second, the
+            first run is largely that of preparing for batch sizes never seen before.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Comparison:
     targeted: bool = False
     slow: bool = False
     overhead_goal: float | None = None
+    repeats: int = 1
     seed: int = 0
 
     @property

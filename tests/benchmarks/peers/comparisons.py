@@ -336,6 +336,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         ),
         targeted=True,
         overhead_goal=1.5,
+        repeats=3,
     ),
     Comparison(
         "eot-pgd",

@@ -186,7 +186,8 @@ def _section(comparison: Comparison, records: list[Record]) -> str:
     attacked = next((record.measurement.examples for record in records if record.measurement), 0)
     examples = f"{total} test examples, {attacked} attacked" if attacked else f"{comparison.examples} test examples"
     heading = f"### {comparison.title} · {comparison.name}\n\n"
-    facts = f"{comparison.norm}, {ball}; {examples}; budget: {comparison.budget}; seed {comparison.seed}.\n\n"
+    facts = f"{comparison.norm}, {ball}; {examples}; budget: {comparison.budget}; seed {comparison.seed}"
+    facts += f"; the quickest of {comparison.repeats} runs.\n\n" if comparison.repeats > 1 else ".\n\n"
     unavailable = {record.message for record in records if record.status == "unavailable"}
     if unavailable:
         return f"{heading}{facts}Not measured: {unavailable.pop()}.\n"

@@ -152,7 +152,7 @@ def _record(comparison: Comparison, entry: Entry, subject: Subject, key: str, li
         (subject.y + 1) % subject.num_classes if comparison.targeted else None,
     )
     try:
-        return dataclasses.replace(base, measurement=measure(entry.run, problem, limit))
+        return dataclasses.replace(base, measurement=measure(entry.run, problem, limit, comparison.repeats))
     except Stopped as stopped:
         return dataclasses.replace(base, status="stopped", message=str(stopped))
     except Exception as error:  # whatever a library raises is its result
@@ -169,6 +169,7 @@ def _key(comparison: Comparison, entry: Entry, subject: Subject) -> str:
     return digest(
         SCHEMA,
         [comparison.norm, comparison.eps, comparison.targeted, comparison.seed, comparison.examples],
+        *([comparison.repeats] if comparison.repeats > 1 else []),
         subject.digest,
         entry.library,
         entry.label,
