@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from bench.reference.markdown import table
 from bench.running.plan import counted
+from bench.studies.input_gradients import record as input_gradients
+from bench.studies.losses import record as losses
+from bench.studies.transformation import record as transformation
 from bench.suites.reading import load_config
 from bench.summary.summarise import summarise
 
@@ -56,6 +60,8 @@ def reference(root: Path = ROOT) -> str:
         _weights(root / "defenses" / "checkpoints"),
         "## Results",
         _results(root / "results"),
+        "## Studies",
+        _studies(root / "results"),
         _GPU.rstrip(),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -117,6 +123,17 @@ def _results(folder: Path) -> str:
     )
     head = ["Command", "Defenses", "Attacks", "Examples", "Time"]
     return f"{table(head, rows)}\n\n{after}"
+
+
+def _studies(folder: Path) -> str:
+    """What is measured beside the leaderboard, each command once."""
+    made: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(folder.glob("*/*/*.json")):
+        if path.name in (input_gradients.FILE, losses.FILE, transformation.FILE):
+            command = json.loads(path.read_text(encoding="utf-8"))["provenance"]["command"]
+            command = re.sub(r"--results \S+", "--results results", re.sub(r"folder:\S+", "folder:DIR", command))
+            made[command].append(f"`{path.relative_to(folder)}`")
+    return table(["Command", "Written"], [[f"`{command}`", ", ".join(paths)] for command, paths in made.items()])
 
 
 if __name__ == "__main__":

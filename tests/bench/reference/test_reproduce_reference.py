@@ -38,6 +38,21 @@ def test_every_published_suite_is_there(published: str) -> None:
     assert f"--suite {published} --results results`" in text, "write it again: make docs"
 
 
+def test_every_published_study_is_there() -> None:
+    studies = reproduce._studies(ROOT / "results")
+    assert "losses.json" in studies and "transformation.json" in studies and "input_gradients.json" in studies
+    assert studies in (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8"), "write it again: make docs"
+
+
+def test_a_study_says_its_command_as_it_is_to_be_given(tmp_path: Path) -> None:
+    place = tmp_path / "digits" / "none" / "losses.json"
+    place.parent.mkdir(parents=True)
+    command = "bench study losses --data folder:here --results mine --images 5"
+    place.write_text(json.dumps({"provenance": {"command": command}}))
+    expected = "| `bench study losses --data folder:DIR --results results --images 5` | `digits/none/losses.json` |"
+    assert expected in reproduce._studies(tmp_path)
+
+
 def test_every_published_training_beyond_digits_is_there() -> None:
     assert reproduce._weights(ROOT / "defenses" / "checkpoints") in (ROOT / "docs" / "reproduce.md").read_text(
         encoding="utf-8"
