@@ -87,11 +87,14 @@ class AttackKey(Component):
 
 
 class JudgingKey(Component):
-    """How often a randomised defense was asked, and the detector's threshold."""
+    """How often a randomised defense was asked, the detector's threshold, and at which points."""
 
     draws_select: int
     draws_report: int
     threshold: float | None
+    as_returned: bool = Field(
+        default=False, description="whether the grey levels next to a point are left alone under protocol 2"
+    )
 
 
 class Key(Component):
@@ -151,6 +154,7 @@ _NAMES = {
     "judging.draws_select": "the draws on which the worst attack is chosen",
     "judging.draws_report": "the draws on which an attack is scored",
     "judging.threshold": "the detector's threshold",
+    "judging.as_returned": "whether points are judged as the attack returned them",
     "torch": "torch",
     "device": "the device",
 }

@@ -131,6 +131,15 @@ class AttackRecord(Record):
         """Whether all it does rests on these gradients: a cascade with ``queries`` too ends in a black-box attack."""
         return self.plain and not self.params.get("queries")
 
+    @property
+    def judged_as_returned(self) -> bool:
+        """Whether points are made without the detector in mind, or to be rejected: see ``Judging.rounding``.
+
+        They are survived when they are caught. On the grey levels, survived no more often, they would be right instead
+        of caught, or too far away for a near input's rejection.
+        """
+        return self.tier == "oblivious" or self.seeks == "rejection"
+
     def applies_to(self, detector: bool) -> bool:
         """Whether it is run against a defense with or without a detector.
 
@@ -231,6 +240,12 @@ class SuiteRecord(Record):
                 draws_select=self.draws_select if random else 1,
                 draws_report=self.draws_report if random else 1,
                 threshold=defense.probe.threshold,
+                as_returned=(
+                    self.protocol > 1
+                    and defense.probe.has_detector
+                    and attack is not None
+                    and attack.judged_as_returned
+                ),
             ),
             torch=torch,
             device=device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from small_bench import STEP, Bench, points
 from stand_ins import plugin, run_bench
 from written_results import attack_record, defense_record, probe_record, suite_record
@@ -45,7 +46,18 @@ def test_a_transfer_attack_is_shown_another_network_with_its_detector(evaluated:
     assert copy.startswith("rejects True") and copy != own
     found = {tier: points(evaluated.store, evaluated.cell(tier, "stand_ins.Trained")[0]) for tier in ATTACKS}
     assert not found["transfer"].equal(found["adaptive"])
-    assert found["oblivious"].equal(found["adaptive"])  # one step of one network: what it is told changes nothing
+    # One step of one network: what it is told changes nothing, but where the judge moves it to the grey levels.
+    moved = torch.tensor([row.rounded for row in evaluated.cell("adaptive", "stand_ins.Trained")[0].rows])
+    assert found["oblivious"][~moved].equal(found["adaptive"][~moved])
+
+
+def test_points_that_no_detector_was_in_mind_for_are_not_moved_to_the_grey_levels(evaluated: Bench) -> None:
+    """Most of them are caught, and survived either way: on the levels they may be right instead."""
+    moved = {tier: [row.rounded for row in evaluated.cell(tier, "stand_ins.Trained")[0].rows] for tier in ATTACKS}
+    assert {tier for tier in ATTACKS if any(moved[tier])} == set(ATTACKS) - {"oblivious"}
+    for tier in ATTACKS:
+        (key,) = {shard.key.judging.as_returned for shard in evaluated.cell(tier, "stand_ins.Trained")}
+        assert key is (tier == "oblivious")
 
 
 def test_one_copy_serves_all_attacks_of_the_tier(evaluated: Bench) -> None:
@@ -122,3 +134,21 @@ def test_the_tier_is_in_the_key_where_there_is_a_detector() -> None:
         f"the version of how attacks deal with a detector: was none, is {AWARENESS}",
     ]
     assert key(guarded, "oblivious").attack.awareness is None
+
+
+@pytest.mark.parametrize(
+    ("attack", "as_returned"),
+    [
+        ({}, False),
+        ({"tier": "oblivious"}, True),
+        ({"tier": "transfer"}, False),
+        ({"seeks": "rejection"}, True),
+    ],
+)
+def test_the_key_says_where_points_are_judged_as_they_are(attack: dict[str, str], as_returned: bool) -> None:
+    entry = attack_record("pgd", **attack)
+    for detector, protocol, expected in ((True, 2, as_returned), (False, 2, False), (True, 1, False)):
+        suite = suite_record([entry], protocol=protocol)
+        defense = defense_record("d", probe_record(has_detector=detector, threshold=0.5))
+        found = suite.cell_key(defense, entry, torch="2.15", device="cpu")(0, 2)
+        assert found.judging.as_returned is expected
