@@ -72,8 +72,9 @@ docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md, reproduce.md, co
 fingerprints: $(VENV)/.installed-test ## Store the fingerprints of attacks and defenses that are new or have another version
 	WRITE_FINGERPRINTS=1 $(BIN)/python -m pytest tests -k fingerprint
 
+# A level by itself is joined with what was kept of the others.
 cheats: $(VENV)/.installed-test ## Evaluate every cheat at every level of isolation (or LEVELS=...): docs/cheats.md
-	PYTHONPATH=tests/helpers $(BIN)/python -m cheating $(LEVELS) > docs/cheats.md.part
+	PYTHONPATH=tests/helpers $(BIN)/python -m cheating build/cheats $(LEVELS) > docs/cheats.md.part
 	mv docs/cheats.md.part docs/cheats.md
 
 clean: ## Remove what was installed and built here (results stay)

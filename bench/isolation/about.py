@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -61,7 +62,7 @@ class About(_Said):
         checkpoint: the file they come from, if any; sha256, training: of that file, and its record.
     """
 
-    kind: _Line
+    kind: Annotated[str, StringConstraints(pattern=r"^(defense|model) \w{1,100}$")]
     card: Presented
     randomized: bool
     detects: bool
@@ -84,8 +85,10 @@ def describe(loaded: LoadedDefense) -> About:
     defense, card = loaded.defense, loaded.defense.card
     bare, guide = isinstance(defense, BareModel), defense.guide()
     named = f"model {type(defense.classifier).__name__}" if bare else f"defense {type(defense).__name__}"
+    if not re.fullmatch(r"\w+ \w+", named):  # made by type()
+        named = "model Network" if bare else "defense Defense"
     return About(
-        kind=named,
+        kind=named[:100],
         card=Presented(
             title=card.title,
             summary=card.summary,

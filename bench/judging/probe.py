@@ -12,6 +12,7 @@ from bench.contracts.errors import InputError, in_one_line
 from bench.contracts.seeding import generator, seeded
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
+from bench.isolation.remote import RemoteDefense
 from bench.judging.behaviour import check_size, depends_on_batch, is_random
 from bench.judging.elsewhere import behaviour
 from bench.judging.memory import memory
@@ -94,6 +95,8 @@ def transform_distance(defense: Defense, x: Tensor, randomized: bool) -> float |
 
 def kind_of(defense: Defense) -> str:
     """``model ResNet`` or ``defense Madry``: what to call it in a message."""
+    if isinstance(defense, RemoteDefense):
+        return defense.about.kind
     if isinstance(defense, BareModel):
         return f"model {type(defense.classifier).__name__}"
     return f"defense {type(defense).__name__}"

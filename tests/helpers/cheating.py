@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,18 @@ from bench.summary.numbers import Estimate
 from bench.summary.summarise import summarise
 
 PLUGINS = Path(__file__).resolve().parents[1] / "cheats" / "plugins"
+#: What is under all of them.
+HONEST = "underneath"
 #: By name, what each does, in one line.
 CHEATS = {
     path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").strip()
     for path in sorted(PLUGINS.glob("*.py"))
-    if path.stem != "underneath"
+    if path.stem != HONEST
 }
-#: What is under all of them.
-HONEST = "none"
-#: These change the process in which they are imported, so each is evaluated in one of its own.
+#: These change the process in which they are imported, so that without isolation each is evaluated in one of its own.
 PATCHING = ("patches_the_judge", "patches_the_tally")
+#: The name of the class in a cheat's file, and in that of the network underneath.
+_CLASS = ("Cheat", "Honest")
 #: These need a run before: what counts is what they get in the next one.
 TWICE = ("notes_in_a_temporary_file",)
 #: Points by which a cheat may leave more than the network underneath.
@@ -96,12 +98,13 @@ def measure(run: Runner, folder: Path, level: Level, names: Sequence[str] = tupl
     shutil.copytree(PLUGINS, plugins, ignore=shutil.ignore_patterns("__pycache__"))
     _write_table(plugins / "table.safetensors")
     (plugins / "suite.json").write_text(json.dumps(SUITE), encoding="utf-8")  # it is public
-    together = [name for name in names if name not in PATCHING]
+    alone = [name for name in names if name in PATCHING and level == "none"]
+    together = [name for name in names if name not in alone]
     first = [[name] for name in names if name in TWICE]
     found: dict[str, Found] = {}
-    for number, group in enumerate([*first, [HONEST, *together], *([name] for name in names if name in PATCHING)]):
+    for number, group in enumerate([*first, [HONEST, *together], *([name] for name in alone)]):
         results = folder / f"results-{number}"
-        references = [name if name == HONEST else f"{plugins / name}.py:Cheat" for name in group]
+        references = [f"{plugins / name}.py:{_CLASS[name == HONEST]}" for name in group]
         defenses = [part for reference in references for part in ("--defense", reference)]
         where = ["--suite", "cheats", "--config", str(config), "--results", str(results), "--device", "cpu"]
         said = run(["evaluate", *where, *defenses, "--workers=1", "--isolation", level])
@@ -118,7 +121,7 @@ def _write_table(path: Path) -> None:
 
 
 def _found(results: Path, name: str, said: str) -> Found:
-    called = name if name == HONEST else f"{name}.Cheat"
+    called = f"{name}.{_CLASS[name == HONEST]}"
     summary = summarise(results, "cheats") if (results / "cheats").exists() else None
     for defense in [] if summary is None else summary.defenses:
         if defense.record.name == called:
@@ -137,8 +140,24 @@ def in_a_process(arguments: Sequence[str]) -> str:
 
 def levels() -> list[Level]:
     """Those that this machine has, from none to the strongest."""
+    return [level for level in LEVELS if _had(level)]
+
+
+def strongest() -> Level:
+    """The last of :func:`levels`."""
+    return next(level for level in reversed(LEVELS) if _had(level))
+
+
+def _had(level: Level) -> bool:
     where = places(DefenseSpec(f"{PLUGINS / 'huge_logits'}.py:Cheat"), ())
-    return [level for level in LEVELS if level == "none" or not objection(level, where)]
+    return level == "none" or not objection(level, where)
+
+
+def unnoticed(found: dict[str, Found]) -> dict[str, Found]:
+    """The cheats that got something and were neither refused nor flagged."""
+    honest = found[HONEST]
+    assert honest.worst is not None and honest.warnings == ()
+    return {name: got for name, got in found.items() if not got.ends_well(honest)}
 
 
 def page(found: dict[Level, dict[str, Found]]) -> str:
@@ -184,9 +203,9 @@ def _short(reason: str) -> str:
 _PAGE = """# Cheats
 
 Written by `make cheats`, which evaluates every plugin of `tests/cheats/plugins` at every level of isolation that the
-machine has, or at those that it is given (`LEVELS="none landlock"`); here these are {levels}. At `none` a defense lives
-in the process of its judge, as all did before there was isolation: the number in that column is what a cheat gets where
-nobody looks at flags.
+machine has; here these are {levels}. With `LEVELS="none landlock"` it does so at these alone, and joins them with what
+`build/cheats` has kept of the others. At `none` a defense lives in the process of its judge, as all did before there
+was isolation: the number in that column is what a cheat gets where nobody looks at flags.
 
 All {count} are built around one undefended network. The suite is a small one: {examples} digits, linf {eps:g}, seed
 {seed}; the attacks are {attacks}.
@@ -219,14 +238,34 @@ levels in [isolation](isolation.md).
 """
 
 
-def main(chosen: Sequence[Level]) -> None:
-    """Print the page."""
+def keep(kept: Path, level: Level, found: dict[str, Found]) -> None:
+    """Write down what was found at a level."""
+    kept.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({name: asdict(got) for name, got in found.items()}, indent=1)
+    (kept / f"{level}.json").write_text(text, encoding="utf-8")
+
+
+def kept_in(kept: Path) -> dict[Level, dict[str, Found]]:
+    """What :func:`keep` has written, by level; of other cheats than those of today nothing."""
     found: dict[Level, dict[str, Found]] = {}
+    for level in LEVELS:
+        path = kept / f"{level}.json"
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if told.keys() == {HONEST, *CHEATS}:
+            found[level] = {
+                name: Found(got["worst"] and Estimate(**got["worst"]), tuple(got["warnings"]), got["refused"])
+                for name, got in told.items()
+            }
+    return found
+
+
+def main(chosen: Sequence[Level], kept: Path) -> None:
+    """Evaluate all cheats at these levels, and print the page of all that are kept."""
     for level in chosen:
         with tempfile.TemporaryDirectory(prefix="cheats-") as folder:
-            found[level] = measure(in_a_process, Path(folder), level)
-    print(page(found), end="")
+            keep(kept, level, measure(in_a_process, Path(folder), level))
+    print(page(kept_in(kept)), end="")
 
 
 if __name__ == "__main__":
-    main([level for level in levels() if level in sys.argv[1:]] or levels())
+    main([level for level in levels() if level in sys.argv[2:]] or levels(), Path(sys.argv[1]))

@@ -32,7 +32,7 @@ from bench.isolation.remote import RemoteDefense
 from bench.isolation.serving import KEPT_FROM_IT
 from bench.isolation.trial import trial
 from bench.judging.again import ask_again, in_a_crowd
-from bench.judging.probe import is_random, writes_into_input
+from bench.judging.probe import is_random, kind_of, writes_into_input
 
 HERE = Path(isolated.__file__)
 ISOLATING = LEVELS[1:]
@@ -90,6 +90,7 @@ def _target(defense: Defense, **fields: Any) -> Target:
 def test_it_says_what_it_is(remote: RemoteDefense, local: Defense) -> None:
     from bench.storing.digest import state_digest
 
+    assert kind_of(remote) == kind_of(local) == "defense Honest"
     assert remote.about.weights == state_digest(local)
     assert remote.about.parameters == sum(p.numel() for p in local.parameters())
     assert (remote.card, remote.randomized, list(remote.approximations())) == (local.card, False, ["smooth", "itself"])
