@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.contracts.answers import predictions
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, Function, as_logits, as_module, in_training_mode
 from bench.contracts.errors import InputError, NotApplicable, in_one_line
 from bench.contracts.inputs import DataInfo, InputSpec, as_inputs, as_labels, check_inputs, check_labels
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Target, predictions
+from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 from bench.contracts.words import as_eps
 from bench.plugins.resolve import get_attack

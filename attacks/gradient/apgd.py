@@ -16,8 +16,9 @@ from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import per_example, steepest
 from attacks.toolkit.selection import Best, classes_to_reach, strength
+from bench.contracts.answers import Evaluation
 from bench.contracts.attack import attack
-from bench.contracts.target import Evaluation, Target
+from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 
 

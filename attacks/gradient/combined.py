@@ -14,9 +14,10 @@ from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, best_other, margin
 from attacks.toolkit.projections import per_example, steepest
 from attacks.toolkit.selection import Best, strength
+from bench.contracts.answers import Evaluation
 from bench.contracts.attack import attack
 from bench.contracts.errors import NotApplicable
-from bench.contracts.target import Evaluation, Target
+from bench.contracts.target import Target
 
 Objective = Literal["sum", "class"]
 #: By what factor λ changes while only one side of it is known.

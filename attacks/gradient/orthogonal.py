@@ -13,9 +13,10 @@ from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, LossLike, get_loss
 from attacks.toolkit.projections import steepest
 from attacks.toolkit.selection import Best, strength
+from bench.contracts.answers import Evaluation
 from bench.contracts.attack import attack
 from bench.contracts.errors import NotApplicable
-from bench.contracts.target import Evaluation, Target
+from bench.contracts.target import Target
 
 Mode = Literal["orthogonal", "selective"]
 

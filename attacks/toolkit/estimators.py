@@ -26,10 +26,11 @@ from attacks.toolkit.joint import with_detector
 from attacks.toolkit.losses import Goal, repeat
 from attacks.toolkit.paths import Differentiable, Estimator, straight_through
 from attacks.toolkit.selective import selective
+from bench.contracts.answers import Evaluation, Jacobian
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, as_logits
 from bench.contracts.errors import InputError, did_you_mean
-from bench.contracts.target import Evaluation, Jacobian, Target
+from bench.contracts.target import Target
 
 
 @dataclass(frozen=True)

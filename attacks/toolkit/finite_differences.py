@@ -11,8 +11,9 @@ from torch import Tensor
 from attacks.toolkit.directions import Directions, directions_of, slopes
 from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, repeat
+from bench.contracts.answers import Evaluation, Jacobian, select
 from bench.contracts.attack import PrepareContext
-from bench.contracts.target import Evaluation, Jacobian, Target, select
+from bench.contracts.target import Target
 
 
 @dataclass(frozen=True)

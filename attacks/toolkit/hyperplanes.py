@@ -12,7 +12,8 @@ from attacks.toolkit.estimators import Estimator
 from attacks.toolkit.losses import Goal
 from attacks.toolkit.projections import flat_length, length, per_example
 from attacks.toolkit.selection import Best, strength
-from bench.contracts.target import Target, select
+from bench.contracts.answers import select
+from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 
 #: The length of a gradient is measured in the norm dual to that of the perturbation.

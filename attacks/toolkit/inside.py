@@ -12,10 +12,11 @@ from torch import Tensor
 from attacks.toolkit.joint import with_detector
 from attacks.toolkit.losses import Goal, repeat
 from attacks.toolkit.paths import Differentiable, Estimator, straight_through
+from bench.contracts.answers import Evaluation, Jacobian
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, Guide, as_logits
 from bench.contracts.errors import NotApplicable
-from bench.contracts.target import Evaluation, Jacobian, Target
+from bench.contracts.target import Target
 
 #: By how much a point where a guide does not choose as it should counts as worse, in logits.
 _FAR = 1e4

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attacks.toolkit.directions import directions_of, slopes
 from attacks.toolkit.losses import Goal, repeat
-from bench.contracts.target import Evaluation, Target
+from bench.contracts.answers import Evaluation
+from bench.contracts.target import Target
 
 #: Directions along which a score is differenced where it has no gradient, and their root mean square in shares of the
 #: box. After so many attempts in a row that found it flat it is left alone.

@@ -10,10 +10,11 @@ from torch import Tensor
 from attacks.toolkit.joint import with_detector
 from attacks.toolkit.layers import resized
 from attacks.toolkit.losses import Goal
+from bench.contracts.answers import Evaluation, Jacobian
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
-from bench.contracts.target import Evaluation, Jacobian, Target
+from bench.contracts.target import Target
 
 
 @runtime_checkable

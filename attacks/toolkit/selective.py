@@ -11,9 +11,10 @@ from torch import Tensor
 from attacks.toolkit.losses import Goal, repeat
 from attacks.toolkit.paths import Estimator
 from attacks.toolkit.projections import per_example, steepest
+from bench.contracts.answers import Evaluation, Jacobian
 from bench.contracts.attack import PrepareContext
 from bench.contracts.errors import InputError
-from bench.contracts.target import Evaluation, Jacobian, Target
+from bench.contracts.target import Target
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from registered import CASES, EPS, NEED_DATA, SMALL, norm_of, radius, run, specs
 from torch import Tensor
 
 import attacks
+from bench.contracts.answers import predictions
 from bench.contracts.defense import Defense, Function
 from bench.contracts.errors import KnowledgeError, NotApplicable
 from bench.contracts.inputs import DataInfo
 from bench.contracts.seeding import seeded
-from bench.contracts.target import Target, predictions
+from bench.contracts.target import Target
 from bench.contracts.words import KNOWLEDGE
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

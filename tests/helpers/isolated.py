@@ -143,6 +143,6 @@ class Snoops(Honest):
         elif what == "socket":
             socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         elif what == "patch":
-            import bench.contracts.target
+            import bench.contracts.answers
 
-            bench.contracts.target.predictions = None  # type: ignore[assignment]
+            bench.contracts.answers.predictions = None  # type: ignore[assignment]

@@ -14,11 +14,12 @@ from attacks.toolkit.estimators import BPDA, EOT, FiniteDifference, as_estimator
 from attacks.toolkit.imitation import TEST_MSE, TRAIN_MSE, imitate
 from attacks.toolkit.losses import Goal, get_loss
 from attacks.toolkit.paths import straight_through
+from bench.contracts.answers import Evaluation
 from bench.contracts.defense import Approximation, BareModel, Defense, freeze
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.reporting import Report, listening
-from bench.contracts.target import Evaluation, Target
+from bench.contracts.target import Target
 
 INFO = DataInfo("toy", InputSpec((2, 4, 5)), 3)
 DIM = 40

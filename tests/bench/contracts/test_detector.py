@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import DataInfo, Defense, Detector
+from bench.contracts.answers import REJECTED
 from bench.contracts.defense import BareModel, DefenseSpec, ready
 from bench.contracts.detector import WithDetector
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import InputSpec
-from bench.contracts.target import REJECTED, Target
+from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 from bench.data.splits import Data, Split
 from bench.judging.probe import detector_threshold, probe

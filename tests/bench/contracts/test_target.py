@@ -11,10 +11,11 @@ from stand_ins import TINY, Coin, ScriptedDetector, linear_defense, picture
 from torch import Tensor, nn
 
 from attacks.toolkit.losses import Goal, margin
+from bench.contracts.answers import NOT_FINITE, REJECTED, predictions
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError, KnowledgeError
 from bench.contracts.seeding import generator
-from bench.contracts.target import NOT_FINITE, REJECTED, Target, predictions
+from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 from bench.contracts.words import KNOWLEDGE
 

@@ -224,11 +224,11 @@ def test_it_may_write_where_temporary_files_go(level: Level, hidden: str) -> Non
 
 
 def test_what_it_patches_is_patched_nowhere_else(level: Level, hidden: str) -> None:
-    from bench.contracts import target
+    from bench.contracts import answers
 
-    before = target.predictions
+    before = answers.predictions
     _open(level, hidden, "Snoops", what="patch")
-    assert target.predictions is before is not None
+    assert answers.predictions is before is not None
 
 
 # -- when it fails ---------------------------------------------------------------------------------------------

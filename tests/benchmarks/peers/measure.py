@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.answers import predictions
 from bench.contracts.balls import distances
 from bench.contracts.seeding import seeded
-from bench.contracts.target import predictions
 from bench.contracts.threat import Lp
 from bench.storing.provenance import without_folders
 from bench.summary.metrics import Z95

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.answers import predictions
 from bench.contracts.defense import DefenseSpec, freeze
 from bench.contracts.errors import InputError
-from bench.contracts.target import predictions
 from bench.data.load import load_data
 from bench.data.splits import Data
 from bench.plugins.resolve import load_defense
