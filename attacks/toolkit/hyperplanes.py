@@ -144,13 +144,12 @@ def onto_hyperplane(points: Tensor, normal: Tensor, gain: Tensor, threat: Lp) ->
         most = weight * room.gather(-1, order)
         used = torch.minimum((gain[..., None] - (most.cumsum(-1) - most)).clamp_min(0), most)
         return torch.zeros_like(points).scatter_(-1, order, used / weight.clamp_min(TINY)) * side
-    speed = torch.ones_like(weight) if threat.norm == "linf" else weight
-    pull = weight * speed
+    pull = weight if threat.norm == "linf" else weight * weight
     rate = (gain / pull.sum(1).clamp_min(TINY)).clamp_max(torch.finfo(points.dtype).max)
     enough = 16 * torch.finfo(points.dtype).eps * gain
     moved = room
     for _ in range(points.shape[-1] + 1):
-        moved = torch.minimum(rate[..., None] * speed, room)
+        moved = torch.minimum(rate[..., None] if threat.norm == "linf" else rate[..., None] * weight, room)
         short = gain - (moved * weight).sum(-1)
         left = ((moved < room) * pull).sum(-1)
         going = (short > enough) & (left > 0)
@@ -189,17 +188,19 @@ class Shortest:
     def keep(self, points: Tensor, logits: Tensor, rows: Tensor, hit: Tensor) -> None:
         """Keep the ``points (M, …)`` that are adversarial (``hit``) and shorter than what there is."""
         target = self.target
+        if self.logits is None:
+            self.logits = logits.new_zeros(len(self.x), logits.shape[1])
+        if not hit.any():
+            return
         distance = length(points - self.x[rows], target.ball.norm)
-        shortest = self.distance[rows]
-        better = hit & (distance < shortest)
+        better = hit & (distance < self.distance[rows])
         if target.randomized and better.any():
             asked = rows[better]
             better[better.clone()] = target.is_adversarial(points[better], self.y[asked], asked, draws=self.rescore)
-        self.distance[rows] = torch.where(better, distance, shortest)
-        self.points[rows] = torch.where(per_example(better, points), points, self.points[rows])
-        if self.logits is None:
-            self.logits = logits.new_zeros(len(self.x), logits.shape[1])
-        self.logits[rows] = torch.where(better[:, None], logits, self.logits[rows])
+        where = rows[better]
+        self.distance[where] = distance[better]
+        self.points[where] = points[better]
+        self.logits[where] = logits[better]
 
     def done(self, rows: Tensor) -> Tensor:
         """Bool ``(M,)``: which examples need no shorter point, having one inside the ball, or x itself.
