@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
-import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.adaptive.search import Candidate, budgets, cost, read, search
-from attacks.gradient.pgd import Ascent
-from attacks.toolkit.composition import Standing
-from attacks.toolkit.losses import Goal, get_loss
+from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.search import read, search
+from attacks.toolkit.local_search import local_search
+from attacks.toolkit.pool import Pool
 from bench.contracts.attack import PrepareContext, attack
 from bench.contracts.target import Target
 
-#: Of the budget: to the first climbs from anywhere; the rest goes where an example is nearest to falling.
-_FIRST = 0.5
-#: Rounds of the rest, each from the best points so far, with this share of their values drawn anew.
-_ROUNDS, _REDRAWN = 4, 0.3
+#: Of the budget: to the first climbs; the rest goes where most is to be gained. Of this the share of the last race.
+_FIRST, _RACE = 0.5, 0.2
+#: Points kept of each example.
+_POOL = 6
+#: Of the standing examples, how many each round of the rest is about.
+_ROUNDS = (1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 4, 1 / 4, 1 / 6, 1 / 6, 1 / 8, 1 / 8)
+#: No example takes part in a round with fewer passes than this times the draws on which a point is tried.
+_LEAST = 4
+#: Share of the values of a best point that are drawn anew before it is climbed from.
+_REDRAWN = 0.3
+#: Draws that proposals of local search are compared on.
+_COMMON = 8
 
 
-def _prepare(context: PrepareContext, **_: object) -> dict[str, Tensor]:
-    return search(context)
+def _prepare(context: PrepareContext, *, passes: int, **_: object) -> dict[str, Tensor]:
+    return search(context, passes)
 
 
 @attack(
     "adaptive",
-    version=1,
+    version=2,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -42,63 +51,127 @@ def adaptive(
     y: Tensor,
     *,
     passes: Annotated[int, Ge(50)] = 1000,
-    rescore: Annotated[int, Ge(1)] = 30,
+    rescore: Annotated[int, Ge(1)] = 10,
 ) -> Tensor:
-    """Find on validation images what suits the defense; then spend the budget with it, most on the nearest to falling.
+    """Find on validation images what suits the defense; then spend the budget with it, most where most is to be gained.
 
     Before it meets any example it tries gradient estimators (exact, identity, each declared approximation and variant,
-    the guide, the classifier alone, finite differences), losses (margin, -p_y, cross-entropy, log odds), optimisers
-    (PGD, with momentum, APGD) and draws against steps, by successive halving on 40 validation images
-    (``attacks.adaptive.search``). What it found, and how the others did, is a note of the result.
+    the guide, the classifier alone, finite differences), losses (margins of logits and of probabilities, -p_y,
+    cross-entropy, log odds, DLR), draws against steps and how draws are averaged (EOT, or those that fall together),
+    step rules (PGD, momentum, Adam, conjugate directions, APGD), restarts and climbs towards single classes, one choice
+    after the other, by successive halving on 40 validation images (``attacks.adaptive.search``). What it found, and how
+    the others did, is a note of the result.
 
-    Then, on the examples: (1) a climb with each of the three best combinations from a random start, for half of the
-    budget, the best one longest. (2) Four rounds from the best point of each example, three tenths of its values drawn
-    anew, with the combinations in turn: for all that stand, then for the half nearest to falling, and so on. Every
-    point is compared with the best so far on fresh draws.
+    Then, on the examples, with a pool of the six best points of each: (1) climbs with the three best combinations from
+    random starts, for half of the budget, the best one longest. (2) Ten rounds from the best points, for the half of
+    the examples that have most to gain, later for fewer, each by what has gained most per pass so far: a climb with one
+    of the combinations, from the best point with three tenths of its values drawn anew or from a random start, or an
+    annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among the points of each
+    example on up to eight times the draws; shorter ones follow each round. On a deterministic defense an example is
+    finished when it is fooled, and the others share what it has left.
 
     Args:
         target: gradient knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
-        passes: forward and backward passes that an example gets on average, comparisons not counted.
-        rescore: draws on which points for a randomised defense are compared.
+        passes: passes of the defense that an example gets on average, of which a gradient is one and each comparison.
+        rescore: draws on which a new point for a randomised defense is tried.
 
     Returns:
         x_adv, shaped like x.
     """
     candidates, says = read(target.prepared)
     target.counts.notes.add(says)
-    standing = Standing(target, x, y, rescore)
-    for candidate, share in zip(candidates, budgets(round(_FIRST * passes), len(candidates)), strict=True):
-        standing.run(candidate.stage(share, rescore))
-    rest = (1 - _FIRST) * passes / _ROUNDS
-    for number in range(_ROUNDS):
-        candidate = candidates[number % len(candidates)]
-        near = _nearest(standing, len(standing.index) >> number)
-        if not len(near):
+    pool = Pool(target, x, y, _POOL, rescore)
+    purse = _Purse(target, len(x), passes)
+    for candidate, share in zip(candidates, budgets(_FIRST, len(candidates)), strict=True):
+        index = pool.standing
+        if len(index):
+            candidate.run(pool, index, purse.each(share, len(index)))
+    purse.race(pool, 4 * rescore, among=4)
+    movers = _Movers(pool, candidates)
+    for number, near in enumerate(_ROUNDS):
+        index = pool.standing
+        share = (purse.left - _RACE) / (len(_ROUNDS) - number)
+        index = index[: min(max(1, round(near * len(index))), purse.affords(share, _LEAST * pool.draws))]
+        if not len(index):
             break
-        _again(standing, candidate, near, round(rest * len(standing.index) / len(near)), rescore)
-    return standing.best.x
+        movers.move(index, purse.each(share, len(index)))
+        purse.race(pool, 2 * rescore, among=3)
+    purse.race(pool, 4 * rescore, among=3)
+    purse.race(pool, 8 * rescore, among=2)
+    if movers.best:
+        target.counts.notes.add(f"after the first climbs, most was gained by {movers.best}")
+    return pool.best
 
 
-def _nearest(standing: Standing, count: int) -> Tensor:
-    """Of the examples that stand, the ``count`` nearest to falling, at least one; of those that always fall, none."""
-    index = standing.index
-    score = standing.best.score[index]
-    index, score = index[score < 1], score[score < 1]
-    return index[score.argsort(descending=True)[: max(1, count)]]
+class _Purse:
+    """What may be spent."""
+
+    def __init__(self, target: Target, examples: int, passes: int) -> None:
+        self.target, self.total, self.passes = target, passes * examples, passes
+        self.before = int(target.counts.forward.sum())
+
+    @property
+    def left(self) -> float:
+        """The share of the whole that is left."""
+        return 1 - (int(self.target.counts.forward.sum()) - self.before) / self.total
+
+    def each(self, share: float, examples: int) -> int:
+        """``share`` of the whole, in passes for each of so many examples: at most what one gets on average."""
+        return max(2, min(self.passes, round(share * self.total / examples)))
+
+    def affords(self, share: float, least: int) -> int:
+        """How many examples get ``least`` passes each from ``share`` of the whole; none of less than nothing."""
+        return max(0, int(share * self.total / least))
+
+    def race(self, pool: Pool, draws: int, among: int) -> None:
+        """A race, if what is left pays for it in half of the examples; in the others one point is clearly ahead."""
+        if self.left * self.passes > among * draws / 2:
+            pool.race(draws, among)
 
 
-def _again(standing: Standing, candidate: Candidate, index: Tensor, passes: int, rescore: int) -> None:
-    """Climb on from the best points of the examples ``index``, and offer what is found."""
-    target, x = standing.target, standing.x
-    fresh = target.threat.sample(x, target.generator)
-    chosen = target.rand(*x.shape, like=x) < _REDRAWN
-    start = target.threat.project_(torch.where(chosen, fresh, standing.best.x), x)
-    steps = max(2, passes // (candidate.samples * cost(candidate.estimator)))
-    goal = Goal.of(target, get_loss(candidate.loss), standing.y).at(index)
-    ascent = Ascent(candidate.gradient(), steps, 0.5, "cosine", momentum=0.75 if candidate.optimiser != "pgd" else 0.0)
-    run, last = ascent.run(target, x[index], start[index], goal, index)
-    points = standing.best.x.clone()
-    for found in (run.x, last) if target.randomized else (run.x,):
-        points[index] = found
-        standing.offer(points[standing.index])
+class _Movers:
+    """Ways to better the points of a pool, and what each has gained per pass."""
+
+    def __init__(self, pool: Pool, candidates: list[Candidate]) -> None:
+        self.pool, self.turn = pool, 0
+        self.ways: list[tuple[str, Callable[[Tensor, int], None]]] = [("local search", self._search)]
+        self.ways += [(f"again by {candidate}", partial(self._again, candidate)) for candidate in candidates]
+        self.ways.append((f"anew by {candidates[0]}", partial(self._anew, candidates[0])))
+        #: What each has gained, and the passes that it took, the latest turns counting most.
+        self.gained, self.taken = [0.0] * len(self.ways), [0] * len(self.ways)
+
+    def move(self, index: Tensor, passes: int) -> None:
+        """Give ``passes`` for each of the examples ``index`` to the way that has paid best, or was not tried yet."""
+        number = self.taken.index(0) if 0 in self.taken else self.rates.index(max(self.rates))
+        before = self.pool.key[:, index].amax(0)
+        self.ways[number][1](index, passes)
+        self.turn += 1
+        self.gained[number] = 0.5 * self.gained[number] + float((self.pool.key[:, index].amax(0) - before).sum())
+        self.taken[number] = round(0.5 * self.taken[number]) + passes * len(index)
+
+    @property
+    def rates(self) -> list[float]:
+        """What each has gained per pass."""
+        return [gained / max(1, taken) for gained, taken in zip(self.gained, self.taken, strict=True)]
+
+    @property
+    def best(self) -> str:
+        """What has gained most per pass; empty where nothing has gained."""
+        return self.ways[self.rates.index(max(self.rates))][0] if max(self.rates) > 0 else ""
+
+    def _search(self, index: Tensor, passes: int) -> None:
+        local_search(self.pool, index, passes, _COMMON)
+
+    def _again(self, candidate: Candidate, index: Tensor, passes: int) -> None:
+        start = self.pool.redrawn(index, _REDRAWN)
+        candidate.run(self.pool, index, passes, start, self.turn)
+
+    def _anew(self, candidate: Candidate, index: Tensor, passes: int) -> None:
+        candidate.run(self.pool, index, passes, turn=self.turn)
+
+
+def budgets(whole: float, parts: int) -> list[float]:
+    """``whole`` in so many parts, each half of the one before."""
+    share = whole / (2 - 2 ** (1 - parts))
+    return [share / 2**part for part in range(parts)]

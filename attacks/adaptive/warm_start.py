@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.adaptive.search import Candidate, cost, estimators_for, written
+from attacks.adaptive.candidates import cost, estimators_for, written
 from attacks.gradient.apgd import Ascent
-from attacks.toolkit.composition import Standing
+from attacks.gradient.pgd import pgd
+from attacks.toolkit.composition import Stage, Standing
 from attacks.toolkit.estimators import as_estimator
 from attacks.toolkit.losses import Goal, margin
 from bench.contracts.attack import attack
@@ -94,7 +96,8 @@ def _short_climbs(standing: Standing, passes: int) -> tuple[list[Any], Tensor, T
         index = standing.index
         if not len(index):
             break
-        climb = Candidate(estimator, "margin", "pgd", 2).stage(passes, _FEW)
+        mean = as_estimator({"eot": {"samples": 2, "of": estimator}})
+        climb = Stage(partial(pgd, steps=max(2, passes // (2 * cost(estimator))), estimator=mean, rescore=_FEW))
         try:
             found = climb.run(target.subset(index, climb.knowledge), x[index], y[index])
         except (NotApplicable, InputError):  # such as an identity where g changes the shape

@@ -138,7 +138,7 @@ class Ascent:
                 start, left = climb.best, left - steps
             climb = _SparseClimb(x, start, goal, index, threat, left)
         else:
-            climb = _DenseClimb(x, start, goal, index, threat, left, self.rho, self.alpha)
+            climb = DenseClimb(x, start, goal, index, threat, left, self.rho, self.alpha)
         self.climb(target, climb, best if stop_early else None)
         if not stop_early:
             for point in (climb.best, climb.point):
@@ -232,7 +232,7 @@ class _Climb(Active):
         raise NotImplementedError
 
 
-class _DenseClimb(_Climb):
+class DenseClimb(_Climb):
     """linf and l2: steepest ascent with momentum; the step is halved where the loss stalls (algorithm 1)."""
 
     def __init__(

@@ -16,6 +16,15 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     On a randomised defense the loss seen while optimising is partly luck, so an attack compares its own
     candidates on draws it has not optimised on. (The judge scores the winner on yet other draws.)
     """
+    share, mean = tried(target, x, y, index, draws)
+    return share + 1e-3 * torch.tanh(mean)
+
+
+def tried(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    """How often ``x (M, …)`` fools the defense over fresh ``draws``, and how nearly in the mean, ``(M,)`` each.
+
+    The latter is the margin, or behind a detector the joint objective; draws that give no number count as zero.
+    """
     rows = repeat(x, draws)
     logits = target.logits(rows, index.repeat(draws))
     goal = Goal.of(target, margin, y).at(index) if target.towards is not None else Goal(margin, y)
@@ -23,7 +32,7 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     fooled = target.fooled(logits, rows, y.repeat(draws), index.repeat(draws), scores).to(x.dtype)
     values = merit(target, goal.repeat(draws), logits, rows, index.repeat(draws), scores)
     mean_margin = torch.nan_to_num(values, nan=0.0).view(draws, len(x)).mean(0)
-    return fooled.view(draws, len(x)).mean(0) + 1e-3 * torch.tanh(mean_margin)
+    return fooled.view(draws, len(x)).mean(0), mean_margin
 
 
 def ranked_classes(logits: Tensor, y: Tensor, count: int) -> Tensor:

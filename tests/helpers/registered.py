@@ -10,7 +10,8 @@ import torch
 from lab import make_target
 from torch import Tensor, nn
 
-from attacks.adaptive.search import FOUND, Candidate
+from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.search import FOUND
 from attacks.toolkit.surrogates import build
 from bench.contracts.attack import AttackSpec
 from bench.contracts.defense import BareModel, Defense, Guide
@@ -25,8 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "a3": {"restarts": 3, "first_steps": 3, "last_steps": 5, "initial_steps": 2},
     "alma": {"steps": 10},
     "apgd": {"steps": 10},
-    "autoattack": {"steps": 5, "targets": 2, "queries": 20},
     "arc": {"steps": 2, "states": 2, "classes": 2},
+    "autoattack": {"steps": 5, "targets": 2, "queries": 20},
     "bim": {"steps": 5},
     "boundary": {"queries": 60},
     "cgba": {"queries": 100},

@@ -9,8 +9,9 @@ import torch
 from lab import DIGITS, assert_feasible, digits, digits_classifier, make_target
 from torch import Tensor
 
-from attacks.adaptive.adaptive import adaptive
-from attacks.adaptive.search import Candidate, budgets, read, search
+from attacks.adaptive.adaptive import adaptive, budgets
+from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.search import read, search
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -44,7 +45,7 @@ def _found(how: str) -> tuple[Defense, dict[str, Tensor]]:
     train_x, train_y, _, _ = digits()
     split = Split(train_x[:200], train_y[:200], [str(i) for i in range(200)])
     torch.manual_seed(0)
-    return defense, search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split))
+    return defense, search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split), 100)
 
 
 @pytest.mark.parametrize("how", ["cut", "noise"])
@@ -64,7 +65,7 @@ def test_it_finds_the_gradient_that_a_defense_hides(how: str) -> None:
     assert_feasible(target, x, found)
     assert target.counts.notes >= {says}
     assert (defense(found).argmax(1) == y).float().mean() < 0.15
-    assert target.counts.backward.float().mean() < 110
+    assert target.counts.forward.float().mean() < 130
 
 
 def test_the_search_is_the_same_every_time() -> None:
@@ -72,13 +73,13 @@ def test_the_search_is_the_same_every_time() -> None:
     train_x, train_y, _, _ = digits()
     split = Split(train_x[:200], train_y[:200], [str(i) for i in range(200)])
     torch.manual_seed(0)
-    again = search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split))
+    again = search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split), 100)
     assert read(again) == read(prepared)
 
 
 def test_a_budget_is_split_into_halves() -> None:
-    assert list(budgets(700, 3)) == [400, 200, 100]
-    assert list(budgets(10, 1)) == [10]
+    assert budgets(0.7, 3) == pytest.approx([0.4, 0.2, 0.1])
+    assert budgets(10, 1) == [10]
 
 
 def test_candidates_say_what_they_are() -> None:
@@ -86,6 +87,9 @@ def test_candidates_say_what_they_are() -> None:
         "with_guide (of identity, weight 1.0), ce, apgd, 4 draws"
     )
     assert str(Candidate({"bpda": "tanh"}, "margin", "pgd", 1)) == "bpda tanh, margin, pgd"
+    assert str(Candidate("exact", "dlr", "adam", 8, "selective", 4, 3)) == (
+        "exact, dlr, adam, 8 draws (selective), 4 restarts, towards 3 classes"
+    )
 
 
 class Plain(Defense):
@@ -109,7 +113,7 @@ def test_at_other_sizes_and_in_l2_while_examples_fall(shape: tuple[int, ...], no
     y = defense(x).argmax(1)
     eps = 0.02 * (8 / shape[-1]) if norm == "linf" else 0.1
     split = Split(x, y, [str(i) for i in range(30)])
-    prepared = search(PrepareContext(defense, defense.data, Lp(norm, eps), split, torch.device("cpu")))  # type: ignore[arg-type]
+    prepared = search(PrepareContext(defense, defense.data, Lp(norm, eps), split, torch.device("cpu")), 60)  # type: ignore[arg-type]
     target = make_target(defense, 30, "gradient", norm=norm, eps=eps, prepared=prepared)
     found = adaptive(target, x, y, passes=60)
     assert_feasible(target, x, found)
