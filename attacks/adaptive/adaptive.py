@@ -43,6 +43,7 @@ def _prepare(context: PrepareContext, *, passes: int, **_: object) -> dict[str, 
     paper="this project; successive halving: Jamieson & Talwalkar 2016, Non-stochastic Best Arm Identification and "
     "Hyperparameter Optimization",
     url="https://arxiv.org/abs/1502.07943",
+    adapts=True,
     prepare=_prepare,
 )
 def adaptive(

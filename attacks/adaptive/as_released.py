@@ -23,6 +23,7 @@ from bench.contracts.target import Target
     norms=("linf",),
     paper="Xiao & Zheng 2020, One Man's Trash Is Another Man's Treasure, as its authors released it",
     url="https://arxiv.org/abs/1911.11219",
+    adapts=True,
 )
 def released_bpda(
     target: Target,

@@ -27,6 +27,7 @@ from bench.contracts.target import Target
     targeted=True,
     paper="this project; the defense attacked: Xiao & Zheng 2020, One Man's Trash Is Another Man's Treasure",
     url="https://arxiv.org/abs/1911.11219",
+    adapts=True,
 )
 def hijack(
     target: Target,

@@ -34,6 +34,7 @@ _FEW = 4
     paper="this project; the climbs: Croce & Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble "
     "of Diverse Parameter-free Attacks",
     url="https://arxiv.org/abs/2003.01690",
+    adapts=True,
 )
 def warm_start(
     target: Target,

@@ -62,6 +62,8 @@ class AttackSpec:
             parameter ``stop_inside`` that ends it for an example once its point is inside the ball.
         seeks: ``error``, an input that is wrong and accepted; ``rejection``, one near to x that a detector rejects. The
             latter is run against detectors alone, and counts in the stratified robust accuracy.
+        adapts: whether it looks for other gradients than those of plain automatic differentiation by itself, without a
+            parameter ``estimator`` that says so.
         version: raised, from 1 on, whenever a change of code changes what the attack returns or what it costs.
             Stored results of another version are stale. None, for a plugin without a version of its own: it is
             told apart by a hash over its own files.
@@ -79,6 +81,7 @@ class AttackSpec:
     targeted: bool = False
     minimum_norm: bool = False
     seeks: Seeks = "error"
+    adapts: bool = False
     version: int | None = None
 
     @property
@@ -131,6 +134,7 @@ def attack(
     targeted: bool = False,
     minimum_norm: bool = False,
     seeks: Seeks = "error",
+    adapts: bool = False,
     version: int | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
@@ -153,6 +157,7 @@ def attack(
             targeted=targeted,
             minimum_norm=minimum_norm,
             seeks=seeks,
+            adapts=adapts,
             version=version,
         )
         function.attack = spec  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
         examples=entry.examples,
         tier=entry.tier,
         seeks=entry.spec.seeks,
+        adapts=entry.spec.adapts,
         summary=entry.spec.summary,
         paper=entry.spec.paper,
         url=entry.spec.url,

@@ -111,6 +111,7 @@ class AttackRecord(Record):
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     examples: int | None = Field(default=None, description="run on the suite's first so many examples; None: on all")
     tier: Tier = Field(default="adaptive", description="what it is shown of a detector")
+    adapts: bool = Field(default=False, description="looks for other gradients than plain ones by itself")
     seeks: Seeks = Field(default="error", description="an input that is wrong and accepted, or a near one's rejection")
     summary: str = Field(default="", description="one line")
     paper: str = Field(default="", description="authors, year, title")
@@ -121,8 +122,9 @@ class AttackRecord(Record):
         """Whether it takes the gradients of plain automatic differentiation: ``estimator`` is exact or no parameter.
 
         An attack that is not shown the detector, or seeks no error, is not: what it leaves says nothing of gradients.
+        Neither is one that adapts itself.
         """
-        if self.knowledge != "gradient" or self.tier != "adaptive" or self.seeks != "error":
+        if self.knowledge != "gradient" or self.tier != "adaptive" or self.seeks != "error" or self.adapts:
             return False
         return self.params.get("estimator", "exact") in ("exact", {"exact": {}})
 

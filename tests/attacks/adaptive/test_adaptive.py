@@ -10,8 +10,11 @@ from lab import DIGITS, assert_feasible, digits, digits_classifier, make_target
 from torch import Tensor
 
 from attacks.adaptive.adaptive import adaptive, budgets
+from attacks.adaptive.as_released import released_bpda
 from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.hijack import hijack
 from attacks.adaptive.search import read, search
+from attacks.adaptive.warm_start import warm_start
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -90,6 +93,11 @@ def test_candidates_say_what_they_are() -> None:
     assert str(Candidate("exact", "dlr", "adam", 8, "selective", 4, 3)) == (
         "exact, dlr, adam, 8 draws (selective), 4 restarts, towards 3 classes"
     )
+
+
+def test_it_is_not_taken_for_an_attack_by_plain_gradients() -> None:
+    for function in (adaptive, warm_start, hijack, released_bpda):
+        assert function.attack.adapts  # type: ignore[attr-defined]
 
 
 class Plain(Defense):

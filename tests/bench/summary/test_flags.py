@@ -44,6 +44,7 @@ def made(kept: int, of: int, made_kept: int, made_of: int) -> Memory:
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
     """Flags by id of a defense with the named cells; every example is right when clean."""
     known = {a.name: a for a in (WHITE, STEP, CASCADE, SCORE, DECISION, TRANSFER, ADAPTED)}
+    known["adaptive"] = attack_record("adaptive", adapts=True)
     known["unbounded"] = attack_record("unbounded", eps=1.0, counted=False)
     known["large"] = attack_record("large", eps=0.3, counted=False)
     suite = suite_record([known[name] for name in cells], n=N, shard_size=N)
@@ -146,6 +147,11 @@ def test_a_single_plain_step_that_leaves_much_is_no_sign_of_masking_where_more_s
 
 def test_a_weak_attack_that_is_adapted_says_nothing_about_masking(tmp_path: Path) -> None:
     assert flags(tmp_path, {"pgd": left(0.2), "bpda-i": left(0.9)}) == {}
+
+
+def test_an_attack_that_adapts_itself_does_not_hide_masking(tmp_path: Path) -> None:
+    (flag,) = flags(tmp_path, {"pgd": left(0.9), "adaptive": left(0.0)}).values()
+    assert flag.id == "gradient-masking" and "pgd" in flag.text
 
 
 def test_a_cascade_that_ends_in_a_black_box_attack_does_not_hide_masking(tmp_path: Path) -> None:
