@@ -36,6 +36,8 @@ FOLDERS = {
 #: Of one bundle: files, bytes, parts of a path.
 MOST_FILES, MOST_BYTES, DEEPEST = 20_000, 16 << 30, 12
 _MANIFEST_BYTES = 8 << 20
+#: Characters of what is said of a submission.
+_LONGEST = {"by": 200, "note": 2000}
 _PART = re.compile(r"[A-Za-z0-9_.,=()@-]+")
 
 
@@ -61,10 +63,20 @@ class Manifest(_Strict):
     defense: str = Field(description="its name in results")
     reference: str = Field(description="code/FILE.py:NAME in the bundle, or the name of a shipped defense")
     params: dict[str, Any] = Field(default={}, description="of the defense")
-    by: str = Field(max_length=200, description="who submits")
-    note: str = Field(default="", max_length=2000, description="what there is to say, such as a paper")
+    by: str = Field(max_length=_LONGEST["by"], description="who submits")
+    note: str = Field(default="", max_length=_LONGEST["note"], description="what there is to say, such as a paper")
     created: str = Field(description="ISO 8601, UTC")
     files: list[FileEntry]
+
+
+def check_author(by: str, note: str) -> None:
+    """Raise :class:`InputError` where :class:`Manifest` would not take who submits and what there is to say."""
+    if not by.strip():
+        raise InputError("--by: say who submits it; the site shows it")
+    for name, text in (("by", by), ("note", note)):
+        most = _LONGEST[name]
+        if len(text) > most:
+            raise InputError(f"--{name}: {len(text)} characters; at most {most} are kept")
 
 
 def write_manifest(folder: Path, **about: Any) -> Manifest:

@@ -22,7 +22,7 @@ from bench.storing.names import readable
 from bench.storing.records import SuiteRecord
 from bench.storing.store import pack_tensors, write_atomically
 from bench.submissions.contents import LIMITS, tensors
-from bench.submissions.manifest import Manifest, write_manifest
+from bench.submissions.manifest import Manifest, check_author, write_manifest
 from bench.submissions.pack import environment, new_folder, write
 from bench.submissions.records import ClaimedPoints
 from bench.submissions.suite_key import suite_key
@@ -52,8 +52,7 @@ def submit_points(asked: PointsSubmission) -> tuple[Manifest, int]:
     Raises:
         InputError: when an image is of no example or another shape, or lies outside the threat model.
     """
-    if not asked.by.strip():
-        raise InputError("--by: say who submits it; the site shows it")
+    check_author(asked.by, asked.note)
     data = load_data(asked.suite.data, asked.data_root)
     suite = suite_record(asked.suite, data)
     points = _read_images(asked.images, suite, data)

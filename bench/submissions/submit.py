@@ -15,7 +15,7 @@ from bench.running.progress import Display
 from bench.storing import provenance
 from bench.storing.records import SuiteRecord
 from bench.storing.store import open_suite
-from bench.submissions.manifest import Manifest
+from bench.submissions.manifest import Manifest, check_author
 from bench.submissions.pack import checked, new_folder, pack, portable
 from bench.submissions.records import Check, Checks, ClaimedNumbers
 from bench.suites.config import Suite
@@ -52,8 +52,7 @@ def submit_defense(asked: Submission, engine: Engine, display: Display) -> tuple
     Raises:
         InputError: when the defense breaks the contract, an attack failed, or the rows cannot be confirmed.
     """
-    if not asked.by.strip():
-        raise InputError("--by: say who submits it; the site shows it")
+    check_author(asked.by, asked.note)
     packed = portable(asked.spec, asked.extra)
     with new_folder(asked.out) as staging:
         contract = list(check_defense(packed.spec, asked.suite, asked.device, asked.data_root, asked.isolation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -162,6 +163,16 @@ def smoothed(summary: SuiteSummary) -> list[str]:
     ]
 
 
+def fallen(summary: SuiteSummary) -> list[str]:
+    """A line for each submitted attack that lowered a worst case: from what to what, by whom, and when."""
+    return [
+        f"submitted attack, {defense.record.name}: worst case {100 * before.robust.value:.1f} % to "
+        f"{100 * after.robust.value:.1f} %, by {after.by}, {after.date[:10]}"
+        for defense in summary.defenses
+        for before, after in itertools.pairwise(defense.history)
+    ]
+
+
 def remarks(summary: SuiteSummary) -> list[str]:
     """What is left out of the summary, and why."""
     return summary.unreadable + summary.warnings
@@ -176,7 +187,7 @@ def _page(summary: SuiteSummary, form: str) -> str:
         cells = [[written(text) for text in row.values()] for row in rows]
         headers = [written(text) for text in (rows[0] if rows else ())]
         parts.append(tabulate(cells, headers=headers, tablefmt=style, disable_numparse=True))
-    parts += [said(line) for line in certified(summary) + smoothed(summary)]
+    parts += [said(line) for line in fallen(summary) + certified(summary) + smoothed(summary)]
     return "\n\n".join(parts + [f"warning: {said(text)}" for text in remarks(summary)])
 
 

@@ -95,9 +95,31 @@ def test_what_lowers_rows_is_kept_and_counted(made: Path, results: Path, tmp_pat
     assert cell.robust is not None and cell.robust.n == new.examples
     ended = run_bench("verify", "--suite", "tiny", "--results", results, "--device", "cpu", "--defense", defense)
     assert ended.code == 0 and f"× {FOUND}: 0 of {new.examples} rows differ" in ended.out, ended
-    assert run_bench("report", "--results", results).code == 0
+    ended = run_bench("report", "--results", results)
+    numbers = [f"{100 * share.value:.1f} %" for share in (before.worst_case, after.worst_case)]
+    line = f"submitted attack, {defense}: worst case {numbers[0]} to {numbers[1]}, by B. Reaker, {new.date[:10]}"
+    assert ended.code == 0 and line in ended.out.splitlines()
     assert run_bench("compact", "--suite", "tiny", "--results", results).code == 0
     assert of(results, defense).worst_case == after.worst_case
+
+
+@pytest.mark.parametrize("word", ["by", "note"])
+def test_too_long_a_word_is_refused_in_a_line_before_anything_is_written(made: Path, tmp_path: Path, word: str) -> None:
+    save_file({"x_adv": strong()}, tmp_path / "x.safetensors")
+    ended = submit(made, tmp_path / "x.safetensors", tmp_path / "bundle", f"--{word}", "n" * 2001)
+    assert ended.code == 2 and ended.err.startswith(f"error: --{word}: 2001 characters; at most ")
+    assert len(ended.err.splitlines()) == 1 and not (tmp_path / "bundle").exists()
+
+
+def test_whoever_submits_is_one_line_of_the_report(made: Path, results: Path, tmp_path: Path) -> None:
+    save_file({"x_adv": strong()}, tmp_path / "x.safetensors")
+    assert submit(made, tmp_path / "x.safetensors", tmp_path / "bundle", "--by", "<b>\nx\x1b[2J").code == 0
+    ended = accept(made, tmp_path / "bundle", results)
+    assert ended.code == 0 and ", by <b> x\N{REPLACEMENT CHARACTER}[2J; worst case" in ended.out
+    broken = "x\N{REPLACEMENT CHARACTER}"
+    for form, by in (("table", f"<b> {broken}[2J"), ("markdown", f"&lt;b&gt; {broken}")):
+        out = run_bench("report", "--results", results, "--format", form).out
+        assert f", by {by}" in next(line for line in out.splitlines() if line.startswith("submitted attack, "))
 
 
 def test_what_lowers_nothing_changes_nothing(made: Path, results: Path, tmp_path: Path) -> None:
