@@ -36,7 +36,7 @@ def _prepare(context: PrepareContext, *, passes: int, **_: object) -> dict[str, 
 
 @attack(
     "adaptive",
-    version=2,
+    version=3,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -60,16 +60,16 @@ def adaptive(
     the guide, the classifier alone, finite differences), losses (margins of logits and of probabilities, -p_y,
     cross-entropy, log odds, DLR), draws against steps and how draws are averaged (EOT, or those that fall together),
     step rules (PGD, momentum, Adam, conjugate directions, APGD), restarts and climbs towards single classes, one choice
-    after the other, by successive halving on 40 validation images (``attacks.adaptive.search``). What it found, and how
-    the others did, is a note of the result.
+    after the other for the two best estimators, by successive halving on 40 validation images
+    (``attacks.adaptive.search``). What it found, and how the others did, is a note of the result.
 
-    Then, on the examples, with a pool of the six best points of each: (1) climbs with the three best combinations from
-    random starts, for half of the budget, the best one longest. (2) Ten rounds from the best points, for the half of
-    the examples that have most to gain, later for fewer, each by what has gained most per pass so far: a climb with one
-    of the combinations, from the best point with three tenths of its values drawn anew or from a random start, or an
-    annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among the points of each
-    example on up to eight times the draws; shorter ones follow each round. On a deterministic defense an example is
-    finished when it is fooled, and the others share what it has left.
+    Then, on the examples, with a pool of the six best points of each: (1) climbs with the three best combinations, of
+    both estimators, from random starts, for half of the budget, the best one longest. (2) Ten rounds from the best
+    points, for the half of the examples that have most to gain, later for fewer, each by what has gained most per pass
+    so far: a climb with one of the combinations, from the best point with three tenths of its values drawn anew or from
+    a random start, or an annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among
+    the points of each example on up to eight times the draws; shorter ones follow each round. On a deterministic
+    defense an example is finished when it is fooled, and the others share what it has left.
 
     Args:
         target: gradient knowledge.

@@ -67,12 +67,14 @@ def search(context: PrepareContext, passes: int) -> dict[str, Tensor]:
     )
     if not best:
         raise NotApplicable("no gradient estimator applies to this defense")
-    best = list({written(candidate.estimator): candidate for candidate in reversed(best)}.values())[::-1][:2]
-    best = arena.refine(best, 2, lambda c: [replace(c, loss=loss) for loss in _LOSSES if _fits(loss, context)])
+    # What one estimator leaves standing often falls to another: the two best go on side by side.
+    best = _first_of_each(best, lambda candidate: written(candidate.estimator))[:2]
+    best = arena.refine(best, 1, lambda c: [replace(c, loss=loss) for loss in _LOSSES if _fits(loss, context)])
     if defense.randomized:
-        best = arena.refine(best, 2, lambda c: [replace(c, samples=m, average=how) for m, how in _AVERAGES])
-    best = arena.refine(best, 2, lambda c: [replace(c, optimiser=rule) for rule in (*RULES, "apgd")])
-    best = arena.refine(best, KEPT, lambda c: [replace(c, restarts=n, classes=k) for n, k in _RUNS])
+        best = arena.refine(best, 1, lambda c: [replace(c, samples=m, average=how) for m, how in _AVERAGES])
+    best = arena.refine(best, 1, lambda c: [replace(c, optimiser=rule) for rule in (*RULES, "apgd")])
+    best = arena.refine(best, KEPT - 1, lambda c: [replace(c, restarts=n, classes=k) for n, k in _RUNS])
+    best = _first_of_each([*_first_of_each(best, lambda candidate: written(candidate.estimator)), *best], str)[:KEPT]
     found = {"best": [vars(candidate) for candidate in best], "says": arena.says(best)}
     return {FOUND: torch.frombuffer(bytearray(json.dumps(found).encode()), dtype=torch.uint8).clone()}
 
@@ -80,6 +82,14 @@ def search(context: PrepareContext, passes: int) -> dict[str, Tensor]:
 def _estimators(defense: Defense) -> list[Any]:
     """The estimators to compare, each once: an approximation named ``identity`` is the estimator of that name."""
     return [each for each in estimators_for(defense) if each != {"bpda": "identity"}]
+
+
+def _first_of_each(candidates: list[Candidate], kind: Callable[[Candidate], str]) -> list[Candidate]:
+    """Of each kind the first, in their order."""
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        found.setdefault(kind(candidate), candidate)
+    return list(found.values())
 
 
 def _fits(loss: str, context: PrepareContext) -> bool:
@@ -109,8 +119,9 @@ class _Arena:
     def refine(
         self, best: list[Candidate], keep: int, ways: Callable[[Candidate], list[Candidate]]
     ) -> list[Candidate]:
-        """The best ``keep`` among ``ways`` of the ``best`` so far, which are among them."""
-        return self.halve(list({str(way): way for candidate in best for way in ways(candidate)}.values()), keep)
+        """The best ``keep`` among the ``ways`` of each of the ``best`` so far, all together best first."""
+        kept = [way for candidate in best for way in self.halve(ways(candidate), keep)]
+        return sorted(kept, key=lambda candidate: self.left[str(candidate)][1])
 
     def halve(self, candidates: list[Candidate], keep: int) -> list[Candidate]:
         """The best ``keep``, best first. Those that do not apply drop out."""

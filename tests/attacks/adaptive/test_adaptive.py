@@ -13,7 +13,7 @@ from attacks.adaptive.adaptive import adaptive, budgets
 from attacks.adaptive.as_released import released_bpda
 from attacks.adaptive.candidates import Candidate
 from attacks.adaptive.hijack import hijack
-from attacks.adaptive.search import read, search
+from attacks.adaptive.search import _first_of_each, read, search
 from attacks.adaptive.warm_start import warm_start
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
@@ -57,6 +57,7 @@ def test_it_finds_the_gradient_that_a_defense_hides(how: str) -> None:
     candidates, says = read(prepared)
     assert len(candidates) == 3
     assert candidates[0].estimator in ("identity", "classifier")
+    assert candidates[1].estimator != candidates[0].estimator, "the second is the best of another estimator"
     assert says.startswith("after ")
     assert f"{candidates[0]}, which left" in says
     assert "exact" in says
@@ -78,6 +79,11 @@ def test_the_search_is_the_same_every_time() -> None:
     torch.manual_seed(0)
     again = search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split), 100)
     assert read(again) == read(prepared)
+
+
+def test_the_first_of_each_kind_is_the_best_of_it() -> None:
+    order = [Candidate(name, loss, "pgd", 1) for name, loss in (("a", "ce"), ("b", "ce"), ("c", "ce"), ("a", "dlr"))]
+    assert _first_of_each(order, lambda candidate: candidate.estimator) == order[:3]
 
 
 def test_a_budget_is_split_into_halves() -> None:
