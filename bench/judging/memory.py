@@ -20,6 +20,17 @@ EXAMPLES = 256
 NEAR = 0.05
 
 
+#: By how much more of the suite's inputs has to stay right for more inputs to be made, and how often at most: else
+#: luck with those that were made would hide a defense that knows a few of the suite's.
+SUSPECT, BATCHES_MADE = 0.1, 4
+
+
+def _kept(counts: tuple[int, ...]) -> float:
+    """Of inputs that are right as they are the share that stays right when moved."""
+    _, clean, _, moved = counts
+    return min(moved, clean) / clean if clean else 0.0
+
+
 @torch.no_grad()
 def memory(defense: Defense, data: Data, known: Split, threat: Lp, batch_size: int) -> Memory | None:
     """Right answers to the suite's inputs and to fresh ones: as they are, moved a little, and wherever a step to the
@@ -60,7 +71,12 @@ def memory(defense: Defense, data: Data, known: Split, threat: Lp, batch_size: i
 
     n = min(EXAMPLES, len(known))
     of_known, of_fresh = (counted(split.x, split.y) for split in (known.take(n), fresh.take(n)))
-    of_made = counted(*made(data.train if len(data.train) else fresh, data.info.input, EXAMPLES, unforeseen()))
+    of_made: tuple[int, ...] = (0, 0, 0, 0)
+    for _ in range(BATCHES_MADE):
+        more = counted(*made(data.train if len(data.train) else fresh, data.info.input, EXAMPLES, unforeseen()))
+        of_made = tuple(a + b for a, b in zip(of_made, more, strict=True))
+        if _kept(of_known) - _kept(of_made) <= SUSPECT:
+            break
     return Memory(
         examples=of_known[0], clean=of_known[1], near=of_known[2], moved=of_known[3],
         fresh_examples=of_fresh[0], fresh_clean=of_fresh[1], fresh_near=of_fresh[2], fresh_moved=of_fresh[3],

@@ -203,8 +203,9 @@ def _short(reason: str) -> str:
 _PAGE = """# Cheats
 
 Written by `make cheats`, which evaluates every plugin of `tests/cheats/plugins` at every level of isolation that the
-machine has; here these are {levels}. With `LEVELS="none landlock"` it does so at these alone, and joins them with what
-`build/cheats` has kept of the others. At `none` a defense lives in the process of its judge, as all did before there
+machine has; here these are {levels}.
+With `LEVELS="none landlock"` it does so at these alone, and joins them with what `build/cheats` has kept of the others.
+At `none` a defense lives in the process of its judge, as all did before there
 was isolation: the number in that column is what a cheat gets where nobody looks at flags.
 
 All {count} are built around one undefended network. The suite is a small one: {examples} digits, linf {eps:g}, seed
@@ -224,13 +225,17 @@ levels in [isolation](isolation.md).
 - **A network that has really learnt the test images**, and with them all the data, is no cheat that a probe can tell
   from a good one where it also gains on inputs that nobody has seen. `memorised` compares the suite's inputs with such:
   half way between two of a class, drawn with a seed of the operating system. What it misses is a gain of less than 15
-  points, or of 3.5 standard errors of 256 inputs.
+  points, or of 3.5 standard errors of the suite's inputs beside 1024 that are made.
 - **At `process` a plugin can read the data set and write files.** That level promises memory of its own and limits,
   nothing else.
 - **A server that is attacked knows that it is.** It sees hundreds of points around one input, and the gradients of a
   loss that names the label. So nothing that it has learnt may reach the judge: that asks a server which was started
-  after the attack and has seen nothing. Clean inputs go to a server with a noisy copy of their batch, in an order by
-  lot; but the mean of many points around one still says where it is.
+  after the attack and has seen nothing. What it has learnt may still mislead the attack itself, which then finds less
+  (`remembers_clean_images`, `rejects_what_it_has_seen`, `honest_when_asked_again`): such a number means nothing, and
+  `stateful` and `inconsistent` beside it say so. Clean inputs go to a server with a noisy copy of their batch, in an
+  order by lot; but the mean of many points around one still says where it is.
+- **What a plugin brings along no sandbox keeps from it.** A table of the data set beside its code is worth as much at
+  every level (`a_table_beside_the_code`): `memorised` is what is left against it.
 - **Pretending to be fooled** shows when the judge's server is asked what the attack was told: of each shard up to four
   batches, on the same random numbers. A defense that draws from a generator of its own escapes this comparison, and is
   left with the backward passes that the judge makes every other time, so that it looks like an attack.
