@@ -303,6 +303,9 @@ class Memory(Record):
     made_examples: int = Field(default=0, description="inputs made for this, half way between two of a class; 0: none")
     made_clean: int = 0
     made_moved: int = 0
+    made_expected: float | None = Field(
+        default=None, description="how many would stay right if they did so as often as the suite's of the same margin"
+    )
 
 
 class Probe(Record):

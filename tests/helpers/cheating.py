@@ -225,7 +225,8 @@ levels in [isolation](isolation.md).
 - **A network that has really learnt the test images**, and with them all the data, is no cheat that a probe can tell
   from a good one where it also gains on inputs that nobody has seen. `memorised` compares the suite's inputs with such:
   half way between two of a class, drawn with a seed of the operating system. What it misses is a gain of less than 15
-  points, or of 3.5 standard errors of the suite's inputs beside 1024 that are made.
+  points, or of 3.5 standard errors of the suite's inputs beside 1024 that are made; and of less than 30 points, where
+  what is known is answered with margins that the network underneath never has.
 - **At `process` a plugin can read the data set and write files.** That level promises memory of its own and limits,
   nothing else.
 - **A server that is attacked knows that it is.** It sees hundreds of points around one input, and the gradients of a

@@ -16,6 +16,7 @@ from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.threat import Lp
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
+from bench.judging.memory import _as_sure, _Asked
 from bench.judging.places import Pool, along_the_gradient, places
 from bench.judging.probe import probe
 from bench.storing.records import Probe
@@ -262,6 +263,22 @@ def test_a_table_of_the_test_images_is_seen_beside_fresh_ones() -> None:
     assert honest is not None and abs(honest.moved - honest.fresh_moved) < 36
     # Where the suite's inputs seem better, more are made, so that luck with these hides nothing.
     assert (known.made_examples, honest.made_examples) == (4 * 256, 256)
+    assert known.made_expected == known.made_clean, "of a table every input stays right, whatever its margin"
+
+
+def test_of_inputs_that_are_made_as_many_are_expected_to_stay_as_of_the_suite_s_of_the_same_margin() -> None:
+    def asked(margin: list[float], moved: list[bool]) -> _Asked:
+        margins = torch.tensor(margin)
+        return _Asked(margins > 0, margins > 0, torch.tensor(moved), margins)
+
+    # Of 16 small margins a quarter stays, of 16 large ones all; what is wrong as it is does not count.
+    known = asked([0.1] * 16 + [3.0] * 16 + [-1.0] * 8, [True] * 4 + [False] * 12 + [True] * 16 + [True] * 8)
+    assert _as_sure(known, asked([0.2] * 4 + [-0.1], [False] * 5)) == 1.0
+    assert _as_sure(known, asked([2.5] * 4, [False] * 4)) == 4.0
+    assert _as_sure(known, asked([-1.0], [False])) == 0.0
+    assert _as_sure(asked([-1.0], [True]), asked([1.0], [True])) == 0.0
+    hard = asked([1.0] * 40, [True] * 10 + [False] * 30)
+    assert _as_sure(hard, hard) == 10.0, "all of the same margin count, not the first ones"
 
 
 def test_a_table_of_exact_test_images_is_seen_once_they_are_hardly_moved() -> None:

@@ -35,10 +35,12 @@ def memory(**fields: int) -> Memory:
     return Memory(**{**same, **fresh, **fields})
 
 
-def made(kept: int, of: int, made_kept: int, made_of: int) -> Memory:
+def made(kept: int, of: int, made_kept: int, made_of: int, expected: float | None = None) -> Memory:
     """Of one to which they are as fresh ones of the data, and how many of 256 made ones it keeps of those it knows."""
-    same = {"moved": kept, "fresh_moved": kept, "clean": of, "fresh_clean": of}
-    return memory(**same, made_examples=256, made_clean=made_of, made_moved=made_kept)
+    same = {"moved": kept, "clean": of, "near": of, "examples": max(64, of)}
+    same |= {f"fresh_{name}": value for name, value in same.items()}
+    found = memory(**same, made_examples=256, made_clean=made_of, made_moved=made_kept)
+    return found.model_copy(update={"made_expected": expected})
 
 
 def flags(tmp_path: Path, cells: dict[str, Sequence[int] | Sequence[Row]], **probe: Any) -> dict[str, Flag]:
@@ -81,6 +83,9 @@ def test_nothing_to_say_about_a_sound_result(tmp_path: Path) -> None:
         ({"memory": memory(near=40)}, "memorised", "warning"),
         ({"memory": made(kept=62, of=62, made_kept=40, made_of=250)}, "memorised", "warning"),
         ({"memory": made(kept=26, of=62, made_kept=38, made_of=250)}, "memorised", "warning"),
+        ({"memory": made(kept=111, of=187, made_kept=65, made_of=159, expected=110.0)}, "memorised", "warning"),
+        # However its margins are, no network keeps a third more.
+        ({"memory": made(kept=170, of=187, made_kept=90, made_of=159, expected=90.0)}, "memorised", "warning"),
     ],
 )
 def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], flag: str, kind: str) -> None:
@@ -101,6 +106,7 @@ def test_what_the_probe_found_is_flagged(tmp_path: Path, probe: dict[str, Any], 
         {"memory": made(kept=30, of=62, made_kept=85, made_of=250)},  # 14 points
         {"memory": made(kept=40, of=62, made_kept=65, made_of=100)},  # harder to make out, kept as often
         {"memory": made(kept=10, of=62, made_kept=0, made_of=0)},
+        {"memory": made(kept=111, of=187, made_kept=65, made_of=159, expected=74.0)},  # smaller margins fall first
     ],
 )
 def test_what_an_honest_defense_shows_is_not_flagged(tmp_path: Path, probe: dict[str, Any]) -> None:
