@@ -63,6 +63,16 @@ def test_every_defense_has_a_curve_by_radius(summary: SuiteSummary) -> None:
         assert defense.curve[0].robust.value >= defense.worst_case.value
 
 
+def test_cifar10_is_complete_and_its_radius_separates_undefended_from_adversarially_trained() -> None:
+    found = summarise(RESULTS, "cifar10")
+    by_name = {defense.record.name: defense for defense in found.defenses}
+    for name, defense in by_name.items():
+        count = found.record.examples_of.get(name, 500)
+        assert defense.complete and defense.standard.n == defense.worst_case.n == count
+    assert by_name["none"].worst_case.value <= 0.02 and by_name["none"].standard.value >= 0.85
+    assert by_name["madry"].worst_case.value >= 0.3 and not by_name["madry"].flags
+
+
 #: Detectors whose cells of the suite have not been run yet.
 NOT_YET_RUN = {
     "adversarial-retraining", "density-and-uncertainty", "detector-ensemble", "dropout-uncertainty",
