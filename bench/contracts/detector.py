@@ -115,10 +115,8 @@ class WithDetector(Defense):
         trained = [part for part in (detector, defense) if part.has_recipe]
         self.recipe_version = "+".join(str(part.recipe_version) for part in trained)
         self.trains_in_ball = any(part.trains_in_ball for part in trained)
-        # From 32 pixels on a training costs too much for one before each detector, and its weights too much space.
-        large = defense.data.input.kind == "image" and min(defense.data.shape[1:]) >= 32
         #: Whether the classifier's weights are those of its own checkpoint, and the detector's alone in this one's.
-        self.borrows = large and defense.has_recipe
+        self.borrows = defense.data.large and defense.has_recipe
 
     @property
     def classifier(self) -> nn.Module:  # type: ignore[override]

@@ -56,6 +56,14 @@ class DataInfo:
         """The shape of one input, without the batch."""
         return self.input.shape
 
+    @property
+    def large(self) -> bool:
+        """Whether it is images of 32 pixels and more to a side, where each layer before a network borrows its weights.
+
+        From there on a training costs too much, and its weights take too much space, for one to each layer.
+        """
+        return self.input.kind == "image" and min(self.shape[1:]) >= 32
+
 
 def check_inputs(x: Tensor, spec: InputSpec, what: str = "inputs") -> None:
     """Raise :class:`InputError` unless ``x`` is a finite floating batch of the spec's shape inside its box."""

@@ -205,25 +205,29 @@ def load_defense(
         defense.load_state_dict(weights)
     if weights is not None or not defense.has_recipe:
         return LoadedDefense(defense.to(device), None, None, {}, *about)
-    behind = borrow_(defense, spec, training)
-    if behind is not None and not has_own_weights(defense):
-        return LoadedDefense(defense.to(device), behind[0], behind[1].sha256, behind[1].training, *about)
+    borrowed, behind = borrow_(defense, spec, training)
+    if not has_own_weights(defense):
+        return LoadedDefense(defense.to(device), borrowed, behind.sha256, behind.training, *about)
     path = find_checkpoint(*trained_as(defense, spec), training)
-    loaded = load_(defense, path, behind="" if behind is None else behind[1].sha256)
-    borrowed = None if behind is None else behind[0]
+    loaded = load_(defense, path, behind=behind.sha256)
     return LoadedDefense(defense.to(device), path, loaded.sha256, loaded.training, *about, borrowed=borrowed)
 
 
-def borrow_(defense: Defense, spec: DefenseSpec, training: TrainingSettings | None) -> tuple[Path, Loaded] | None:
+def borrow_(
+    defense: Defense, spec: DefenseSpec, training: TrainingSettings | None
+) -> tuple[Path | None, Loaded]:
     """Load the weights of the classifier behind a detector from a checkpoint of its own, where they are borrowed.
 
     It is looked for where the detector's is, and then where the classifier has its own by default.
+
+    Returns:
+        The checkpoint, and what was loaded; None and an empty SHA-256 where nothing is borrowed.
 
     Raises:
         InputError: as :func:`load_defense`.
     """
     if not (isinstance(defense, WithDetector) and defense.borrows):
-        return None
+        return None, Loaded("", {})
     behind = behind_detector(spec)
     try:
         given = replace(behind, checkpoints=spec.checkpoints)

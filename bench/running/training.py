@@ -87,8 +87,8 @@ def train_all(
         problem = ""
         try:
             if path.is_file():
-                found = borrow_(defense, spec, settings)
-                load_(defense, path, behind="" if found is None else found[1].sha256)
+                _, behind = borrow_(defense, spec, settings)
+                load_(defense, path, behind=behind.sha256)
                 if not again:
                     remark = f"{path} (--again trains it again)"
                     ended.append(Trained(spec.name, "trained before", path, remark))

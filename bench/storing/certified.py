@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import Field
 
-from bench.contracts.errors import InputError
 from bench.storing.digest import digest
 from bench.storing.keys import DataKey, DefenseKey
 from bench.storing.records import SCHEMA_VERSION, Provenance, Record, SuiteRecord
-from bench.storing.store import Store, read_record, to_json, write_atomically
+from bench.storing.store import Store, read_or_note, to_json, write_atomically
 
 #: Raised when a certificate would mean something else, or one of before is found to be wrong.
 CERTIFIER = 1
@@ -27,7 +26,6 @@ SMOOTHER = 1
 
 _SMOOTHED = "smoothed-"
 
-R = TypeVar("R", bound=Record)
 
 Method = Literal["interval", "relaxation", "optimised", "branch and bound", "attack", "clean", "other radius"]
 
@@ -123,7 +121,7 @@ def current_certificates(
     for path in sorted(folder_of(store, defense.name).glob("*-*.json")):
         if path.name.startswith(_SMOOTHED):
             continue
-        record = _read(path, Certificates, unreadable)
+        record = read_or_note(path, Certificates, unreadable)
         if record is None:
             continue
         same = (record.version, record.defense, record.norm) == (CERTIFIER, defense, suite.norm)
@@ -139,23 +137,13 @@ def current_smoothed(
     """As :func:`current_certificates`, of randomised smoothing; the smallest noise first."""
     found = []
     for path in sorted(folder_of(store, defense.name).glob(f"{_SMOOTHED}*.json")):
-        record = _read(path, Smoothed, unreadable)
+        record = read_or_note(path, Smoothed, unreadable)
         if record is None:
             continue
         same = (record.version, record.defense, record.seed) == (SMOOTHER, defense, suite.seed)
         if same and record.data == examples_key(suite, [row.id for row in record.rows]):
             found.append(record)
     return sorted(found, key=lambda record: record.sigma)
-
-
-def _read(path: Path, kind: type[R], unreadable: list[str] | None) -> R | None:
-    try:
-        return read_record(path, kind)
-    except InputError as error:
-        if unreadable is None:
-            raise
-        unreadable.append(str(error))
-        return None
 
 
 def write_certificates(store: Store, record: Certificates) -> Path:

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.contracts.errors import InputError
 from bench.storing.headers import SETTLED, Headers
 from bench.storing.keys import differences
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store, read_or_note
 
 
 @dataclass(frozen=True)
@@ -168,12 +167,8 @@ def _standing(
     key = suite.cell_key(defense, attack, torch="", device="")
     found = []
     for path in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
-        try:
-            shard = read_record(path, ShardRecord, rows)
-        except InputError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(str(error))
+        shard = read_or_note(path, ShardRecord, unreadable, rows)
+        if shard is None:
             continue
         if shard.key.same_numbers(key(shard.start, shard.stop)):
             found.append((path, shard))

@@ -33,7 +33,7 @@ from bench.storing.records import (
     Row,
     SuiteRecord,
 )
-from bench.storing.store import Store, pack_tensors, read_record, read_vouched, to_json, write_atomically
+from bench.storing.store import Store, pack_tensors, read_or_note, read_vouched, to_json, write_atomically
 
 #: The name under which they stand beside the attacks of a suite.
 FOUND = "submitted x_adv"
@@ -113,12 +113,8 @@ def current_found(
         InputError: when a file cannot be read and nobody is told.
     """
     for path in found_files(store, defense.name):
-        try:
-            record = read_record(path, FoundRecord)
-        except InputError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(str(error))
+        record = read_or_note(path, FoundRecord, unreadable)
+        if record is None:
             continue
         ids = [row.id for row in record.rows]
         if record.key.same_numbers(found_key(suite, defense, ids, record.key.suite.seed, torch="", device="")):

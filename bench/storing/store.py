@@ -113,6 +113,21 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
     return record
 
 
+def read_or_note(path: Path, kind: type[R], unreadable: list[str] | None, rows: bool = True) -> R | None:
+    """:func:`read_record`; None where it cannot be read and ``unreadable`` got a line that says so.
+
+    Raises:
+        InputError: when it cannot be read and nobody is told: ``unreadable`` is None.
+    """
+    try:
+        return read_record(path, kind, rows)
+    except InputError as error:
+        if unreadable is None:
+            raise
+        unreadable.append(str(error))
+        return None
+
+
 def to_json(record: Record) -> str:
     """Indented JSON; rows are arrays under a list of ``columns``, one line each."""
     raw: dict[str, Any] = record.model_dump(mode="json")

@@ -156,7 +156,7 @@ def _memorised(probe: Probe) -> list[Flag]:
     # Of those that are right as they are, since inputs half way between two may be harder to make out.
     kept, of_kept = min(found.moved, found.clean), found.clean
     others, of = min(found.made_moved, found.made_clean), found.made_clean
-    if of_kept and of and _made_fall(kept / of_kept, of_kept, others, of, found.made_expected):
+    if of_kept and of and _made_fall(kept, of_kept, others, of, found.made_expected):
         said.append(
             f"moved as far as is allowed {kept} of {of_kept} of the suite's inputs stay right, but {others} of {of} of "
             "such as were made for this"
@@ -166,16 +166,16 @@ def _memorised(probe: Probe) -> list[Flag]:
     return [Flag("memorised", "memorised", f"The test inputs are known: {'; '.join(said)}.")] if said else []
 
 
-def _made_fall(kept: float, of_kept: int, others: int, of: int, expected: float | None) -> bool:
+def _made_fall(kept: int, of_kept: int, others: int, of: int, expected: float | None) -> bool:
     """Whether inputs that were made fall more often than the suite's do that are answered as surely.
 
     Of a defense that answers what it knows with margins of another size those are the wrong ones to compare with: a
     difference twice as large counts whatever the margins are.
     """
+    whatever = _more(kept, of_kept, others, of)
     if expected is None:  # a record of before margins were compared
-        return _more(kept * of_kept, of_kept, others, of)
-    same = _more(expected, of, others, of)
-    return same or (kept - others / of > 2 * MEMORISED and _more(kept * of_kept, of_kept, others, of))
+        return whatever
+    return _more(expected, of, others, of) or (whatever and kept / of_kept - others / of > 2 * MEMORISED)
 
 
 def _more(one: float, of_one: int, other: float, of_other: int) -> bool:

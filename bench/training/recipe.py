@@ -353,8 +353,7 @@ def train_defense(
         defense = build_defense(spec, data.info).to(device)
     folder = folder or spec.checkpoints
     path = checkpoint_path(defense, spec.name, settings, folder)
-    found = borrow_(defense, replace(spec, checkpoints=folder), settings)
-    behind = "" if found is None else found[1].sha256
+    behind = borrow_(defense, replace(spec, checkpoints=folder), settings)[1].sha256
     identity = settings.identity(defense, spec.name)
     state = path.with_suffix(".unfinished")
     conditions = [

@@ -102,10 +102,10 @@ def random_crop_and_flip(pad: int, flip: bool) -> Callable[[Tensor], Tensor]:
 def existing_classifier(info: DataInfo, of: str = "none") -> str | None:
     """What ``weights_of`` is for a layer in front of a network: on small images it has a network of its own.
 
-    From 32 pixels on a training costs too much for one to each: the layers stand before one and the same network, as
-    most of their papers have them.
+    On large ones (``DataInfo.large``) the layers stand before one and the same network, as most of their papers have
+    them.
     """
-    return of if info.input.kind == "image" and min(info.shape[1:]) >= 32 else None
+    return of if info.large else None
 
 
 def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto", epochs: int | None = None) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fingerprints import complaint, numbers
 from lab import Linear, assert_feasible, length, linear_case, make_target
+from piecewise_networks import Images, defense_of, perceptron
 from registered import formula
 from scipy.optimize import linprog
 from torch import Tensor, nn
@@ -20,32 +21,21 @@ from attacks.adaptive.cascade import cascade
 from attacks.adaptive.region import region
 from attacks.toolkit.losses import margin
 from attacks.toolkit.piecewise import PiecewiseLinear
-from bench.contracts.defense import BareModel, Defense
+from bench.contracts.defense import Defense
 from bench.contracts.errors import NotApplicable
-from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.target import Target
 
 highspy = pytest.importorskip("highspy", reason="needs HiGHS: pip install 'worst-case-bench[region]'")
 
 
-def _defense(model: nn.Module, shape: tuple[int, ...], classes: int) -> Defense:
-    return BareModel(model.eval().requires_grad_(False), DataInfo("pieces", InputSpec(shape), classes)).eval()
-
-
 def _perceptron(seed: int, *sizes: int) -> nn.Module:
     """Layers of the given sizes with random weights, in double precision; first kinks and boundaries meet near
     the middle of the box."""
     draw = torch.Generator().manual_seed(seed)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
-        layer = nn.Linear(before, after).requires_grad_(False)
-        layer.weight.copy_(torch.randn(after, before, generator=draw) * (2 / before) ** 0.5)
-        layer.bias.copy_(-0.5 * layer.weight.sum(1) if number == 0 else 0.1 * torch.randn(after, generator=draw))
-        layers += [layer, nn.ReLU()]
-    model = nn.Sequential(*layers[:-1]).double()
+    model = perceptron(draw, *sizes).double()
     middle = model(torch.full((1, sizes[0]), 0.5).double())[0]
-    layers[-2].bias.sub_(middle - 0.1 * torch.randn(sizes[-1], generator=draw).double())
+    model[-1].bias.sub_(middle - 0.1 * torch.randn(sizes[-1], generator=draw).double())
     return model
 
 
@@ -78,7 +68,7 @@ def test_it_finds_a_point_in_a_tiny_network_if_and_only_if_there_is_one(seed: in
     y = model(x).argmax(1)
     largest = _largest_margin(PiecewiseLinear(model, x), x, int(y), eps)
     assert (largest > 1e-3) == exists and abs(largest) > 1e-3, "an example to decide"
-    target = make_target(_defense(model, (1, 1, 3), 3), 1, "gradient", norm="linf", eps=eps)
+    target = make_target(defense_of(model, (1, 1, 3), 3), 1, "gradient", norm="linf", eps=eps)
     x_adv = region(target, x, y)
     assert_feasible(target, x, x_adv)
     assert bool(model(x_adv).argmax(1) != y) == exists
@@ -106,7 +96,7 @@ def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
         parameter.copy_(torch.from_numpy(stored[f"p{place}"]))
     x = torch.from_numpy(stored["x"][number : number + 1]).double() / 255
     y, eps = torch.from_numpy(stored["y"][number : number + 1]), float(stored["eps"][number])
-    defense = _defense(model, (1, 28, 28), 10)
+    defense = defense_of(model, (1, 28, 28), 10)
     assert model(cascade(_target(defense, 1, eps), x, y)).argmax(1) == y
     target = _target(defense, 1, eps)
     x_adv = region(target, x, y, rounds=20)
@@ -114,27 +104,9 @@ def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
     assert model(x_adv).argmax(1) != y
 
 
-class Images(nn.Module):
-    """A convolution, a pooling and two layers by formula, for images of any size."""
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.conv, self.pool = nn.Conv2d(channels, 2, 4, stride=4), nn.MaxPool2d(2)
-        self.hidden, self.output = nn.Linear(2 * (size // 8) ** 2, 12), nn.Linear(12, 4)
-        for number, layer in enumerate((self.conv, self.hidden, self.output)):
-            weight = formula(*layer.weight.shape, seed=float(number))
-            layer.weight.data.copy_(3 * weight / layer.weight[0].numel() ** 0.5)
-            layer.bias.data.copy_(-0.5 * layer.weight.flatten(1).sum(1) if number == 0 else 0 * layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.pool(torch.relu(self.conv(x))).flatten(1)
-        logits: Tensor = self.output(torch.relu(self.hidden(z)))
-        return logits
-
-
 @cache
 def _images(shape: tuple[int, ...], n: int) -> tuple[Defense, Tensor, Tensor]:
-    defense = _defense(Images(shape[0], shape[1]).double(), shape, 4)
+    defense = defense_of(Images(shape[0], shape[1]).double(), shape, 4)
     x = (0.5 + 0.55 * formula(n, *shape, seed=3.0)).clamp(0, 1)
     return defense, x, defense(x).argmax(1)
 
@@ -182,7 +154,7 @@ def test_a_limit_of_time_that_is_reached_is_noted() -> None:
     model = _perceptron(0, 64, 48, 32, 3)
     model[-1].bias[0] += 9.0
     x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    target = _target(_defense(model, (1, 8, 8), 3), 1, eps=0.1)
+    target = _target(defense_of(model, (1, 8, 8), 3), 1, eps=0.1)
     x_adv = region(target, x, torch.zeros(1).long(), seconds=1e-3)
     assert_feasible(target, x, x_adv)
     assert target.counts.notes == {"region: an example ran into its limit of 0.001 s"}
@@ -190,10 +162,10 @@ def test_a_limit_of_time_that_is_reached_is_noted() -> None:
 
 def test_where_it_is_not_applicable_it_says_so(monkeypatch) -> None:
     x, y = torch.rand(2, 1, 4, 4), torch.zeros(2).long()
-    smooth = _defense(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh()), (1, 4, 4), 3)
+    smooth = defense_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh()), (1, 4, 4), 3)
     with pytest.raises(NotApplicable, match=r"not known to be piecewise linear: aten\.tanh"):
         region(_target(smooth, 2), x, y)
-    linear = _defense(Linear(torch.eye(3, 16), torch.zeros(3)), (1, 4, 4), 3)
+    linear = defense_of(Linear(torch.eye(3, 16), torch.zeros(3)), (1, 4, 4), 3)
     with pytest.raises(NotApplicable, match="this one is randomised"):
         region(_target(linear, 2, randomized=True), x, y)
     with pytest.raises(NotApplicable, match="guarded by a detector"):

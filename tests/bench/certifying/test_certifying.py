@@ -8,8 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from piecewise_networks import Images, defense_of, perceptron
+from registered import formula
 from scipy.optimize import linprog
-from torch import Tensor, nn
+from torch import nn
 
 from attacks.gradient.apgd import apgd
 from attacks.gradient.pgd import pgd
@@ -19,9 +21,7 @@ from bench.certifying.network import Layered
 from bench.certifying.optimising import optimised
 from bench.certifying.proving import TOLERANCE, check_precision, prove
 from bench.certifying.relaxation import Limits, Relaxed, lower_bound
-from bench.contracts.defense import BareModel, Defense
 from bench.contracts.errors import NotApplicable
-from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.target import Target
 from bench.contracts.threat import Lp
 
@@ -29,22 +29,8 @@ from bench.contracts.threat import Lp
 LP = 1e-6
 
 
-def formula(*shape: int, seed: float) -> Tensor:
-    """Numbers in [-1, 1] without much order, the same on every machine."""
-    at = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return torch.sin(seed + 12.9898 * at + 0.78233 * at.square() % 97).view(shape)
-
-
 def _perceptron(seed: int, *sizes: int, slope: float = 0.0) -> nn.Module:
-    """Layers of the given sizes with random weights; boundaries meet near the middle of the box."""
-    draw = torch.Generator().manual_seed(seed)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
-        layer = nn.Linear(before, after).requires_grad_(False)
-        layer.weight.copy_(torch.randn(after, before, generator=draw) * (2 / before) ** 0.5)
-        layer.bias.copy_(-0.5 * layer.weight.sum(1) if number == 0 else 0.1 * torch.randn(after, generator=draw))
-        layers += [layer, nn.LeakyReLU(slope) if slope else nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return perceptron(torch.Generator().manual_seed(seed), *sizes, slope=slope)
 
 
 def _smallest_margin(layered: Layered, ball: Limits, y: int) -> float:
@@ -152,31 +138,9 @@ def test_what_rounding_may_add_is_taken_off() -> None:
     assert float(total) - claimed < 1e-6 * abs(float(total)), "and hardly more than that"
 
 
-class Images(nn.Module):
-    """A convolution, batch norm, a pooling and two layers by formula, for images of any size."""
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.conv, self.norm, self.pool = nn.Conv2d(channels, 2, 4, stride=4), nn.BatchNorm2d(2), nn.MaxPool2d(2)
-        self.hidden, self.output = nn.Linear(2 * (size // 8) ** 2, 12), nn.Linear(12, 4)
-        for number, layer in enumerate((self.conv, self.hidden, self.output)):
-            weight = formula(*layer.weight.shape, seed=float(number))
-            layer.weight.data.copy_(3 * weight / layer.weight[0].numel() ** 0.5)
-            layer.bias.data.copy_(-0.5 * layer.weight.flatten(1).sum(1) if number == 0 else 0 * layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.pool(torch.relu(self.norm(self.conv(x)))).flatten(1)
-        logits: Tensor = self.output(torch.relu(self.hidden(z)))
-        return logits
-
-
-def _defense(model: nn.Module, shape: tuple[int, ...], classes: int) -> Defense:
-    return BareModel(model.eval().requires_grad_(False), DataInfo("pieces", InputSpec(shape), classes)).eval()
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)], ids=str)
 def test_no_attack_breaks_what_is_certified(shape) -> None:
-    defense = _defense(Images(shape[0], shape[1]), shape, 4)
+    defense = defense_of(Images(shape[0], shape[1], norm=True), shape, 4)
     x = (0.5 + 0.55 * formula(5, *shape, seed=3.0)).clamp(0, 1).float()
     y, layered, certified = defense(x).argmax(1), Layered(defense, x[:1]), 0
     for eps in (0.003, 0.02):
@@ -206,9 +170,9 @@ def test_a_linear_network_is_certified_up_to_its_margin() -> None:
 def test_where_bounds_are_not_of_the_defense_it_says_so() -> None:
     model = _perceptron(0, 4, 6, 3)
     layered, x = Layered(model, torch.zeros(1, 1, 2, 2)), torch.rand(3, 1, 2, 2)
-    assert check_precision(_defense(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1)) < 1e-5
+    assert check_precision(defense_of(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1)) < 1e-5
     model[1].bias.add_(0.01)
     with pytest.raises(NotApplicable, match=r"the defense's logits differ by .* certificates allow for 2\.5e-04"):
-        check_precision(_defense(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
+        check_precision(defense_of(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
     with pytest.raises(NotApplicable, match="not known to be piecewise linear"):
         Layered(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh()), torch.zeros(1, 1, 2, 2))
