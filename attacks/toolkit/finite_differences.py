@@ -70,8 +70,9 @@ class FiniteDifference:
             )
 
         grads = slopes(x, self._directions(target, x), self.sigma, halves, 2)
-        share = target.detection.carried(target.examples(index), target.detection.share(goal.margin(logits), scores))
-        return target.detection.blended(grads[:, 0], grads[:, 1], share)
+        examples = target.examples(index)
+        share = target.detection.carried(examples, target.detection.share(goal.margin(logits), scores))
+        return target.detection.blended(grads[:, 0], target.detection.remembered(examples, grads[:, 1]), share)
 
     def jacobian(self, target: Target, x: Tensor, index: Tensor, classes: Tensor | None = None) -> Jacobian:
         def chosen(logits: Tensor, repeats: int) -> Tensor:

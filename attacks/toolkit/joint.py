@@ -49,7 +49,7 @@ def with_detector(target: Target, x: Tensor, goal: Goal, index: Tensor, at: Eval
             grads[flat] = slope
     return Evaluation(
         target.detection.joint(margins, scores).to(at.loss),
-        target.detection.blended(at.grad, -grads, share),
+        target.detection.blended(at.grad, target.detection.remembered(target.examples(index), -grads), share),
         at.logits,
         scores,
     )

@@ -26,7 +26,7 @@ PROTOCOL: Protocol = 2
 
 #: How attacks that are shown a detector deal with it: raised when they would find other points because of that alone.
 #: Versions of attacks speak of what they do where there is none.
-AWARENESS = 4
+AWARENESS = 5
 
 
 class Sparse(BaseModel):
