@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from bench.contracts.defense import Defense, DefenseSpec, freeze
 from bench.contracts.detection import Detection
-from bench.contracts.detector import WithDetector
+from bench.contracts.detector import Detector, WithDetector
+from bench.contracts.errors import InputError
 from bench.contracts.reporting import listening, report
 from bench.contracts.seeding import generator, seeded
 from bench.data.splits import Split
@@ -100,9 +101,12 @@ def _examples(bench: Bench, split: Split, name: str, source: str) -> Reached:
 
 
 def _mixed(bench: Bench, made: dict[str, Reached], trained_on: str) -> Split:
-    """Genuine images, labelled 0, and adversarial ones, labelled 1, as many of each up to those that failed.
+    """Pairs of a genuine image and its adversarial one, ``(N, 2, …)``, of those whose descent reached its class.
 
-    Jointly every image serves one of the sources in turn, so that the classes stay balanced.
+    Jointly every image serves one of the sources in turn.
+
+    Raises:
+        InputError: where none did.
     """
     x = bench.train.x
     keep, x_adv = torch.zeros(len(x), dtype=torch.bool), x.clone()
@@ -111,9 +115,20 @@ def _mixed(bench: Bench, made: dict[str, Reached], trained_on: str) -> Split:
         rows = made[source].reached.cpu() & torch.as_tensor(mine)
         keep |= rows
         x_adv[rows] = made[source].x_adv.cpu()[rows]
-    inputs = torch.cat([x, x_adv[keep]])
-    labels = (torch.arange(len(inputs)) >= len(x)).long()
-    return Split(inputs, labels, [str(i) for i in range(len(inputs))])
+    if not keep.any():
+        raise InputError(f"study of losses: no descent along {trained_on} reached its class")
+    pairs = torch.stack([x[keep], x_adv[keep]], dim=1)
+    return Split(pairs, bench.train.y[keep], [id_ for id_, kept in zip(bench.train.ids, keep, strict=True) if kept])
+
+
+def _loss(detector: Detector, pairs: Tensor) -> Tensor:
+    """Cross-entropy on pairs ``(N, 2, …)``.
+
+    Both images of a pair are in one batch: their difference, all that there is to learn, is a hundredth of what images
+    differ by. On CIFAR-10 a detector of shuffled single images learns nothing in fifteen epochs of 2,400.
+    """
+    scores = detector.detect(torch.cat(pairs.unbind(1)))
+    return F.binary_cross_entropy_with_logits(scores, (torch.arange(len(scores)) >= len(pairs)).to(scores))
 
 
 @dataclass(frozen=True)
@@ -138,8 +153,8 @@ def _learn(bench: Bench, network: str, trained_on: str, examples: Split) -> _Lea
         with listening(lambda _: None):  # the study says itself how far it is
             run.minimise(
                 f"{network} on {trained_on}", detector,
-                lambda x, y: F.binary_cross_entropy_with_logits(detector.detect(x), y.float()),
-                epochs=bench.epochs, batch_size=128, lr=3e-3, optimizer="adam", policy="one-cycle",
+                lambda pairs, _: _loss(detector, pairs),
+                epochs=bench.epochs, batch_size=64, lr=3e-3, optimizer="adam", policy="one-cycle",
             )  # fmt: skip
     guarded = WithDetector(detector, bench.classifier)
     freeze(guarded)
