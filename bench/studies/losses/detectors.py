@@ -211,11 +211,11 @@ def adaptive(
 ) -> Tensor:
     """Descend towards t along a source and below the detector's threshold at once, until both are reached.
 
-    The step's direction is that of the joint objective (``bench.contracts.detection``), with the source's P for the
-    classifier's half: whichever half is behind is served. Arguments as those of ``descent.trace``.
+    The steps are those of every attack that is shown a detector (``bench.contracts.detection``), with the source's P
+    for the classifier's half. Arguments as those of ``descent.trace``.
     """
     low, high = guarded.data.input.low, guarded.data.input.high
-    x_adv, detection = x.clone(), Detection(threshold)
+    x_adv, detection = x.clone(), Detection(threshold, torch.full((len(x),), 0.5))
     rows = torch.arange(len(x), device=x.device)
     for k in range(iterations + 1):
         p, logits = perturbation(guarded, x_adv[rows], t[rows], source)
@@ -225,7 +225,8 @@ def adaptive(
         done = (margins > 0) & detection.accepts(score)
         if k == iterations or done.all():
             break
-        uphill = detection.blended(-p, -of_score, detection.share(margins, score))
+        share = detection.carried(rows.cpu(), detection.share(margins, score))
+        uphill = detection.blended(-p, detection.remembered(rows, -of_score), share)
         rows, uphill = rows[~done], uphill[~done]
         x_adv[rows] = (x_adv[rows] + step.along(uphill)).clamp(low, high)
     return x_adv

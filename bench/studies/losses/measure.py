@@ -55,7 +55,7 @@ class Budget:
     test_examples: int = 1000
     epochs: int = 10
     adaptive_examples: int = 40
-    adaptive_iterations: int = 60
+    adaptive_iterations: int = 400
     networks: tuple[str, ...] = NETWORKS
     circle_epochs: int = 3000
 
