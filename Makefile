@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_LINES := awk '/^ *Downloading .* MB\)$$/ { print; fflush() } \
 	/^Installing/ { print "  Packages to install: " NF - 3; fflush() }'
 
-.PHONY: help announce-demo demo leaderboard test check bench peers compare gpu schema docs fingerprints cheats clean
+.PHONY: help announce-demo demo leaderboard picture test check bench peers compare gpu schema docs fingerprints cheats clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ announce-demo:
 
 leaderboard: $(VENV)/.installed ## Build the site from the published results
 	$(BIN)/bench leaderboard --results results --out site
+
+CHROMIUM ?= chromium
+picture: leaderboard ## Take the README's picture of the published leaderboard (needs Chromium)
+	$(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1520,900 \
+	  --screenshot=docs/leaderboard.png site/index.html
 
 # Several processes of one thread each; the tests of a file stay together, as they share what is costly.
 test: $(VENV)/.installed-test ## Run the tests

@@ -73,6 +73,16 @@ def test_cifar10_is_complete_and_its_radius_separates_undefended_from_adversaria
     assert by_name["madry"].worst_case.value >= 0.3 and not by_name["madry"].flags
 
 
+def test_the_first_numbers_of_the_readme_are_those_of_the_results() -> None:
+    found = {defense.record.name: defense for defense in summarise(RESULTS, "cifar10").defenses}
+    rows = re.findall(r"^\| ([a-z-]+) \| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) >= 4
+    for name, n, standard, pgd, worst in rows:
+        score, stated = found[name].worst_case, (found[name].standard.value, left(found[name], "pgd"))
+        assert int(n) == score.n and [standard, pgd] == [f"{100 * value:.1f}" for value in stated]
+        assert worst == f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
 #: Detectors whose cells of the suite have not been run yet.
 NOT_YET_RUN = {
     "adversarial-retraining", "density-and-uncertainty", "detector-ensemble", "dropout-uncertainty",
