@@ -49,6 +49,17 @@ make gpu MINUTES=30 DATA_ROOT=data
 
 What changes with a GPU: networks of the papers' size, 1000 examples in place of 500, and black-box attacks with
 25,000 queries. The rows of a GPU are rows of their own: `device` is part of their key.
+
+Table 6 of the paper, on Tiny ImageNet, is the suite `tiny-imagenet`, with the same options as above; it has not been run.
+
+## Images of other sizes
+
+A smoke run trains a small network for one epoch on Fashion-MNIST (where Debian's `dataset-fashion-mnist` puts it) and
+on Tiny ImageNet, attacks it, judges the points twice and builds the site, in some 20 seconds each:
+
+```sh
+BENCH_TINY_IMAGENET=DIR make test ARGS=tests/smoke
+```
 """
 
 
