@@ -9,8 +9,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from attacks.decision.hopskipjump import Walk
-from attacks.toolkit.decision_walk import Oracle, find_start
+from attacks.toolkit.boundary_walk import Walk
+from attacks.toolkit.decision_walk import Oracle
 from attacks.toolkit.projections import flat_length, per_example
 from bench.contracts.attack import attack
 from bench.contracts.target import Target
@@ -68,24 +68,11 @@ def cgba(
     Returns:
         x_adv, shaped like x; x itself where no start was found.
     """
-    oracle = Oracle(target, y, queries, draws)
-    walk = Walk(oracle, x, gamma)
-    points, active = find_start(walk.nearest, init_tries)
-    walk.search(points[active], active)
-    few, step = min(initial_probes, max(1, x[0].numel() // 2)), 1
-    while len(active):
-        if stop_inside:
-            active = active[~walk.nearest.inside(active)]
-        active = active[oracle.left[active] > walk.reserve]
-        if not len(active):
-            break
-        normal = walk.normal(active, min(math.ceil(few * math.sqrt(step)), max_probes))
-        _follow_arc(walk, normal, active)
-        step += 1
-    return walk.nearest.result()
+    walk = Walk(Oracle(target, y, queries, draws), x, gamma)
+    return walk.run(_follow_arc, initial_probes, max_probes, init_tries, stop_inside)
 
 
-def _follow_arc(walk: Walk, normal: Tensor, rows: Tensor) -> None:
+def _follow_arc(walk: Walk, normal: Tensor, rows: Tensor, _: int) -> None:
     """Move to the point where the semicircle leaves the adversarial side, if it ever was on it."""
     threat, x, start = walk.target.ball, walk.x[rows], walk.point[rows]
     way = (start - x).flatten(1)

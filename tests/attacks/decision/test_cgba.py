@@ -8,7 +8,7 @@ from lab import assert_feasible, length, linear_case, make_target
 from two_classes import INFO, CoinFlip
 
 from attacks.decision.cgba import _follow_arc, cgba
-from attacks.decision.hopskipjump import Walk
+from attacks.toolkit.boundary_walk import Walk
 from attacks.toolkit.decision_walk import Oracle, find_start
 
 every_batch = pytest.mark.parametrize("n", [1, 3, 8])
@@ -37,7 +37,7 @@ def test_one_semicircle_with_the_true_normal_ends_at_the_nearest_point(n, shape)
     before = length(walk.point - case.x, "l2")
     weight = case.defense.classifier.weight
     normal = (weight[1 - case.y] - weight[case.y]).view_as(case.x)
-    _follow_arc(walk, normal, rows)
+    _follow_arc(walk, normal, rows, 1)
     after = length(walk.point - case.x, "l2")
     assert (before > 1.05 * case.radius).all()
     torch.testing.assert_close(after, torch.full_like(after, case.radius), rtol=0.02, atol=0)
@@ -52,7 +52,7 @@ def test_a_wrong_normal_leaves_the_point_where_it_is() -> None:
     walk.search(begin[rows], rows)
     before = walk.point.clone()
     weight = case.defense.classifier.weight
-    _follow_arc(walk, (weight[case.y] - weight[1 - case.y]).view_as(case.x), rows)
+    _follow_arc(walk, (weight[case.y] - weight[1 - case.y]).view_as(case.x), rows, 1)
     distance = length(walk.point - before, "l2")
     assert (distance < 0.02 * length(before - case.x, "l2")).all()
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from lab import length, linear_case, make_target
 from torch import Tensor
 
-from attacks.decision.hopskipjump import Walk, hopskipjump
+from attacks.decision.hopskipjump import hopskipjump
+from attacks.toolkit.boundary_walk import Walk
 from attacks.toolkit.decision_walk import Oracle, find_start
 from bench.contracts.defense import Defense
 from bench.contracts.inputs import DataInfo, InputSpec
