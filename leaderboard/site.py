@@ -33,7 +33,7 @@ from bench.studies.transformation import claims as transformation
 from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise_all
-from leaderboard import detection, formatting, losses, tables, verdict, views, waveforms
+from leaderboard import detection, figures, formatting, losses, tables, verdict, views, waveforms
 from leaderboard.gallery import CAPTIONS, GRADIENT_CAPTIONS, write_gallery, write_gradients
 
 #: A folder with this file was built here and may be replaced.
@@ -178,7 +178,8 @@ def _environment() -> jinja2.Environment:
     ):
         environment.filters[write.__name__] = write
     captions = CAPTIONS | GRADIENT_CAPTIONS
-    environment.globals.update(captions=captions, plot=waveforms, plots=detection, views=views, missing=MISSING)
+    environment.globals.update(captions=captions, plot=waveforms, plots=detection, figures=figures, views=views)
+    environment.globals.update(missing=MISSING)
     environment.globals["ISOLATION"] = MEANING
     environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
     return environment
