@@ -1,47 +1,21 @@
-"""The command line: one line for every wrong input, nothing written, and help that shows an example."""
+"""The command line: one line for every wrong input, nothing written."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import shlex
-import shutil
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-import torch
+from command_line import STEP, assert_refused, evaluate
 from stand_ins import Ended, plugin, run_bench, write_config
 
-from bench.cli.main import main
 from bench.contracts.defense import DefenseSpec
 from bench.data.load import load_data
 from bench.data.splits import Data, Split
 from bench.plugins.resolve import build_defense
 from bench.storing import checkpoints
-from bench.storing.records import SCHEMA_VERSION
 from bench.suites.reading import load_config
-
-STEP = {"step": {"attack": plugin("one_step")}}
-
-
-def evaluate(folder: Path, *more: object, defense: str = plugin("Means"), config: Path | None = None) -> Ended:
-    config = config or write_config(folder / "bench.yaml", STEP)
-    where = ["--suite", "tiny", "--config", config, "--results", folder / "results", "--device", "cpu"]
-    return run_bench("evaluate", *where, *(("--defense", defense) if defense else ()), *more)
-
-
-def assert_refused(ended: Ended, *fragments: str) -> None:
-    """Exit code 2 and exactly one line on standard error, with all of the fragments."""
-    assert ended.code == 2, ended
-    assert ended.out == ""
-    assert len(ended.err.splitlines()) == 1, ended.err
-    for fragment in ("error: ", *fragments):
-        assert fragment in ended.err
 
 
 def assert_nothing_written(folder: Path) -> None:
@@ -273,128 +247,6 @@ def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, monk
     assert_nothing_written(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the results of one evaluation; copy before changing anything."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert evaluate(folder).code == 0
-    return folder
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.mark.parametrize("file", ["suite.json", "stand_ins.Means/defense.json", "stand_ins.Means/step/001.json"])
-def test_results_of_a_newer_version_are_refused_and_left_alone(tmp_path: Path, finished: Path, file: str) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    path = tmp_path / "results" / "tiny" / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
-    before = snapshot(tmp_path / "results")
-    assert_refused(evaluate(tmp_path), f"schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}")
-    assert snapshot(tmp_path / "results") == before
-    reported = run_bench("report", "--results", tmp_path / "results")
-    if file == "suite.json":
-        assert_refused(reported, "is newer than")
-    else:
-        assert reported.code == 1 and "is newer than" in reported.out
-
-
-@pytest.mark.parametrize("suite", [(), ("--suite", "demo")])
-def test_the_command_that_a_report_of_nothing_says_works(tmp_path: Path, suite: tuple[str, ...]) -> None:
-    folder = tmp_path / "my results"
-    said = run_bench("report", "--results", folder, *suite).err.strip().partition("; run: bench ")[2]
-    assert run_bench(*shlex.split(said), "--dry-run").code == 0
-    assert str(folder) in shlex.split(said)  # so that the next report finds what it made
-
-
-def test_no_command_recommends_an_option_that_it_lacks() -> None:
-    for command in ("gradients", "train", "evaluate"):
-        said = run_bench(command).err
-        assert "no defense given" in said
-        assert ("--all" in said) == ("--all" in run_bench(command, "--help").out), command
-
-
-def test_reports_of_nothing_say_what_to_run(tmp_path: Path) -> None:
-    assert_refused(run_bench("report", "--results", tmp_path), "no results in", "bench evaluate --defense ours")
-    assert_refused(run_bench("report", "--results", tmp_path, "--suite", "demo"), "no results of suite 'demo'")
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["report", "--suite", "tinny"],
-        ["compact", "--suite", "tinny"],
-        ["leaderboard", "--suite", "tinny", "--out", "site"],
-        ["verify", "--suite", "tinny"],
-        ["verify", "--suite", "tiny", "--defense", "stand_ins.Meens"],
-        ["verify", "--suite", "tiny", "--attack", "stepp"],
-    ],
-    ids=" ".join,
-)
-def test_a_name_of_which_nothing_is_stored_is_refused_with_the_one_that_was_meant(
-    tmp_path: Path, finished: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = snapshot(finished)
-    meant = {"tinny": "tiny", "stand_ins.Meens": "stand_ins.Means", "stepp": "step"}
-    (typo,) = [name for name in meant if name in command]
-    assert_refused(run_bench(*command, "--results", finished / "results"), repr(typo), f"did you mean {meant[typo]!r}?")
-    assert snapshot(finished) == before and not list(tmp_path.iterdir())
-
-
-def test_status_of_an_unknown_suite_is_refused(finished: Path) -> None:
-    where = ["--results", finished / "results", "--config", finished / "bench.yaml"]
-    assert_refused(run_bench("status", "--suite", "tinny", *where), "did you mean 'tiny'?")
-
-
-@pytest.mark.parametrize("file", ["stand_ins.Means/step/001.json", "stand_ins.Means/defense.json"])
-@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
-def test_a_file_that_cannot_be_read_is_named_the_rest_is_shown_and_the_code_says_so(
-    tmp_path: Path, finished: Path, form: str, file: str
-) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    shutil.copytree(tmp_path / "results" / "tiny", tmp_path / "results" / "tiny2")  # a second suite that is whole
-    suite = tmp_path / "results" / "tiny2" / "suite.json"
-    suite.write_text(suite.read_text().replace('"name": "tiny"', '"name": "tiny2"'))
-    path = tmp_path / "results" / "tiny" / file
-    path.write_bytes(path.read_bytes()[:-30])
-    ended = run_bench("report", "--results", tmp_path / "results", "--format", form)
-    assert ended.code == 1
-    assert file in (ended.out if form in ("table", "markdown") else ended.err)
-    assert ended.out.count("stand_ins.Means") and "tiny2" in ended.out
-    if form == "json":
-        assert file in json.loads(ended.out)["warnings"][0]
-    if form == "csv":
-        rows = list(csv.DictReader(io.StringIO(ended.out)))
-        assert {row["suite"] for row in rows} >= {"tiny2"} and all(row["n"] != "n" for row in rows)
-    if form != "table":
-        return
-    site = run_bench("leaderboard", "--results", tmp_path / "results", "--out", tmp_path / "site")
-    assert site.code == 1 and file in site.err
-    assert any(file in page.read_text() for page in (tmp_path / "site").rglob("index.html"))
-
-
-def test_of_several_suites_those_that_can_be_read_are_shown(tmp_path: Path, finished: Path) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    broken = tmp_path / "results" / "broken"
-    broken.mkdir()
-    (broken / "suite.json").write_text("{")
-    ended = run_bench("report", "--results", tmp_path / "results", "--format", "json")
-    assert ended.code == 1 and "broken/suite.json" in ended.err
-    assert [suite["name"] for suite in json.loads(ended.out)["suites"]] == ["tiny"]
-    assert_refused(run_bench("report", "--results", tmp_path / "results", "--suite", "broken"), "cannot be read")
-
-
-@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
-def test_reports_of_stored_results(finished: Path, form: str) -> None:
-    ended = run_bench("report", "--results", finished / "results", "--format", form)
-    assert (ended.code, ended.err) == (0, "")
-    assert "stand_ins.Means" in ended.out and "step" in ended.out
-    if form == "json":
-        json.loads(ended.out)
-
-
 # -- check ------------------------------------------------------------------------------------------------------
 
 
@@ -415,94 +267,6 @@ def test_check_of_a_broken_defense_exits_with_2(tmp_path: Path) -> None:
     ended = check(tmp_path, "wrong_shape")
     assert ended.code == 2
     assert "✗ forward(x) returns" in ended.out and "got (32, 11)" in ended.out
-
-
-# -- list -------------------------------------------------------------------------------------------------------
-
-
-def test_a_broken_plugin_is_reported_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [
-        EntryPoint("good", "stand_ins:one_step", "bench.attacks"),
-        EntryPoint("bad", "no_such_module:attack", "bench.attacks"),
-    ]
-    monkeypatch.setattr("bench.plugins.registry.entry_points", lambda group: points)
-    monkeypatch.syspath_prepend(tmp_path)  # what is installed is read again where the path has changed
-    ended = run_bench("list", "attacks")
-    assert ended.code == 0
-    assert "good" in ended.out and "One signed gradient step" in ended.out
-    (line,) = ended.err.splitlines()
-    assert line.startswith("skipped: attack 'bad'") and "ModuleNotFoundError: No module named 'no_such_module'" in line
-
-
-def test_suites_are_listed_with_their_threat_models(tmp_path: Path) -> None:
-    config = write_config(tmp_path / "bench.yaml", STEP, threat_model={"norm": "linf", "eps": "8/255"})
-    ended = run_bench("list", "suites", "--config", config)
-    assert ended.code == 0
-    line = next(line for line in ended.out.splitlines() if line.startswith("tiny "))
-    assert "digits" in line and "12" in line and "linf 8/255" in line
-
-
-@pytest.mark.parametrize("what", ["defenses", "attacks"])
-def test_what_is_shipped_is_listed_with_its_origin(what: str) -> None:
-    ended = run_bench("list", what)
-    assert ended.code == 0
-    name = {"defenses": "none", "attacks": "pgd"}[what]
-    line = next(line for line in ended.out.splitlines() if line.split()[:1] == [name])
-    assert "worst-case-bench" in line
-
-
-# -- help -------------------------------------------------------------------------------------------------------
-
-
-def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, command in group.commands.items():
-        yield (*path, name)
-        if isinstance(command, click.Group):
-            yield from _commands(command, (*path, name))
-
-
-@pytest.mark.parametrize("command", list(_commands(main)), ids=" ".join)
-def test_every_help_text_shows_an_example(command: tuple[str, ...]) -> None:
-    ended = run_bench(*command, "--help")
-    assert (ended.code, ended.err) == (0, "")
-    example = ended.out.partition("Example")[2]
-    assert f"bench {command[0]}" in example
-
-
-def test_the_examples_are_commands_that_exist() -> None:
-    """Every option of an example is one of its command."""
-    for path in _commands(main):
-        command: click.Command = main
-        for name in path:
-            assert isinstance(command, click.Group)
-            command = command.commands[name]
-        known = {option for parameter in command.params for option in parameter.opts}
-        for word in (command.epilog or "").split():
-            assert not word.startswith("--") or word in known, (path, word)
-
-
-def test_bench_alone_shows_the_commands() -> None:
-    for arguments in ([], ["new"]):
-        ended = run_bench(*arguments)
-        assert (ended.code, ended.err) == (0, "")
-        assert len(ended.out.splitlines()) > 5
-
-
-def test_the_version_is_that_of_the_distribution() -> None:
-    ended = run_bench("--version")
-    assert ended.code == 0 and ended.out.startswith("bench")
-
-
-def test_an_unknown_command_is_refused() -> None:
-    assert_refused(run_bench("evalute"), "evalute")
-
-
-def test_the_model_of_the_stand_ins_is_good_enough_to_be_attacked(finished: Path) -> None:
-    """The tests above would pass on a model that is always wrong."""
-    numbers = json.loads(run_bench("report", "--results", finished / "results", "--format", "json").out)["results"]
-    accuracy = {entry["what"]: entry["accuracy"] for entry in numbers}
-    assert accuracy["standard_accuracy"] > 0.7 > accuracy["step"]
-    assert torch.get_num_threads() == 1
 
 
 def test_a_suite_in_another_ball_has_results_of_its_own(tmp_path: Path) -> None:
@@ -574,13 +338,6 @@ def test_evaluate_prints_json_and_nothing_else_when_asked(tmp_path: Path) -> Non
     ended = evaluate(tmp_path, "--json", "--quiet")
     assert (ended.code, ended.err) == (0, "")
     assert json.loads(ended.out)["suites"][0]["name"] == "tiny"
-
-
-def test_a_piped_list_has_a_line_per_entry_and_is_json_when_asked() -> None:
-    names = {entry["attack"] for entry in json.loads(run_bench("list", "attacks", "--json").out)}
-    lines = run_bench("list", "attacks").out.splitlines()
-    assert "pgd" in names and {line.split()[0] for line in lines[1:]} == names
-    assert len(lines) == len(names) + 1
 
 
 def test_a_long_run_is_announced_with_its_time(tmp_path: Path) -> None:
