@@ -39,6 +39,9 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
 
     Args:
         flush: False for what can be made again and is checked when it is read: a crash may leave it damaged.
+
+    Raises:
+        OSError: with the path, also where the system names none, as on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -50,8 +53,10 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
                 os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 
