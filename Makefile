@@ -67,12 +67,13 @@ schema: $(VENV)/.installed ## Write bench.schema.json again after a change to be
 	$(BIN)/python -m bench.suites.reading > bench.schema.json.part
 	mv bench.schema.json.part bench.schema.json
 
-docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md, reproduce.md, commands.md and the verdict again after a change to what they are made of
+docs: $(VENV)/.installed ## Write docs/attacks.md, defenses.md, reproduce.md, commands.md, budgets.md and the verdict again after a change to what they are made of
 	for module in reference.attacks reference.defenses reference.reproduce cli.commands; do \
 	  page=docs/$${module##*.}.md; \
 	  $(BIN)/python -m bench.$$module > $$page.part && mv $$page.part $$page || exit 1; \
 	done
 	$(BIN)/python -m bench.reference.verdict docs
+	$(BIN)/python -m bench.reference.budgets docs
 
 fingerprints: $(VENV)/.installed-test ## Store the fingerprints of attacks and defenses that are new or have another version
 	WRITE_FINGERPRINTS=1 $(BIN)/python -m pytest tests -k fingerprint
