@@ -9,14 +9,15 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Tensor
 
-from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.candidates import Candidate, searches
 from attacks.adaptive.search import read, search
 from attacks.toolkit.local_search import local_search
 from attacks.toolkit.pool import Pool
 from bench.contracts.attack import PrepareContext, attack
 from bench.contracts.target import Target
 
-#: Of the budget: to the first climbs; the rest goes where most is to be gained. Of this the share of the last race.
+#: Of the budget: to the first turns; the rest goes where most is to be gained. Of this the share of the last race, on a
+#: randomised defense.
 _FIRST, _RACE = 0.5, 0.2
 #: Points kept of each example.
 _POOL = 6
@@ -36,7 +37,7 @@ def _prepare(context: PrepareContext, *, passes: int, **_: object) -> dict[str, 
 
 @attack(
     "adaptive",
-    version=3,
+    version=4,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -60,16 +61,18 @@ def adaptive(
     the guide, the classifier alone, finite differences), losses (margins of logits and of probabilities, -p_y,
     cross-entropy, log odds, DLR), draws against steps and how draws are averaged (EOT, or those that fall together),
     step rules (PGD, momentum, Adam, conjugate directions, APGD), restarts and climbs towards single classes, one choice
-    after the other for the two best estimators, by successive halving on 40 validation images
-    (``attacks.adaptive.search``). What it found, and how the others did, is a note of the result.
+    after the other for the two best estimators, by successive halving on 40 validation images; and Square, which needs
+    no gradient. An estimator that Square beats is not refined. Of Square and the best climbs, with a quarter of the
+    budget each, the three are kept that leave least together (``attacks.adaptive.search``). What it found, and how the
+    others did, is a note of the result.
 
-    Then, on the examples, with a pool of the six best points of each: (1) climbs with the three best combinations, of
-    both estimators, from random starts, for half of the budget, the best one longest. (2) Ten rounds from the best
-    points, for the half of the examples that have most to gain, later for fewer, each by what has gained most per pass
-    so far: a climb with one of the combinations, from the best point with three tenths of its values drawn anew or from
-    a random start, or an annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among
-    the points of each example on up to eight times the draws; shorter ones follow each round. On a deterministic
-    defense an example is finished when it is fooled, and the others share what it has left.
+    Then, on the examples, with a pool of the six best points of each: (1) these three from random starts, for half of
+    the budget, the best one longest. (2) Ten rounds for the half of the examples that have most to gain, later for
+    fewer, or for as many as can have ``passes`` each in a round, each round by what has gained most per pass so far: a
+    climb with one of the combinations, from the best point with three tenths of its values drawn anew or from a random
+    start, Square, or an annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among the
+    points of each example on up to eight times the draws; shorter ones follow each round. On a deterministic defense an
+    example is finished when it is fooled, and the others share what it has left, up to some ten times ``passes`` each.
 
     Args:
         target: gradient knowledge.
@@ -90,10 +93,13 @@ def adaptive(
             candidate.run(pool, index, purse.each(share, len(index)))
     purse.race(pool, 4 * rescore, among=4)
     movers = _Movers(pool, candidates)
+    race = _RACE if target.randomized else 0.0
     for number, near in enumerate(_ROUNDS):
         index = pool.standing
-        share = (purse.left - _RACE) / (len(_ROUNDS) - number)
-        index = index[: min(max(1, round(near * len(index))), purse.affords(share, _LEAST * pool.draws))]
+        share = (purse.left - race) / (len(_ROUNDS) - number)
+        # Where few are left, all of them get what an example can get in a round.
+        wanted = max(1, round(near * len(index)), purse.affords(share, passes))
+        index = index[: min(wanted, purse.affords(share, _LEAST * pool.draws))]
         if not len(index):
             break
         movers.move(index, purse.each(share, len(index)))
@@ -137,14 +143,17 @@ class _Movers:
     def __init__(self, pool: Pool, candidates: list[Candidate]) -> None:
         self.pool, self.turn = pool, 0
         self.ways: list[tuple[str, Callable[[Tensor, int], None]]] = [("local search", self._search)]
-        self.ways += [(f"again by {candidate}", partial(self._again, candidate)) for candidate in candidates]
-        self.ways.append((f"anew by {candidates[0]}", partial(self._anew, candidates[0])))
+        climbs = [candidate for candidate in candidates if candidate.by_gradients]
+        self.ways += [(f"again by {candidate}", partial(self._again, candidate)) for candidate in climbs]
+        others = [candidate for candidate in candidates if not candidate.by_gradients] or searches(1)
+        anew = climbs[:1] + others[:1]
+        self.ways += [(f"anew by {candidate}", partial(self._anew, candidate)) for candidate in anew]
         #: What each has gained, and the passes that it took, the latest turns counting most.
         self.gained, self.taken = [0.0] * len(self.ways), [0] * len(self.ways)
 
     def move(self, index: Tensor, passes: int) -> None:
         """Give ``passes`` for each of the examples ``index`` to the way that has paid best, or was not tried yet."""
-        number = self.taken.index(0) if 0 in self.taken else self.rates.index(max(self.rates))
+        number = self.taken.index(0) if 0 in self.taken else self._best
         before = self.pool.key[:, index].amax(0)
         self.ways[number][1](index, passes)
         self.turn += 1
@@ -159,7 +168,12 @@ class _Movers:
     @property
     def best(self) -> str:
         """What has gained most per pass; empty where nothing has gained."""
-        return self.ways[self.rates.index(max(self.rates))][0] if max(self.rates) > 0 else ""
+        return self.ways[self._best][0] if max(self.rates) > 0 else ""
+
+    @property
+    def _best(self) -> int:
+        """The way that has gained most per pass; of those that have gained nothing the one that was tried least."""
+        return max(range(len(self.ways)), key=lambda number: (self.rates[number], -self.taken[number]))
 
     def _search(self, index: Tensor, passes: int) -> None:
         local_search(self.pool, index, passes, _COMMON)

@@ -1,4 +1,4 @@
-"""Ways to attack: combinations of estimator, average over draws, loss, step rule, restarts and classes."""
+"""Ways to attack: combinations of estimator, average over draws, loss, step rule, restarts and classes; and Square."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.gradient.apgd import Ascent, DenseClimb
+from attacks.score.square import square
 from attacks.toolkit.ascent import Rule, ascend
 from attacks.toolkit.estimators import Estimator, as_estimator
 from attacks.toolkit.losses import Goal, get_loss
@@ -20,6 +21,8 @@ from bench.contracts.defense import Defense
 _RHO, _ALPHA = 0.75, 0.75
 #: First step in units of eps, from a random point and from near a best one. (APGD has its own.)
 _FAR, _NEAR = 1.0, 0.5
+#: The estimator of a way that follows no gradient.
+SCORES = "scores"
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,11 @@ class Candidate:
     """One way to attack.
 
     Attributes:
-        estimator: as written in a suite, without the average over draws.
+        estimator: as written in a suite, without the average over draws; :data:`SCORES` with Square.
         loss: of the climb.
-        optimiser: ``apgd`` or a rule of ``attacks.toolkit.ascent``.
-        samples: draws in a gradient, where the defense is randomised.
+        optimiser: ``apgd`` or a rule of ``attacks.toolkit.ascent``; ``square``, which follows no gradient, always
+            begins from points of its own, and has restarts as its budget allows.
+        samples: draws in a gradient, or of a proposal of Square, where the defense is randomised.
         average: over the draws: ``eot``, or ``selective`` (``attacks.toolkit.selective``).
         restarts: climbs that share a budget, each from a new start.
         classes: when above 0, climbs go towards one class each, in turn those so many that x is nearest to.
@@ -56,6 +60,11 @@ class Candidate:
         return as_estimator({self.average: {"samples": self.samples, "of": self.estimator}})
 
     @property
+    def by_gradients(self) -> bool:
+        """Whether it climbs, and so can go on from a point that it is given."""
+        return self.estimator != SCORES
+
+    @property
     def climbs(self) -> int:
         """Climbs that share a budget."""
         return self.restarts * max(1, self.classes)
@@ -64,7 +73,7 @@ class Candidate:
         self, pool: Pool, index: Tensor, passes: int, start: Tensor | None = None, turn: int = 0,
         compared_for_free: bool = False,
     ) -> None:  # fmt: skip
-        """Climb for the examples ``index`` with ``passes`` each, and offer what is found to the pool.
+        """Climb, or search, for the examples ``index`` with ``passes`` each, and offer what is found to the pool.
 
         Of the passes comparisons take half at most, so that there may be fewer climbs; one there always is.
 
@@ -74,6 +83,9 @@ class Candidate:
             turn: towards which of the classes a single climb goes.
         """
         randomized = pool.target.randomized
+        if not self.by_gradients:
+            self._square(pool, index, passes if compared_for_free else passes - pool.draws)
+            return
         each = (self.samples if randomized else 1) * cost(self.estimator)
         # Two points of every climb are tried on draws of their own.
         tries = 2 * pool.draws if randomized and not compared_for_free else 0
@@ -110,6 +122,14 @@ class Candidate:
         for point in points if target.randomized or not estimator.true_forward else points[:1]:
             pool.offer(point, index)
 
+    def _square(self, pool: Pool, index: Tensor, queries: int) -> None:
+        index = index if pool.target.randomized else index[pool.fallen[index] < 1]
+        if len(index):
+            target = pool.target.subset(index, "score")
+            queries = max(self.samples, queries)
+            found = square(target, pool.x[index], pool.y[index], queries=queries, loss=self.loss, draws=self.samples)
+            pool.offer(found, index)
+
 
 def cost(estimator: Any) -> int:
     """Passes of one gradient."""
@@ -131,6 +151,11 @@ def written(estimator: Any) -> str:
         return f"{name} {settings}"
     rest = ", ".join(f"{key} {written(value)}" if key == "of" else f"{key} {value}" for key, value in settings.items())
     return f"{name} ({rest})"
+
+
+def searches(*draws: int) -> list[Candidate]:
+    """Square with each of these numbers of draws for a proposal."""
+    return [Candidate(SCORES, "margin", "square", samples) for samples in draws]
 
 
 def estimators_for(defense: Defense) -> list[Any]:

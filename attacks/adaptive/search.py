@@ -2,7 +2,9 @@
 
 One choice after the other: estimators, losses, draws, step rules, then restarts and classes; each by successive halving
 (Jamieson & Talwalkar 2016): all candidates get a small budget, the better half twice as much, and so on. A candidate is
-judged by how often the points that it returns fool the defense on fresh draws.
+judged by how often the points that it returns fool the defense on fresh draws. Square, which needs no gradient, takes
+part in the first choice, and no estimator that it beats there is refined. In the end it is tried beside the best climbs
+with a budget like that of the attack, and those are kept that leave least together.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.adaptive.candidates import Candidate, estimators_for, written
+from attacks.adaptive.candidates import Candidate, estimators_for, searches, written
 from attacks.toolkit.ascent import RULES
 from attacks.toolkit.pool import Pool
 from bench.contracts.attack import PrepareContext
@@ -31,6 +33,8 @@ _IMAGES, _DRAWS = 40, 5
 _FINAL_DRAWS = 20
 #: The first round gets such a share of the passes per example of the attack, and no less or more passes than this.
 _SHARE, _LEAST, _MOST = 1 / 40, 8, 64
+#: The last round's share: what a search without gradients finds it finds late.
+_LAST = 1 / 4
 #: Losses with which estimators are compared, and all of them.
 _FEW = ("margin", "probability")
 _LOSSES = ("margin", "probability", "probability_margin", "ce", "log_odds", "dlr")
@@ -52,7 +56,6 @@ def search(context: PrepareContext, passes: int) -> dict[str, Tensor]:
 
     Raises:
         InputError: where the data have no images to search on.
-        NotApplicable: where no gradient estimator applies.
     """
     defense = context.defense
     assert defense is not None, "what suits a defense is searched per defense"
@@ -62,19 +65,21 @@ def search(context: PrepareContext, passes: int) -> dict[str, Tensor]:
     x, y = images.at(slice(_IMAGES)).to(context.device), images.y[:_IMAGES].to(context.device)
     arena = _Arena(defense, context, x, y, min(_MOST, max(_LEAST, round(_SHARE * passes))))
     samples = 4 if defense.randomized else 1
-    best = arena.halve(
-        [Candidate(each, loss, "momentum", samples) for each in _estimators(defense) for loss in _FEW], 2 * KEPT
+    (square,) = searches(samples)
+    order = arena.halve(
+        [Candidate(each, loss, "momentum", samples) for each in _estimators(defense) for loss in _FEW] + [square],
+        2 * KEPT,
     )
-    if not best:
-        raise NotApplicable("no gradient estimator applies to this defense")
     # What one estimator leaves standing often falls to another: the two best go on side by side.
-    best = _first_of_each(best, lambda candidate: written(candidate.estimator))[:2]
+    ahead = order[: order.index(square)] if square in order else order
+    best = _first_of_each(ahead, lambda candidate: written(candidate.estimator))[:2]
     best = arena.refine(best, 1, lambda c: [replace(c, loss=loss) for loss in _LOSSES if _fits(loss, context)])
     if defense.randomized:
         best = arena.refine(best, 1, lambda c: [replace(c, samples=m, average=how) for m, how in _AVERAGES])
     best = arena.refine(best, 1, lambda c: [replace(c, optimiser=rule) for rule in (*RULES, "apgd")])
     best = arena.refine(best, KEPT - 1, lambda c: [replace(c, restarts=n, classes=k) for n, k in _RUNS])
-    best = _first_of_each([*_first_of_each(best, lambda candidate: written(candidate.estimator)), *best], str)[:KEPT]
+    climbs = best or [candidate for candidate in order if candidate.by_gradients][:KEPT]
+    best = arena.together([*climbs, *searches(*sorted({1, samples}))], max(_LEAST, round(_LAST * passes)), KEPT)
     found = {"best": [vars(candidate) for candidate in best], "says": arena.says(best)}
     return {FOUND: torch.frombuffer(bytearray(json.dumps(found).encode()), dtype=torch.uint8).clone()}
 
@@ -113,24 +118,52 @@ class _Arena:
     def __init__(self, defense: Defense, context: PrepareContext, x: Tensor, y: Tensor, first: int) -> None:
         self.defense, self.context, self.x, self.y, self.first = defense, context, x, y, first
         self.trials = 0
-        #: Of each candidate, as text: its estimator, and what it left with the largest budget that it got.
-        self.left: dict[str, tuple[str, float]] = {}
+        #: Of each candidate, as text: its estimator, and what it left of each image with the largest budget that it
+        #: got, ``(N,)``: the share of draws, and a little more the further it was from fooling on the others.
+        self.left: dict[str, tuple[str, Tensor]] = {}
 
     def refine(
         self, best: list[Candidate], keep: int, ways: Callable[[Candidate], list[Candidate]]
     ) -> list[Candidate]:
         """The best ``keep`` among the ``ways`` of each of the ``best`` so far, all together best first."""
         kept = [way for candidate in best for way in self.halve(ways(candidate), keep)]
-        return sorted(kept, key=lambda candidate: self.left[str(candidate)][1])
+        return sorted(kept, key=self.leaves)
 
     def halve(self, candidates: list[Candidate], keep: int) -> list[Candidate]:
         """The best ``keep``, best first. Those that do not apply drop out."""
         passes, going = self.first, candidates
         while True:
-            going = sorted((c for c in going if self._try(c, passes)), key=lambda c: self.left[str(c)][1])
+            going = sorted((c for c in going if self._try(c, passes)), key=self.leaves)
             if len(going) <= keep:
                 return going
             going, passes = going[: max(keep, len(going) // 2)], 2 * passes
+
+    def together(self, candidates: list[Candidate], passes: int, keep: int) -> list[Candidate]:
+        """The ``keep`` that leave least together, after ``passes`` per image each.
+
+        First the one that leaves least alone, then always what leaves least of what those before it leave; among equals
+        what has another estimator, then what leaves least alone.
+        """
+        rest, kept = [candidate for candidate in candidates if self._try(candidate, passes)], list[Candidate]()
+        standing = torch.ones(len(self.x), dtype=torch.float64)
+
+        def rank(candidate: Candidate) -> tuple[int, bool, float]:
+            both = torch.minimum(standing, self._of_each(candidate))
+            known = candidate.estimator in [other.estimator for other in kept]
+            return round(_FINAL_DRAWS * float(both.sum())), known, self.leaves(candidate)
+
+        while rest and len(kept) < keep:
+            kept.append(min(rest, key=rank))
+            rest.remove(kept[-1])
+            standing = torch.minimum(standing, self._of_each(kept[-1]))
+        return kept
+
+    def leaves(self, candidate: Candidate) -> float:
+        """What the candidate left in the mean over the images."""
+        return float(self._of_each(candidate).mean())
+
+    def _of_each(self, candidate: Candidate) -> Tensor:
+        return self.left[str(candidate)][1]
 
     def _try(self, candidate: Candidate, passes: int) -> bool:
         """Note what the candidate leaves; whether it applies."""
@@ -147,7 +180,7 @@ class _Arena:
                 return False
             pool.race(_FINAL_DRAWS, among=2)
         # Ties in how often it fools are broken by how nearly.
-        self.left[str(candidate)] = written(candidate.estimator), 1 - float(pool.key.amax(0).mean())
+        self.left[str(candidate)] = written(candidate.estimator), (1 - pool.key.amax(0)).cpu()
         self.trials += 1
         report(min(0.99, self.trials / 120), f"trial {self.trials}: {candidate}")
         return True
@@ -156,11 +189,11 @@ class _Arena:
         """The finding in a sentence."""
         per_estimator: dict[str, float] = {}
         for name, left in self.left.values():
-            per_estimator[name] = max(0.0, min(left, per_estimator.get(name, 1.0)))
+            per_estimator[name] = max(0.0, min(float(left.mean()), per_estimator.get(name, 1.0)))
         others = ", ".join(f"{name} {100 * left:.0f}" for name, left in sorted(per_estimator.items(), key=_second))
         return (
             f"after {self.trials} trials on {len(self.x)} validation images: {best[0]}, which left "
-            f"{100 * max(0.0, self.left[str(best[0])][1]):.0f} % of draws; best of each estimator (%): {others}"
+            f"{100 * max(0.0, self.leaves(best[0])):.0f} % of draws; best of each estimator (%): {others}"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from lab import make_target
 from torch import Tensor, nn
 
-from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.candidates import Candidate, searches
 from attacks.adaptive.search import FOUND
 from attacks.toolkit.surrogates import build
 from bench.contracts.attack import AttackSpec
@@ -151,7 +151,7 @@ def _shadow(x: Tensor) -> Tensor:
 
 def finding() -> dict[str, Tensor]:
     """What `adaptive` could have found on validation images."""
-    best = [Candidate("identity", "margin", "apgd", 1), Candidate("exact", "ce", "momentum", 1)]
+    best = [Candidate("identity", "margin", "apgd", 1), Candidate("exact", "ce", "momentum", 1), *searches(1)]
     text = json.dumps({"best": [vars(candidate) for candidate in best], "says": "by formula"})
     return {FOUND: torch.tensor(list(text.encode()), dtype=torch.uint8)}
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import pytest
 import torch
 from lab import DIGITS, assert_feasible, digits, digits_classifier, make_target
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks.adaptive.adaptive import adaptive, budgets
+from attacks.adaptive.adaptive import _Movers, adaptive, budgets
 from attacks.adaptive.as_released import released_bpda
-from attacks.adaptive.candidates import Candidate
+from attacks.adaptive.candidates import Candidate, searches
 from attacks.adaptive.hijack import hijack
-from attacks.adaptive.search import _first_of_each, read, search
+from attacks.adaptive.search import FOUND, _Arena, _first_of_each, read, search
 from attacks.adaptive.warm_start import warm_start
+from attacks.score.square import square
+from attacks.toolkit.pool import Pool
 from bench.contracts.attack import PrepareContext
 from bench.contracts.defense import Defense, freeze
 from bench.contracts.inputs import DataInfo, InputSpec
@@ -42,9 +45,29 @@ class Hidden(Defense):
         return super().forward(x)
 
 
+class Steps(nn.Module):
+    """A digits network on the nearest of five grey levels: flat almost everywhere, as seen from outside and within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = digits_classifier()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((4 * x).round() / 4)
+
+
+class Stepped(Defense):
+    """A classifier without any gradient, and nothing around it."""
+
+    def __init__(self) -> None:
+        super().__init__(DIGITS)
+        self.classifier = Steps()
+
+
 @cache
 def _found(how: str) -> tuple[Defense, dict[str, Tensor]]:
-    defense = freeze(Hidden(how))
+    defense = freeze(Stepped() if how == "stepped" else Hidden(how))
     train_x, train_y, _, _ = digits()
     split = Split(train_x[:200], train_y[:200], [str(i) for i in range(200)])
     torch.manual_seed(0)
@@ -72,6 +95,24 @@ def test_it_finds_the_gradient_that_a_defense_hides(how: str) -> None:
     assert target.counts.forward.float().mean() < 130
 
 
+def test_where_no_gradient_helps_the_search_notices_soon_and_gives_square_the_budget() -> None:
+    defense, prepared = _found("stepped")
+    candidates, says = read(prepared)
+    assert not candidates[0].by_gradients
+    assert "scores" in says
+    assert int(says.split()[1]) < 30, "about as many as there are estimators: none is refined"
+    _, _, x, y = digits()
+    x, y = x[:30], y[:30]
+    target = make_target(defense, 30, "gradient", eps=0.2, prepared=prepared)
+    found = adaptive(target, x, y, passes=100)
+    assert_feasible(target, x, found)
+    alone = make_target(defense, 30, "score", eps=0.2)
+    by_square = square(alone, x, y, queries=100)
+    left, left_by_square = ((defense(points).argmax(1) == y).float().mean() for points in (found, by_square))
+    assert left <= left_by_square
+    assert target.counts.forward.float().mean() < 130
+
+
 def test_the_search_is_the_same_every_time() -> None:
     defense, prepared = _found("cut")
     train_x, train_y, _, _ = digits()
@@ -84,6 +125,73 @@ def test_the_search_is_the_same_every_time() -> None:
 def test_the_first_of_each_kind_is_the_best_of_it() -> None:
     order = [Candidate(name, loss, "pgd", 1) for name, loss in (("a", "ce"), ("b", "ce"), ("c", "ce"), ("a", "dlr"))]
     assert _first_of_each(order, lambda candidate: candidate.estimator) == order[:3]
+
+
+class _Told(_Arena):
+    """An arena in which what each candidate leaves of two images is told, not tried."""
+
+    def __init__(self, told: dict[str, tuple[float, float]]) -> None:
+        self.x, self.told = torch.zeros(2, 1, 8, 8), told
+        self.left = {}
+
+    def _try(self, candidate: Candidate, passes: int) -> bool:
+        left = torch.tensor(self.told[candidate.loss], dtype=torch.float64)
+        self.left[str(candidate)] = str(candidate.estimator), left
+        return passes > 0
+
+
+def test_candidates_are_kept_that_leave_least_together() -> None:
+    # c leaves more alone than b, and nothing of what a leaves. Beside both, b and d add nothing; d is of another kind.
+    arena = _Told({"a": (0.0, 0.5), "b": (0.0, 0.6), "c": (1.0, 0.0), "d": (0.5, 0.7)})
+    kinds = {"a": "identity", "b": "identity", "c": "identity", "d": "exact"}
+    four = {loss: Candidate(estimator, loss, "pgd", 1) for loss, estimator in kinds.items()}
+    assert arena.together(list(four.values()), 10, 3) == [four["a"], four["c"], four["d"]]
+
+
+def test_square_takes_its_passes_and_leaves_the_fallen_alone() -> None:
+    defense = freeze(Stepped())
+    _, _, x, y = digits()
+    x, y = x[:8], y[:8].clone()
+    y[0] = (y[0] + 1) % 10  # wrong from the start
+    target = make_target(defense, 8, "gradient", eps=0.02)
+    pool = Pool(target, x, y, 3, 5)
+    (way,) = searches(1)
+    way.run(pool, pool.everyone, 60)
+    spent = target.counts.forward
+    assert spent[0] == 1
+    # What moves no value to another grey level changes nothing: hardly anything falls at this radius.
+    assert (spent[1:] <= 61).all()
+    assert (spent == 61).any()
+    assert str(searches(4)[0]) == "scores, margin, square, 4 draws"
+
+
+def test_a_way_that_gained_nothing_gives_way_to_the_one_tried_least() -> None:
+    movers = object.__new__(_Movers)
+    movers.ways = [("one", print), ("other", print), ("third", print)]
+    movers.gained, movers.taken = [0.0, 0.0, 0.0], [50, 20, 30]
+    assert movers._best == 1
+    movers.gained = [0.1, 0.0, 0.0]
+    assert movers._best == 0
+
+
+def test_what_the_fallen_leave_goes_to_the_few_that_stand() -> None:
+    defense = freeze(Plain(DataInfo("toy", InputSpec((1, 8, 8)), 4)))
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    y = defense(x).argmax(1)
+    margin = defense(x).topk(2).values.diff().abs()[:, 0]
+    eps, strong = 0.02, margin.argsort(descending=True)[:2]
+    y_all_wrong = (y + 1) % 4
+    y_all_wrong[strong] = y[strong]
+    found = {"best": [vars(Candidate("exact", "margin", "momentum", 1))], "says": "by hand"}
+    prepared = {FOUND: torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)}
+    target = make_target(defense, 20, "gradient", eps=eps, prepared=prepared)
+    points = adaptive(target, x, y_all_wrong, passes=100)
+    assert_feasible(target, x, points)
+    assert (defense(points).argmax(1) == y)[strong].all(), "the example is too easy to show anything"
+    spent = target.counts.forward
+    assert (spent[strong] > 8 * 100).all()
+    assert (spent[strong] < 15 * 100).all()
+    assert spent.float().mean() <= 115
 
 
 def test_a_budget_is_split_into_halves() -> None:
