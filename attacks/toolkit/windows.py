@@ -121,9 +121,10 @@ class Windows(Active):
         span = self.shape[2] - self.side + 1
         return places // span * self.shape[2] + places % span
 
-    def _window(self, corner: Tensor) -> Tensor:
-        """Indices ``(steps, M, C, values)`` of the values in the windows at ``corner (M, steps)``."""
-        return (corner.T[:, :, None, None] + self.offsets).expand(-1, -1, self.shape[0], -1)
+    def _window(self, *corners: Tensor) -> Tensor:
+        """Indices ``(steps, M, C, values)`` of the values in the windows at each of ``corners (M, steps)``, in turn."""
+        values = torch.cat([corner.T[:, :, None, None] + self.offsets for corner in corners], 3)
+        return values.expand(-1, -1, self.shape[0], -1)
 
     def _heads(self, *shape: int) -> Tensor:
         """Tosses of a coin, bool ``(M, steps, …)`` for ``shape`` without the examples."""
@@ -184,8 +185,8 @@ class L2Windows(Windows):
 
     def __init__(self, target: Target, x: Tensor, rows: Tensor) -> None:
         super().__init__(target, x, rows)
-        #: The points before the last proposal.
-        self.before: Tensor | None = None
+        #: Where the last proposal wrote, and what was there before: ``(M, C, 2 · values)`` each.
+        self.undo: list[Tensor] = []
 
     def _start(self, x: Tensor) -> Tensor:
         """A grid of bumps, about five by five, of random signs, as long as the radius."""
@@ -221,28 +222,32 @@ class L2Windows(Windows):
 
     def _expand(self, corner: Tensor, *drawn: Tensor) -> tuple[Tensor, ...]:
         source_corner, pattern = drawn
-        window, source = self._window(corner), self._window(source_corner)
-        return window, source, self.patterns[pattern.transpose(0, 1)], _picked(self.x, window), _picked(self.x, source)
+        both = self._window(source_corner, corner)
+        return both, self.patterns[pattern.transpose(0, 1)], _picked(self.x, both)
 
     def _change(self, *expanded: Tensor) -> None:
-        window, source, pattern, clean, clean_source = expanded
-        threat, delta = self.target.ball, self.points - self.x
-        spare = threat.eps**2 - delta.flatten(1).pow(2).sum(1)
-        inside = delta.gather(2, window)
+        both, pattern, clean_both = expanded
+        (source, window), (clean_source, clean) = both.chunk(2, 2), clean_both.chunk(2, 2)
+        threat = self.target.ball
+        spare = threat.eps**2 - (self.points - self.x).flatten(1).pow_(2).sum(1)
+        before = self.points.gather(2, both)
+        outside, inside = (before - clean_both).chunk(2, 2)
+        given = outside.pow(2).sum(2)
+        self.points.scatter_(2, source, clean_source)
         # What both windows hold, counted once where they overlap.
-        given = delta.gather(2, source).pow(2).sum(2)
-        own = delta.scatter_(2, source, 0.0).gather(2, window).pow(2).sum(2)
+        own = self.points.gather(2, window).sub_(clean).pow_(2).sum(2)
         length = (spare[:, None] / self.shape[0] + given + own).clamp_min(0).sqrt()
         new = pattern + inside / vector_norm(inside, dim=2, keepdim=True).clamp_min(1e-12)
         new *= (length / vector_norm(new, dim=2).clamp_min(1e-12))[:, :, None]
-        after = new.add_(clean).clamp_(threat.low, threat.high)
-        self.before = self.points
-        self.points = self.points.scatter(2, source, clean_source).scatter_(2, window, after)
+        self.points.scatter_(2, window, new.add_(clean).clamp_(threat.low, threat.high))
+        self.undo = [both, before]
 
     def settle(self, kept: Tensor) -> None:
-        if self.before is not None:
-            self.points = torch.where(kept[:, None, None], self.points, self.before)
-            self.before = None
+        if self.undo:
+            both, before = self.undo
+            # A value in both windows is there twice, and is the same.
+            self.points.scatter_(2, both, torch.where(kept[:, None, None], self.points.gather(2, both), before))
+            self.undo = []
 
 
 def _bumps(side: int, like: Tensor) -> Tensor:
