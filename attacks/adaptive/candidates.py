@@ -62,7 +62,7 @@ class Candidate:
     @property
     def by_gradients(self) -> bool:
         """Whether it climbs, and so can go on from a point that it is given."""
-        return self.estimator != SCORES
+        return bool(self.estimator != SCORES)
 
     @property
     def climbs(self) -> int:
