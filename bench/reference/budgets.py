@@ -82,14 +82,17 @@ def lead(found: dict[str, list[Point]]) -> str:
 
 def plot(title: str, found: dict[str, list[Point]]) -> str:
     """The curves as SVG: accuracy left against passes an example, on a logarithmic axis."""
-    decades = max(1, math.ceil(math.log10(max(point.passes for points in found.values() for point in points) + 1)))
-    ceiling = max(0.05, max(point.left.high for points in found.values() for point in points))
+    every = [point for points in found.values() for point in points]
+    decades = max(1, math.ceil(math.log10(max(point.passes for point in every)) - 0.05))
+    # In steps of a twentieth, with room for the lines to be told apart.
+    floor = math.floor(20 * min(point.left.value for point in every)) / 20
+    ceiling = max(floor + 0.05, math.ceil(20 * max(point.left.value for point in every)) / 20)
 
     def across(passes: float) -> float:
         return round(_LEFT + _WIDTH * math.log10(max(passes, 1)) / decades, 1)
 
     def up(share: float) -> float:
-        return round(10 + _HEIGHT * (1 - share / ceiling), 1)
+        return round(10 + _HEIGHT * (ceiling - share) / (ceiling - floor), 1)
 
     size = f"0 0 {_LEFT + _WIDTH + _RIGHT} {_HEIGHT + _BELOW + 10}"
     parts = [
@@ -97,9 +100,10 @@ def plot(title: str, found: dict[str, list[Point]]) -> str:
         f'fill="#333" stroke="none"><title>{escape(title)}</title><rect width="100%" height="100%" fill="#fff"/>'
     ]
     for fifth in range(6):
-        y = up(ceiling * fifth / 5)
+        share = floor + (ceiling - floor) * fifth / 5
+        y = up(share)
         parts.append(f'<path d="M{_LEFT} {y}h{_WIDTH}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{20 * fifth * ceiling:.0f} %</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{100 * share:.0f} %</text>')
     for decade in range(decades + 1):
         parts.append(f'<text x="{across(10**decade)}" y="{_HEIGHT + 28}" text-anchor="middle">{10**decade:,}</text>')
     middle = _LEFT + _WIDTH / 2
