@@ -37,7 +37,7 @@ def _prepare(context: PrepareContext, *, passes: int, **_: object) -> dict[str, 
 
 @attack(
     "adaptive",
-    version=4,
+    version=5,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -62,9 +62,9 @@ def adaptive(
     cross-entropy, log odds, DLR), draws against steps and how draws are averaged (EOT, or those that fall together),
     step rules (PGD, momentum, Adam, conjugate directions, APGD), restarts and climbs towards single classes, one choice
     after the other for the two best estimators, by successive halving on 40 validation images; and Square, which needs
-    no gradient. An estimator that Square beats is not refined. Of Square and the best climbs, with a quarter of the
-    budget each, the three are kept that leave least together (``attacks.adaptive.search``). What it found, and how the
-    others did, is a note of the result.
+    no gradient. An estimator that Square beats is not refined. Square and the best climbs, these with more draws too,
+    are tried with a quarter of the budget each, and the three are kept that leave least together
+    (``attacks.adaptive.search``). What it found, and how the others did, is a note of the result.
 
     Then, on the examples, with a pool of the six best points of each: (1) these three from random starts, for half of
     the budget, the best one longest. (2) Ten rounds for the half of the examples that have most to gain, later for

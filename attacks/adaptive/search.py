@@ -3,8 +3,8 @@
 One choice after the other: estimators, losses, draws, step rules, then restarts and classes; each by successive halving
 (Jamieson & Talwalkar 2016): all candidates get a small budget, the better half twice as much, and so on. A candidate is
 judged by how often the points that it returns fool the defense on fresh draws. Square, which needs no gradient, takes
-part in the first choice, and no estimator that it beats there is refined. In the end it is tried beside the best climbs
-with a budget like that of the attack, and those are kept that leave least together.
+part in the first choice, and no estimator that it beats there is refined. In the end it and the best climbs, these
+with more draws too, are tried with a budget like that of the attack, and those are kept that leave least together.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ _FEW = ("margin", "probability")
 _LOSSES = ("margin", "probability", "probability_margin", "ce", "log_odds", "dlr")
 #: Draws in a gradient of a randomised defense, as against steps, and how they are averaged.
 _AVERAGES = ((1, "eot"), (4, "eot"), (8, "eot"), (16, "eot"), (8, "selective"))
+#: Draws with which the best climbs are tried once more in the end, and how they are averaged.
+_MANY, _HOW = 10, ("eot", "selective")
+#: By how much the share of its draws that an image is left in may be luck.
+_LUCK = 0.15
 #: Restarts, and classes to climb towards.
 _RUNS = ((1, 0), (4, 0), (1, 3), (1, 9))
 #: Candidates that come out of the search.
@@ -79,7 +83,10 @@ def search(context: PrepareContext, passes: int) -> dict[str, Tensor]:
     best = arena.refine(best, 1, lambda c: [replace(c, optimiser=rule) for rule in (*RULES, "apgd")])
     best = arena.refine(best, KEPT - 1, lambda c: [replace(c, restarts=n, classes=k) for n, k in _RUNS])
     climbs = best or [candidate for candidate in order if candidate.by_gradients][:KEPT]
-    best = arena.together([*climbs, *searches(*sorted({1, samples}))], max(_LEAST, round(_LAST * passes)), KEPT)
+    if defense.randomized:  # what is best with few passes has few draws, and need not be best with many
+        many = [replace(c, samples=_MANY, average=how, restarts=1, classes=0) for c in climbs for how in _HOW]
+        climbs = _first_of_each([*climbs, *many], str)
+    best = arena.together([*climbs, square], max(_LEAST, round(_LAST * passes)), KEPT)
     found = {"best": [vars(candidate) for candidate in best], "says": arena.says(best)}
     return {FOUND: torch.frombuffer(bytearray(json.dumps(found).encode()), dtype=torch.uint8).clone()}
 
@@ -141,16 +148,19 @@ class _Arena:
     def together(self, candidates: list[Candidate], passes: int, keep: int) -> list[Candidate]:
         """The ``keep`` that leave least together, after ``passes`` per image each.
 
-        First the one that leaves least alone, then always what leaves least of what those before it leave; among equals
-        what has another estimator, then what leaves least alone.
+        First the one that leaves least alone, then always what takes most of what those before it leave, as far as that
+        is not luck; among equals a climb by another estimator, then what leaves least alone.
         """
         rest, kept = [candidate for candidate in candidates if self._try(candidate, passes)], list[Candidate]()
         standing = torch.ones(len(self.x), dtype=torch.float64)
 
         def rank(candidate: Candidate) -> tuple[int, bool, float]:
-            both = torch.minimum(standing, self._of_each(candidate))
-            known = candidate.estimator in [other.estimator for other in kept]
-            return round(_FINAL_DRAWS * float(both.sum())), known, self.leaves(candidate)
+            if not kept:
+                return 0, False, self.leaves(candidate)
+            taken = standing - self._of_each(candidate)
+            surely = taken[taken > _LUCK].sum()
+            again = not candidate.by_gradients or candidate.estimator in [other.estimator for other in kept]
+            return -round(_FINAL_DRAWS * float(surely)), again, self.leaves(candidate)
 
         while rest and len(kept) < keep:
             kept.append(min(rest, key=rank))

@@ -142,10 +142,19 @@ class _Told(_Arena):
 
 def test_candidates_are_kept_that_leave_least_together() -> None:
     # c leaves more alone than b, and nothing of what a leaves. Beside both, b and d add nothing; d is of another kind.
-    arena = _Told({"a": (0.0, 0.5), "b": (0.0, 0.6), "c": (1.0, 0.0), "d": (0.5, 0.7)})
+    # So is Square, but what leaves much and adds nothing is no help.
+    told = {"a": (0.0, 0.5), "b": (0.0, 0.6), "c": (1.0, 0.0), "d": (0.5, 0.7), "margin": (0.9, 0.9)}
     kinds = {"a": "identity", "b": "identity", "c": "identity", "d": "exact"}
     four = {loss: Candidate(estimator, loss, "pgd", 1) for loss, estimator in kinds.items()}
-    assert arena.together(list(four.values()), 10, 3) == [four["a"], four["c"], four["d"]]
+    arena = _Told(told)
+    assert arena.together([*four.values(), *searches(1)], 10, 3) == [four["a"], four["c"], four["d"]]
+
+
+def test_what_may_be_luck_does_not_choose_a_candidate() -> None:
+    two = [Candidate("identity", "a", "pgd", 1), Candidate("identity", "b", "pgd", 1)]
+    for left, chosen in ((0.4, two), (0.3, [two[0], *searches(1)])):
+        arena = _Told({"a": (0.5, 0.5), "b": (0.6, 0.6), "margin": (1.0, left)})
+        assert arena.together([*two, *searches(1)], 10, 2) == chosen
 
 
 def test_square_takes_its_passes_and_leaves_the_fallen_alone() -> None:
