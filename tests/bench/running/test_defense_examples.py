@@ -231,7 +231,8 @@ def test_a_variant_is_submitted_and_accepted_on_as_many_examples(tmp_path: Path)
         assert ended.code == 2 and "made for another suite than 'tiny' is here: examples_of" in ended.err
 
 
-def test_the_key_of_a_suite_is_that_of_before_where_no_number_is_set() -> None:
+def test_the_key_of_a_suite_is_that_of_before_where_no_number_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.storing.records.AWARENESS", 4)  # as it was then
     plain, costly = (suite_record([attack_record("pgd")], examples_of=of) for of in ({}, {"ours": 2}))
     assert suite_key(plain, "none") == suite_key(costly, "none") == suite_key(plain, "ours") == KEY
     assert suite_key(costly, "ours") not in (KEY, suite_key(suite_record([attack_record("pgd")]), None))
