@@ -9,7 +9,7 @@ lately had to be served.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Detection:
     """
 
     threshold: float
-    shares: Tensor = field(default_factory=lambda: torch.empty(0))
+    shares: Tensor
     slopes: Tensor | None = None
     scales: tuple[float, float] | None = None
     blind: int = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from bench.reference.markdown import table
+from bench.reference.markdown import percent, table
 from bench.summary.numbers import SETTLED, DefenseSummary, Estimate
 from bench.summary.summarise import summarise
 
@@ -114,20 +114,16 @@ def plot(title: str, found: dict[str, list[Point]]) -> str:
         width = 2.5 if name in OURS else 1.2
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
         for (x, y), point in zip(places, points, strict=True):
-            about = f"{point.name}: {_estimate(point.left)} % after {point.passes:,.0f} passes"
+            about = f"{point.name}: {percent(point.left)} % after {point.passes:,.0f} passes"
             parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"><title>{escape(about)}</title></circle>')
         y = 20 + 16 * row
         parts.append(f'<text x="{_LEFT + _WIDTH + 12}" y="{y}" fill="{colour}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
-def _estimate(value: Estimate) -> str:
-    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
 def _part(defense: DefenseSummary, found: dict[str, list[Point]]) -> str:
     rows = [
-        [f"`{point.name}`", f"{point.passes:,.0f}", _estimate(point.left)]
+        [f"`{point.name}`", f"{point.passes:,.0f}", percent(point.left)]
         for points in found.values()
         for point in points
     ]

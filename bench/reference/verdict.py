@@ -8,11 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.reference.markdown import table
+from bench.reference.markdown import percent, table
 from bench.studies.transformation import paper
 from bench.studies.transformation.claims import BASES, CLAIMED, RUNGS, Verdict, verdict
 from bench.studies.transformation.tables import SUITE, Number, Table, study_command
-from bench.summary.numbers import Estimate
 
 ROOT = Path(__file__).parents[2]
 PAGE, PLOT = "verdict-adversarial-transformation.md", "verdict-ladder.svg"
@@ -52,16 +51,10 @@ def reference(found: Verdict) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def _estimate(value: Estimate | None) -> str:
-    if value is None:
-        return "–"
-    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
 def _ladder(found: Verdict) -> str:
     rows = []
     for one in found.rungs:
-        left = _estimate(one.robust)
+        left = percent(one.robust)
         if one.command:
             left = f"not run yet: `{one.command}`" if one.robust is None else f"{left}; rest: `{one.command}`"
         passes = "–" if one.robust is None else f"{one.passes:,.0f}"
@@ -76,7 +69,7 @@ def _ladder(found: Verdict) -> str:
     error = "" if found.judging_error is None else f" The judge's draws add ± {100 * found.judging_error:.1f} points."
     if found.worst is None:
         return "\n\n".join((table(head, rows).strip(), note))
-    worst = f"Worst case of all, chosen on some draws and scored on fresh ones: {_estimate(found.worst)} %.{error}"
+    worst = f"Worst case of all, chosen on some draws and scored on fresh ones: {percent(found.worst)} %.{error}"
     return "\n\n".join(part for part in (plot, table(head, rows).strip(), note, worst) if part)
 
 

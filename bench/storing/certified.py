@@ -26,7 +26,6 @@ SMOOTHER = 1
 
 _SMOOTHED = "smoothed-"
 
-
 Method = Literal["interval", "relaxation", "optimised", "branch and bound", "attack", "clean", "other radius"]
 
 

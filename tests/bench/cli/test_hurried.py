@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 import yaml
@@ -37,10 +38,7 @@ def evaluate(*more: object, defense: str = plugin("Means")) -> Ended:
 
 
 def assert_refused(ended: Ended, *fragments: str) -> None:
-    assert (ended.code, ended.out) == (2, ""), ended
-    (line,) = ended.err.splitlines()
-    for fragment in ("error: ", *fragments):
-        assert fragment in line
+    command_line.assert_refused(ended, *fragments)
     assert not Path("results").exists()
 
 
