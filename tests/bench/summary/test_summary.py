@@ -114,6 +114,18 @@ def test_the_time_of_a_worker_is_that_of_all_shards_and_of_each_preparation_once
     assert summarise(results.root, "made").worker_seconds == summary_of(results).worker_seconds
 
 
+def test_what_was_prepared_for_several_defenses_is_counted_once(results: Results) -> None:
+    for name in ("plain", "other"):
+        results.write_defense(defense_record(name), COMPLETE)
+    alone = summarise(results.root, "made").worker_seconds
+    for name, own in (("plain", 7.5), ("other", 8.25)):
+        for attack, seconds in (("pgd", 40.125), ("noise", own)):
+            for number in (0, 1):
+                rows = [row(example, 1) for example in results.suite.ids[2 * number : 2 * number + 2]]
+                results.write_shard(defense_record(name), attack, number, rows=rows, prepare_seconds=seconds)
+    assert summarise(results.root, "made").worker_seconds == alone + 40.125 + 7.5 + 8.25
+
+
 def test_all_code_versions_are_named_the_first_one_first(results: Results) -> None:
     results.write_defense(PLAIN, COMPLETE)
     assert summary_of(results).commits == []
