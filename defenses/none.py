@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.contracts.defense import Card, Claim, Defense
+from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
 from defenses.parts.nets import classifier_for
 from defenses.parts.recipes import train_classifier
@@ -21,6 +22,10 @@ class Undefended(Defense):
     Args:
         data: decides the architecture.
         network: another one by its name (``defenses.parts.nets.NETWORKS``).
+        epochs: of training, in place of the schedule's own number.
+
+    Raises:
+        InputError: fewer than one epoch.
     """
 
     version = 1
@@ -42,11 +47,13 @@ class Undefended(Defense):
         ),
     )
 
-    def __init__(self, data: DataInfo, network: str = "auto") -> None:
+    def __init__(self, data: DataInfo, network: str = "auto", epochs: int | None = None) -> None:
         super().__init__(data)
-        self.network = network
+        if epochs is not None and epochs < 1:
+            raise InputError(f"none: epochs {epochs} must be at least 1")
+        self.network, self.epochs = network, epochs
         self.classifier = classifier_for(data, network)
 
     def fit(self, run: TrainingRun) -> None:
         """Cross-entropy on clean images."""
-        train_classifier(run, self, self.network)
+        train_classifier(run, self, self.network, self.epochs)

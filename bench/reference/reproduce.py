@@ -88,9 +88,10 @@ def _weights(folder: Path) -> str:
             total["digits"] += training["seconds"]
             count["digits"] += 1
             continue
+        defense = training["defense"].partition("(")[0]  # a variant's name says its settings once more
         settings = "".join(f" --set {name}={value}" for name, value in sorted(training["params"].items()))
         half = " --half" if record["size"] < 3 * record["num_parameters"] else ""
-        command = f"bench train --suite {_suite_of(training)} --defense {training['defense']}{settings}{half}"
+        command = f"bench train --suite {_suite_of(training)} --defense {defense}{settings}{half}"
         accuracy = training.get("validation_accuracy")
         epochs = ", ".join(f"{stage['epochs']} of {stage['name']}" for stage in training["stages"])
         rows.append([

@@ -23,6 +23,10 @@ class Madry(Defense):
         data: decides the architecture.
         steps: of the PGD inside training, at the eps of the suite's threat model; 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
+        epochs: of training, in place of the schedule's own number.
+
+    Raises:
+        InputError: fewer than one step or epoch.
     """
 
     version = 1
@@ -49,14 +53,15 @@ class Madry(Defense):
         ),
     )
 
-    def __init__(self, data: DataInfo, steps: int = 10, network: str = "auto") -> None:
+    def __init__(self, data: DataInfo, steps: int = 10, network: str = "auto", epochs: int | None = None) -> None:
         super().__init__(data)
         if steps < 1:
             raise InputError(f"madry: steps {steps} must be at least 1")
-        self.steps = steps
-        self.network = network
+        if epochs is not None and epochs < 1:
+            raise InputError(f"madry: epochs {epochs} must be at least 1")
+        self.steps, self.network, self.epochs = steps, network, epochs
         self.classifier = classifier_for(data, network)
 
     def fit(self, run: TrainingRun) -> None:
         """PGD adversarial training in the ball of ``run.threat``."""
-        adversarial_training(run, self.classifier, steps=self.steps, network=self.network)
+        adversarial_training(run, self.classifier, steps=self.steps, network=self.network, epochs=self.epochs)

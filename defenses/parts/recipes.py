@@ -49,8 +49,17 @@ class Schedule:
         return int(min(steps, self.inner_steps))
 
 
-def schedule_for(info: DataInfo, network: str = "auto") -> Schedule:
-    """A schedule that reaches the usual accuracy of the network (``defenses.parts.nets``) on inputs of this size."""
+def schedule_for(info: DataInfo, network: str = "auto", epochs: int | None = None) -> Schedule:
+    """A schedule that reaches the usual accuracy of the network (``defenses.parts.nets``) on inputs of this size.
+
+    Args:
+        epochs: in place of the schedule's own number. One of milestones stops early; a cycle is a shorter cycle.
+    """
+    schedule = _usual_schedule(info, network)
+    return schedule if epochs is None else replace(schedule, epochs=epochs)
+
+
+def _usual_schedule(info: DataInfo, network: str) -> Schedule:
     if info.input.kind == "waveform":
         return Schedule(30, 64, 0.05, 5e-4, (20, 26))
     if network == "cnn-a":
@@ -113,15 +122,13 @@ def train_classifier(run: TrainingRun, defense: Defense, network: str = "auto", 
 
     Args:
         network: names the architecture of f, which decides the schedule.
-        epochs: of the schedule, where g costs many times what f does; None: as many as the schedule has.
+        epochs: as in :func:`schedule_for`.
     """
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(defense(x), y)
 
-    settings = schedule_for(run.info, network).settings()
-    if epochs is not None:
-        settings["epochs"] = epochs
+    settings = schedule_for(run.info, network, epochs).settings()
     run.minimise(
         "classifier",
         defense.classifier,
@@ -139,14 +146,12 @@ def natural_training(
     network: str = "auto",
     epochs: int | None = None,
 ) -> None:
-    """Cross-entropy of ``module(x)`` on the images as they are; ``epochs``: stop the schedule after so many."""
+    """Cross-entropy of ``module(x)`` on the images as they are; ``epochs`` as in :func:`schedule_for`."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(module(x), y)
 
-    settings = schedule_for(run.info, network).settings()
-    if epochs is not None:
-        settings["epochs"] = epochs
+    settings = schedule_for(run.info, network, epochs).settings()
     run.minimise(stage, module, loss, augment=augmentation_for(run.info), **settings)
 
 
@@ -157,6 +162,7 @@ def adversarial_training(
     steps: int = 10,
     stage: str = "adversarial training",
     network: str = "auto",
+    epochs: int | None = None,
 ) -> None:
     """PGD adversarial training (Madry et al. 2018, eq. 2.1): cross-entropy at the worst point PGD finds.
 
@@ -170,6 +176,7 @@ def adversarial_training(
             ball's border can be reached.
         stage: name in the training record.
         network: name of the architecture, which decides the schedule of the descent.
+        epochs: as in :func:`schedule_for`.
 
     Raises:
         InputError: for another norm.
@@ -177,15 +184,14 @@ def adversarial_training(
     if run.threat.norm not in ("linf", "l2"):
         raise InputError(f"adversarial training: norm {run.threat.norm} is not available (linf, l2)")
 
-    schedule = schedule_for(run.info, network)
+    schedule = schedule_for(run.info, network, epochs)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         share = min(1.0, 2 * (run.epoch + 1) / schedule.epochs)
         threat = replace(run.threat, eps=share * run.threat.eps)
         return F.cross_entropy(module(pgd_examples(module, x, y, threat, schedule.inner(steps))), y)
 
-    settings = schedule.settings()
-    run.minimise(stage, module, loss, augment=augmentation_for(run.info), **settings)
+    run.minimise(stage, module, loss, augment=augmentation_for(run.info), **schedule.settings())
 
 
 def pgd_examples(module: nn.Module, x: Tensor, y: Tensor, threat: Lp, steps: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.contracts.seeding import seeded
 from bench.contracts.threat import Lp
+from bench.training.recipe import TrainingRun
 from defenses.adversarial_training.madry import Madry
 from defenses.adversarial_transformation.ours import AdversarialTransformation
 from defenses.input_transformation.jpeg import JPEG, differentiable_jpeg
@@ -100,6 +102,8 @@ def test_external_network_is_the_papers_table_4() -> None:
     [
         (JPEG, {"quality": 0}),
         (Madry, {"steps": 0}),
+        (Madry, {"epochs": 0}),
+        (Undefended, {"epochs": 0}),
         (AdversarialTransformation, {"radius": 0.0}),
         (AdversarialTransformation, {"steps": 0}),
     ],
@@ -108,6 +112,18 @@ def test_impossible_parameters(cls: type[Defense], params: dict[str, object]) ->
     ((name, value),) = params.items()
     with pytest.raises(InputError, match=f"{name} {value}"):
         cls(GREY, **params)
+
+
+@pytest.mark.parametrize("cls", [Madry, Undefended])
+@pytest.mark.parametrize(("asked", "made"), [(3, 3), (None, 40)])
+def test_the_epochs_are_those_asked_for_or_the_schedules_own(
+    cls: type[Defense], asked: int | None, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(TrainingRun, "minimise", lambda *_, epochs, **settings: seen.append(epochs))
+    run = TrainingRun(None, None, GREY, Lp("linf", 0.2), 0, torch.device("cpu"), None)  # type: ignore[arg-type]
+    cls(GREY, epochs=asked).fit(run)
+    assert seen == [made]
 
 
 # -- JPEG ---------------------------------------------------------------------------------------------------
