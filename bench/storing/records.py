@@ -367,7 +367,8 @@ class Timing(Record):
 class GalleryEntry(Record):
     """One example of the gallery; images are rows of gallery.safetensors.
 
-    Keys there: ``x``, ``x_adv``, ``g_x``, ``g_x_adv``, each float32 (N, C, H', W') in entry order.
+    Keys there: ``x``, ``x_adv``, ``g_x``, ``g_x_adv``, each float32 (N, C, H', W') in entry order, or uint8 in 255ths
+    of the box where ``bench compact`` found whole ones.
     """
 
     id: str
