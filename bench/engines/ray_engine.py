@@ -85,7 +85,7 @@ class RayEngine:
         try:
             import ray
         except ImportError:
-            raise InputError("engine ray: is not installed (pip install worst-case-bench[ray])") from None
+            raise InputError("engine ray: is not installed (pip install 'worst-case-bench[ray]')") from None
         self._ray: Any = ray  # of many of its functions the types are not known
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import runpy
 import shlex
@@ -25,7 +26,9 @@ from bench.cli.main import main
 from bench.contracts.defense import Defense
 from bench.contracts.target import Target
 from bench.engines.graph import Graph, Job, Outcome
+from bench.plugins.registry import DEFENSES
 from bench.storing.records import Row
+from bench.suites.reading import load_config
 from bench.summary import detection, flags
 from bench.summary.metrics import wilson
 from bench.summary.summarise import summarise
@@ -34,7 +37,11 @@ from defenses.parts import recipes
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
-WITH_README = {**PAGES, "README.md": (REPOSITORY / "README.md").read_text(encoding="utf-8")}
+#: Every page of the repository, by its path in it.
+EVERYWHERE = {
+    str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
+    for path in (*sorted(REPOSITORY.glob("*.md")), *sorted(DOCS.glob("*.md")), REPOSITORY / "results" / "README.md")
+}
 
 #: Stands in for the suites of the repository: the documented commands as they are, with budgets of seconds.
 TINY = """
@@ -227,49 +234,90 @@ def test_a_file_reaches_the_worker_processes(
 # -- what the text names --------------------------------------------------------------------------------------
 
 
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_blocks(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_between_the_pages_resolve(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
-        if target.startswith("http"):
+@pytest.mark.parametrize("page", EVERYWHERE)
+def test_links_within_the_repository_resolve(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(EVERYWHERE[page])):
+        if re.match(r"\w+:", target):
             continue
         name, _, anchor = target.partition("#")
-        assert not name or (DOCS / name).is_file(), target
-        assert not anchor or anchor in anchors(PAGES[name or page]), target
+        path = ((REPOSITORY / page).parent / name).resolve() if name else REPOSITORY / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
 
 
-def test_the_links_of_the_readme_to_the_pages_resolve() -> None:
-    found = re.findall(r"\]\(docs/([\w-]+\.md)", WITH_README["README.md"])
-    assert found and set(found) <= set(PAGES)
+def command_lines(text: str) -> list[str]:
+    """Every ``bench …`` command line of a page: in fenced shell blocks and as inline code."""
+    lines = [line for block in blocks(text) if block.language == "sh" for line in block.text.splitlines()]
+    lines += [" ".join(line.split()) for line in re.findall(r"`(bench [^`]+)`", without_blocks(text))]
+    return [line for line in lines if line.startswith("bench ")]
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every ``bench …`` command line of a page: in fenced shell blocks and as inline code."""
-    lines = [line for block in blocks(text) if block.language == "sh" for line in block.text.splitlines()]
-    lines += re.findall(r"`(bench [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
-    return [line.partition("#")[0].split() for line in lines if line.startswith("bench ")]
+    """The same as words, as a shell splits them; in synopses an option in brackets loses these."""
+    return [shlex.split(re.sub(r" \[|\](?= |$)", " ", line), comments=True) for line in command_lines(text)]
 
 
 def options(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts} | {"--help"}
 
 
-@pytest.mark.parametrize("page", WITH_README)
+@pytest.mark.parametrize("page", EVERYWHERE)
 def test_commands_and_their_options_exist(page: str) -> None:
-    for words in commands(WITH_README[page]):
+    for words in commands(EVERYWHERE[page]):
         command: click.Command = main
         rest = words[1:]
         while isinstance(command, click.Group) and rest and rest[0] in command.commands:
             command, rest = command.commands[rest[0]], rest[1:]
         line = " ".join(words)
-        assert command is not main or rest[0].isupper(), f"{line}: no such command"
+        assert command is not main or rest[0].isupper() or rest[0] in options(main), f"{line}: no such command"
         for option in re.findall(r"--[a-z][a-z-]*", " ".join(rest)):
             assert option in options(command), f"{line}: {option}"
+
+
+@pytest.mark.parametrize("page", EVERYWHERE)
+def test_a_shell_takes_the_commands_as_they_are_written(page: str) -> None:
+    for line in command_lines(EVERYWHERE[page]):
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line.partition(" #")[0])
+        assert not re.search(r"[()<>;&]|(?<=\w)\[", bare.replace("&& cd my-defense", "")), line
+
+
+@pytest.mark.parametrize("page", EVERYWHERE)
+def test_suites_defenses_and_attacks_in_commands_exist(page: str) -> None:
+    text = EVERYWHERE[page]
+    own = {name for block in blocks(text) if block.language == "yaml" for name in yaml.safe_load(block.text)["suites"]}
+    suites = load_config(REPOSITORY / "bench.yaml").suites
+    made = {words[-1] for words in commands(text) if words[:3] == ["bench", "new", "defense"]} | {"mine", "my-defense"}
+    for words in commands(text):
+        given = {option: value for option, value in itertools.pairwise(words) if option in ("--suite", "--attack")}
+        suite = given.get("--suite", "demo")
+        assert suite in {*suites, *own, "NAME"}, words
+        if suite in suites and (attack := given.get("--attack", "NAME")) != "NAME":
+            assert attack in suites[suite].attacks, words
+        for option, value in itertools.pairwise(words):
+            if option in ("--defense", "--beside") and not re.search(r"[A-Z]{3}|[:./]", value):
+                assert value.partition("(")[0] in {*DEFENSES.built_in(), *made}, words
+
+
+@pytest.mark.parametrize("page", EVERYWHERE)
+def test_targets_of_make_and_extras_exist(page: str) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    code_of_page = " ".join([*re.findall(r"`([^`]+)`", without_blocks(EVERYWHERE[page])), *(
+        block.text for block in blocks(EVERYWHERE[page]) if block.language == "sh")])
+    for target in re.findall(r"(?:^|\s)make ([a-z-]+)", code_of_page):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    extras = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-")[2]
+    for quote, extra in re.findall(r"(.)worst-case-bench\[(\w+)\]", EVERYWHERE[page]):
+        assert quote == "'" and re.search(rf"^{extra} = ", extras, re.MULTILINE), f"worst-case-bench[{extra}]"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -279,15 +327,15 @@ def test_options_named_alone_exist(page: str) -> None:
         assert option in known, option
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", EVERYWHERE)
 def test_named_files_exist(page: str) -> None:
-    named = re.findall(r"`((?:bench|attacks|defenses|leaderboard|tests)/[\w/.-]+)`", PAGES[page])
+    named = re.findall(r"`((?:bench|attacks|defenses|leaderboard|tests|docs)/[\w/.-]+)`", EVERYWHERE[page])
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_things_are_in_the_file_that_is_named_with_them(page: str) -> None:
-    named = re.findall(r"`([A-Za-z_][\w.]*)`(?: in| \() ?`((?:bench|attacks|leaderboard)/\w+\.py)`", PAGES[page])
+    named = re.findall(r"`([A-Za-z_][\w.]*)`(?: in| \() ?`((?:bench|attacks|leaderboard)/[\w/]+\.py)`", PAGES[page])
     for name, path in named:
         last = name.rpartition(".")[2]
         assert re.search(rf"\b{last}\b", (REPOSITORY / path).read_text()), f"{name} in {path}"

@@ -122,7 +122,7 @@ def need(what: str, module: str, extra: str | None) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        hint = f"; pip install worst-case-bench[{extra}]" if extra else ""
+        hint = f"; pip install 'worst-case-bench[{extra}]'" if extra else ""
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{what}: {module.partition('.')[0]} cannot be imported ({lines[0]}){hint}") from error
 

@@ -23,7 +23,7 @@ NAMES = ["cat", "dog", "eel"]
 
 
 def _library() -> Any:
-    return pytest.importorskip("datasets", reason="the extra hf is not installed (pip install worst-case-bench[hf])")
+    return pytest.importorskip("datasets", reason="the extra hf is not installed (pip install 'worst-case-bench[hf]')")
 
 
 @pytest.fixture(autouse=True)

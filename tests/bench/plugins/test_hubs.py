@@ -335,9 +335,9 @@ def test_timm_with_own_weights_and_unknown_names(tmp_path: Path, cache: Path) ->
 def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("timm", "transformers", "robustbench.model_zoo"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert "pip install worst-case-bench[timm]" in refused("timm:resnet18", CIFAR)
-    assert "pip install worst-case-bench[hf]" in refused("hf:google/vit-base-patch16-224", CIFAR)
-    assert "pip install worst-case-bench[robustbench]" in refused("robustbench:Standard", CIFAR)
+    assert "pip install 'worst-case-bench[timm]'" in refused("timm:resnet18", CIFAR)
+    assert "pip install 'worst-case-bench[hf]'" in refused("hf:google/vit-base-patch16-224", CIFAR)
+    assert "pip install 'worst-case-bench[robustbench]'" in refused("robustbench:Standard", CIFAR)
 
 
 # -- Hugging Face -----------------------------------------------------------------------------------------------
