@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-
-import pytest
 
 from bench.reference import reproduce
 
@@ -26,16 +25,36 @@ def test_each_training_says_its_command_and_time(tmp_path: Path) -> None:
     _checkpoint(tmp_path, defense="none", data="cifar10", threat=None, params={"network": "resnet8"})
     _checkpoint(tmp_path, defense="trades", data="digits", threat=None)
     text = reproduce.reference(tmp_path)
-    assert "`bench train --suite cifar10-l2 --defense madry --half` | 1,000 | 5 of training | 70.0 % | 2 min |" in text
-    assert "`bench train --suite cifar10 --defense none --set network=resnet8 --half`" in text
+    madry = "`bench train --suite cifar10-l2 --defense madry --half --data-root DIR`"
+    assert f"{madry} | 1,000 | 5 of training | 70.0 % | 2 min |" in text
+    assert "`bench train --suite cifar10 --defense none --set network=resnet8 --half --data-root DIR`" in text
     assert "`bench train --all --suite digits` (1 training)" in text
     assert "trades" not in text
 
 
-@pytest.mark.parametrize("published", sorted(path.parent.name for path in (ROOT / "results").glob("*/suite.json")))
-def test_every_published_suite_is_there(published: str) -> None:
-    text = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
-    assert f"--suite {published} --results results`" in text, "write it again: make docs"
+def test_trainings_on_digits_are_where_their_command_does_them(tmp_path: Path) -> None:
+    madry = {"classifier": "madry"}
+    _checkpoint(tmp_path, defense="lid", data="digits", threat=None)
+    _checkpoint(tmp_path, defense="lid(classifier=madry)", data="digits", threat=None, params=madry)
+    _checkpoint(tmp_path, defense="magnet(classifier=madry)", data="digits", threat=None, params=madry)
+    _checkpoint(tmp_path, defense="ours(radius=0.3)", data="digits", threat=None, params={"radius": 0.3})
+    text = reproduce._weights(tmp_path / "defenses" / "checkpoints")
+    assert "`bench train --all --suite digits` (1 training)" in text
+    assert "`bench train --suite digits --defense lid --defense magnet --set classifier=madry` (2 trainings)" in text
+    assert "`bench train --all --suite ours-radius` (1 training)" in text
+
+
+def test_every_row_that_is_published_is_made_by_one_of_the_commands() -> None:
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    lists = dict(re.findall(r"^- `(--suite .+?)`: (.+)\.$", page, re.MULTILINE))
+    for path in (ROOT / "results").glob("*/*/defense.json"):
+        record, suite = json.loads(path.read_text(encoding="utf-8")), path.parents[1].name
+        if f"`bench evaluate --suite {suite} --all" in page:
+            continue
+        settings = "".join(f" --set {name}={value}" for name, value in sorted(record.get("params", {}).items()))
+        listed = lists.get(f"--suite {suite} --defense NAME{settings}", "")
+        alone = f"`bench evaluate --suite {suite} --defense {record['reference']}{settings} "
+        assert alone in page or f"`{record['reference']}`" in listed, f"{path}: write it again: make docs"
 
 
 def test_every_published_study_is_there() -> None:
@@ -47,10 +66,17 @@ def test_every_published_study_is_there() -> None:
 def test_a_study_says_its_command_as_it_is_to_be_given(tmp_path: Path) -> None:
     place = tmp_path / "digits" / "none" / "losses.json"
     place.parent.mkdir(parents=True)
-    command = "bench study losses --data folder:here --results mine --images 5"
-    place.write_text(json.dumps({"provenance": {"command": command}}))
-    expected = "| `bench study losses --data folder:DIR --results results --images 5` | `digits/none/losses.json` |"
-    assert expected in reproduce._studies(tmp_path)
+    command = "bench study losses --data folder:here --results mine --workers 2 --quiet --images 5"
+    times = {"started": "2026-01-01T10:00:00+00:00", "ended": "2026-01-01T10:03:00+00:00"}
+    place.write_text(json.dumps({"provenance": {"command": command, **times}}))
+    shown = "`bench study losses --data-root DIR --results results --images 5`"
+    assert f"| {shown} | `digits/none/losses.json` | 3 min |" in reproduce._studies(tmp_path)
+
+
+def test_every_published_certificate_is_there() -> None:
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    for path in (ROOT / "results").glob("*/*/@certified/*.json"):
+        assert f"`{path.relative_to(ROOT / 'results')}`" in page, "write it again: make docs"
 
 
 def test_every_published_training_beyond_digits_is_there() -> None:
