@@ -99,6 +99,8 @@ def compact(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
+        if not value:
+            return "none"
         if len(value) == 1:
             ((name, settings),) = value.items()
             inner = parameters(settings) if isinstance(settings, dict) else compact(settings)

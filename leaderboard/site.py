@@ -30,7 +30,7 @@ from bench.storing.verified import verification
 from bench.studies.input_gradients import record as input_gradients
 from bench.studies.losses import record as losses_record
 from bench.studies.transformation import claims as transformation
-from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in, columns_in
+from bench.summary.columns import MISSING, TIER_COLUMNS, cell_columns_in
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise_all
 from leaderboard import detection, figures, formatting, losses, tables, verdict, views, waveforms
@@ -181,7 +181,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(captions=captions, plot=waveforms, plots=detection, figures=figures, views=views)
     environment.globals.update(missing=MISSING)
     environment.globals["ISOLATION"] = MEANING
-    environment.globals.update(columns_in=columns_in, cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
+    environment.globals.update(cell_columns_in=cell_columns_in, TIER_COLUMNS=TIER_COLUMNS)
     return environment
 
 

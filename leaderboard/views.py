@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.storing.found import FOUND
 from bench.storing.records import AttackRecord, ClaimRecord, DefenseRecord
 from bench.studies.input_gradients.record import MaskedPGD
+from bench.summary.columns import Column, columns_in
 from bench.summary.metrics import wilson
 from bench.summary.numbers import AttackSummary, DefenseSummary, Estimate, Flag, SuiteSummary
 
@@ -23,7 +25,12 @@ class Group:
 
 
 GROUPS = (
-    Group("plain", "Plain autograd", "white-box gradients by automatic differentiation of the defense as it is"),
+    Group(
+        "plain",
+        "Plain autograd",
+        "white-box gradients by automatic differentiation of the defense as it is; an ensemble such as AutoAttack goes "
+        "on without gradients, and may so leave less than these do",
+    ),
     Group(
         "adapted",
         "Adapted gradients",
@@ -106,6 +113,30 @@ def cells(defense: DefenseSummary) -> dict[str, AttackSummary]:
     return {cell.record.name: cell for cell in defense.attacks}
 
 
+def elsewhere(suite: SuiteSummary, others: Sequence[SuiteSummary]) -> dict[str, list[DefenseSummary]]:
+    """Defenses that have a result in another suite and none in this one, by the first suite that has one.
+
+    Studies compare variants of one defense: their defenses are missing nowhere, and nothing is missing in them.
+    """
+    if suite.record.study is not None:
+        return {}
+    known = {defense.record.name for defense in suite.defenses}
+    found: dict[str, list[DefenseSummary]] = {}
+    for other in others:
+        if other.record.study is None:
+            new = [defense for defense in other.defenses if defense.record.name not in known]
+            known.update(defense.record.name for defense in new)
+            if new:
+                found[other.record.name] = new
+    return found
+
+
+def ranking_columns(suite: SuiteSummary) -> list[Column[DefenseSummary]]:
+    """The columns of the ranking; what is said of detectors alone is left out where there are none."""
+    detectors = any(defense.detection for defense in suite.defenses)
+    return [column for column in columns_in("ranking") if detectors or column.id != "detection_accuracy"]
+
+
 def unfinished(defense: DefenseSummary) -> list[str]:
     """What is missing of a defense's evaluation: ``pgd (failed: RuntimeError: …)``."""
     return [cell.lacks for cell in defense.attacks if cell.lacks]
@@ -126,11 +157,15 @@ def autograd_gap(defense: DefenseSummary) -> float | None:
 
 @dataclass(frozen=True)
 class RaisedFlag:
-    """A flag and the defenses that carry it; ``texts`` holds each wording once."""
+    """A flag, and what it says of each defense that carries it."""
 
     flag: Flag
-    defenses: list[DefenseSummary]
-    texts: list[str]
+    defenses: list[tuple[DefenseSummary, str]]
+
+    @property
+    def texts(self) -> list[str]:
+        """Each wording once."""
+        return list(dict.fromkeys(text for _, text in self.defenses))
 
 
 def flags_of(suite: SuiteSummary) -> list[RaisedFlag]:
@@ -138,11 +173,7 @@ def flags_of(suite: SuiteSummary) -> list[RaisedFlag]:
     raised: dict[str, RaisedFlag] = {}
     for defense in suite.defenses:
         for flag in defense.flags:
-            entry = raised.setdefault(flag.id, RaisedFlag(flag, [], []))
-            if defense not in entry.defenses:
-                entry.defenses.append(defense)
-            if flag.text not in entry.texts:
-                entry.texts.append(flag.text)
+            raised.setdefault(flag.id, RaisedFlag(flag, [])).defenses.append((defense, flag.text))
     return sorted(raised.values(), key=lambda entry: -len(entry.defenses))
 
 

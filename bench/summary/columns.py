@@ -78,7 +78,7 @@ class Column(Generic[Item]):
 
     def legend(self, suite: SuiteSummary) -> str:
         """What the column means in this suite."""
-        rate = f"{100 * suite.record.false_positive_rate:.1f}\N{NO-BREAK SPACE}%"
+        rate = _percent(suite.record.false_positive_rate)
         return self.help.format(reference=suite.record.reference, false_positive_rate=rate)
 
     def text(self, item: Item) -> str:
@@ -150,6 +150,25 @@ def _full_title(defense: DefenseSummary) -> str:
     return defense.record.title if defense.record.title != defense.record.name else ""
 
 
+def _accepted(defense: DefenseSummary) -> str:
+    found = defense.detection
+    return f"{_percent(found.clean_accepted.value)} right and accepted" if found else ""
+
+
+def _apart_from_rejection(defense: DefenseSummary) -> str:
+    """How much of a detector's worst case is owed to what it rejects; nothing without a detector."""
+    found = defense.detection
+    if found is None:
+        return ""
+    alone = f"classifier alone {_percent(found.robust_without_rejection.value)}"
+    # Where no attack has looked for near inputs that are rejected, the number says nothing yet.
+    return f"{alone}, stratified {_percent(found.stratified.value)}" if found.near_rejected else alone
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
 #: What is shown of a detector against one tier of attacks, in the order in which it is shown.
 TIER_COLUMNS: tuple[Column[TierSummary], ...] = (
     Column("detection_accuracy", "Detection accuracy", lambda tier: tier.accuracy, "share"),
@@ -201,8 +220,10 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         lambda defense: defense.standard,
         "accuracy",
         ("report", "ranking", "files"),
-        "Share of unattacked examples that the classifier gets right, without attack and without detector.",
+        "Share of unattacked examples that the classifier gets right, without attack and without detector. Below it, "
+        "of a detector: the share that is right and accepted.",
         short="standard",
+        detail=_accepted,
     ),
     Column(
         "worst_case_robust_accuracy",
@@ -212,10 +233,13 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         ("report", "ranking", "files"),
         "Share of examples that survive every counted attack: per example, the worst of the attacks that ran on it "
         "decides. Rejection by a "
-        "detector counts as survival of an attacked input. Brackets and bar give the 95 % interval (Wilson) for the "
-        "sampling of examples; the tick is the measured value. The number is an upper bound on robustness: an attack "
-        "nobody has tried may lower it.",
+        "detector counts as survival of an attacked input; that of the clean input does not. Below it, of a detector: "
+        "what the classifier alone leaves, and the stratified accuracy, where rejecting an input within ε/4 is an "
+        "error (a detector survives a lot by rejecting whatever differs a little from its data). Brackets and bar give "
+        "the 95 % interval (Wilson) for the sampling of examples; the tick is the measured value. The number is an "
+        "upper bound on robustness: an attack nobody has tried may lower it.",
         short="worst-case robust",
+        detail=_apart_from_rejection,
         main=True,
     ),
     Column(
@@ -252,8 +276,8 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
         lambda defense: defense.worst_attack,
         "attack",
         ("report", "ranking", "files"),
-        "The single attack that left the least, of those that ran on all examples. The worst case combines all "
-        "attacks, so it is usually lower still.",
+        "The single attack that left the least, of those that ran on all examples; where several left the same, the "
+        "first of them. The worst case combines all attacks, so it is usually lower still.",
     ),
     Column(
         "detection_accuracy",

@@ -254,7 +254,7 @@ def _masked(results: DefenseResults, attacks: list[AttackSummary]) -> list[Flag]
     if left[name].value <= worst + OVERRATED:
         return []
     text = (
-        f"By plain automatic differentiation {name}, the strongest of these attacks, leaves "
+        f"By plain automatic differentiation and nothing else {name}, the strongest of these attacks, leaves "
         f"{100 * left[name].value:.1f} %; all attacks together leave {100 * worst:.1f} %."
     )
     return [Flag("gradient-masking", "gradient masking", text)]

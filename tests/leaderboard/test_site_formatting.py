@@ -47,6 +47,10 @@ def test_threat_models_read_as_the_field_writes_them(norm, eps, text) -> None:
     assert formatting.radius(norm, eps) == text
 
 
+def test_an_empty_mapping_reads_as_none() -> None:
+    assert formatting.parameters({"params": {}}) == "params none"
+
+
 def test_parameters_name_every_setting_of_a_nested_estimator() -> None:
     params = {
         "steps": 100,

@@ -146,7 +146,10 @@ def test_a_study_stands_on_its_own_page_and_on_the_page_of_its_defense(tmp_path:
         assert "2 of 3 pairs of variants stand in the paper's order" in page.text
         assert "0.9 – – – –" in page.text
         assert sum(tag == "polyline" for tag, _ in page.tags) == 2
+        assert "bpda-i-eot bpda-i-eot, published" in page.text
     assert "Robustness by radius" not in Page(tmp_path / "site/digits/defenses/madry.html").text
+    own = Page(tmp_path / "site/ours-radius/index.html")
+    assert "Study: ours-radius" in own.text and "Budgets and every variant" not in own.text
 
 
 def test_detection_is_shown_with_and_without_rejection(site: Path, digits: SuiteSummary) -> None:
@@ -163,6 +166,84 @@ def test_detection_is_shown_with_and_without_rejection(site: Path, digits: Suite
     assert plain(percent(detection.accuracy)) in text
     assert "0.731" in text
     assert "41.8 %" in text  # share of one attack's successes that is caught
+
+
+def test_the_ranking_says_what_a_detector_owes_to_rejecting(site: Path) -> None:
+    text = Page(site / "index.html").text
+    assert "86.5 % [81.1, 90.6] 90.0 % right and accepted" in text
+    assert "classifier alone 5.5 %, stratified 11.0 %" in text
+    cards = Page(site / "digits/defenses/feature-squeezing.html").text.partition("Claims and breaks")[0]
+    assert "Detection accuracy 76.0 % rejects 56.5 % of the successes of attacks that know it, 4.5 % of clean" in cards
+    assert "Stratified robust accuracy 11.0 %" in cards and "the classifier alone 5.5 %" in cards
+
+
+def test_nothing_stratified_is_said_where_no_attack_looked_for_rejections(digits: SuiteSummary, tmp_path: Path) -> None:
+    item = digits.defenses[2]
+    assert item.detection is not None
+    blind = replace(item, detection=replace(item.detection, near_rejected=None))
+    page = Page(render([suite("digits", [blind])], tmp_path, tmp_path / "site"))
+    assert "classifier alone 5.5 %" in page.text and "%, stratified" not in page.text
+
+
+def test_without_a_detector_nothing_is_said_of_detection(site: Path) -> None:
+    assert "Detection accuracy" in Page(site / "index.html").text
+    assert "Detection accuracy" not in Page(site / "digits-l2/index.html").text
+    assert "Detection accuracy" not in Page(site / "digits/defenses/madry.html").text
+
+
+def test_a_suite_says_which_defenses_have_a_result_elsewhere_alone(digits: SuiteSummary, tmp_path: Path) -> None:
+    part, last = suite("a", digits.defenses[:4]), suite("b", digits.defenses[3:5])
+    render([digits, part, last, study_suite()], tmp_path, tmp_path / "site")
+    few, study = Page(tmp_path / "site/b/index.html"), Page(tmp_path / "site/ours-radius/index.html")
+    said = "Defenses 2 4 that have a result in another suite have none here"
+    assert f"{said} digits: madry, ours, feature-squeezing, none-again" in few.text
+    assert "../digits/defenses/madry.html" in few.links
+    assert "Defenses 4 2 that have" in Page(tmp_path / "site/a/index.html").text
+    for page in (Page(tmp_path / "site/index.html"), study):  # all are here; variants are missing nowhere
+        assert "in another suite" not in page.text
+
+
+def test_a_flag_of_several_wordings_says_each(digits: SuiteSummary, tmp_path: Path) -> None:
+    one, two = digits.defenses[0], digits.defenses[4]
+    flags = [Flag("gradient-masking", "gradient masking", f"pgd leaves {share} %.") for share in (40, 50)]
+    pair = [replace(one, flags=flags[:1]), replace(two, flags=flags[1:])]
+    text = Page(render([suite("digits", pair)], tmp_path, tmp_path / "site")).text
+    assert "What it says of each madry: pgd leaves 40 %. none: pgd leaves 50 %." in text
+
+
+def test_a_tie_is_said_on_the_page_of_the_defense(site: Path) -> None:
+    assert "Rank 5= of 5, tied" in Page(site / "digits/defenses/none.html").text
+    assert "Rank 1 of 5 Worst attack" in Page(site / "digits/defenses/madry.html").text
+
+
+def test_it_is_said_on_how_many_examples_attacks_were_run(tmp_path: Path) -> None:
+    attacks = [ATTACKS[1].model_copy(update={"examples": 50}), *ATTACKS[7:]]
+    item = defense("none", 1, 10, 5, [6, 7, 5], attacks=attacks)
+    text = Page(render([suite("digits", [item], attacks)], tmp_path, tmp_path / "site")).text
+    assert "2 counted, 1 sanity check on the first examples alone, where they lower the worst case: pgd (50)" in text
+    assert "0123456789+ +: with uncommitted changes" in text
+
+
+def test_the_headline_says_where_an_attack_goes_on_without_gradients(digits: SuiteSummary, tmp_path: Path) -> None:
+    ensemble = attack_record("autoattack", queries=200, estimator="exact")
+    attacks = [ensemble, ATTACKS[2]]
+    item = defense("jpeg", 1, 150, 5, [60, 5], attacks=attacks)
+    render([suite("digits", [item], attacks)], tmp_path, tmp_path / "site")
+    text = Page(tmp_path / "site/digits/defenses/jpeg.html").text
+    assert "(autoattack, which goes on without gradients); adapted" in text
+
+
+def test_what_worst_for_counts_is_said(site: Path) -> None:
+    for path in ("defenses/ours", "attacks/pgd"):
+        assert "where several leave the same, also where none breaks" in Page(site / f"digits/{path}.html").text
+
+
+def test_a_version_of_two_parts_is_no_hash(digits: SuiteSummary, tmp_path: Path) -> None:
+    for version, said in (("1+2", "Version 1+2 (the detector's and"), ("ab12", "hash of the plugin's own files ab12")):
+        item = digits.defenses[0]
+        item = replace(item, record=item.record.model_copy(update={"version": version}))
+        render([suite("digits", [item])], tmp_path, tmp_path / "site")
+        assert said in Page(tmp_path / "site/digits/defenses/madry.html").text
 
 
 def test_an_attack_page_ranks_what_it_left(site: Path, digits: SuiteSummary) -> None:
@@ -192,7 +273,7 @@ def test_gallery_images_are_written_and_clipped(site: Path) -> None:
             assert (str(image.width), str(image.height)) == (attributes["width"], attributes["height"])
         assert attributes["alt"]
     assert images[3]["width"] == "12"  # g(x) has a size of its own
-    assert "multiplied by 15" in page.text
+    assert "multiplied by 15" in page.text and "(x_adv − x) × 15" in page.text
     assert "label zero; predicted zero before and three after" in page.text
 
 
