@@ -32,8 +32,9 @@ _INTRODUCTION = f"""\
 <!-- Written by `make docs` from `results/{SUITE}`; edits here are lost. -->
 
 One model, the same examples, the same judge, seven attacks, each with budgets from some ten to some ten thousand passes
-an example. A pass is a forward pass of the whole defense; of adaptive attacks those on validation images, once for all
-examples, come on top. Accuracy is in per cent, with its 95 % interval for the sampling of images.
+an example. The number in a name is about what the budget allows; the table has what was spent, less where examples fall
+early. A pass is a forward pass of the whole defense. `adaptive` takes others on validation images, once for all
+examples, which are not counted here. Accuracy is in per cent, with its 95 % interval for the sampling of images.
 
 - `adaptive` and `cascade` are this project's; `adaptive` is told nothing but the number of passes.
 - `autoattack` and `autoattack-rand` are AutoAttack's standard and rand series (Croce & Hein 2020), shortened or whole.
@@ -62,7 +63,7 @@ def curves(defense: DefenseSummary) -> dict[str, list[Point]]:
 
 
 def lead(found: dict[str, list[Point]]) -> str:
-    """A sentence: how often ours is at or below another's point for no more passes, and where it is furthest above."""
+    """How often ours leaves no more than a point of another attack for no more passes, and where it is furthest above."""
     ours = [point for name in OURS for point in found.get(name, [])]
     gaps: list[tuple[float, Point]] = []
     for name, points in found.items():
@@ -71,13 +72,16 @@ def lead(found: dict[str, list[Point]]) -> str:
             if cheaper:
                 gaps.append((min(cheaper) - point.left.value, point))
     if not gaps:
-        return "No point of another attack is as dear as one of ours."
+        return "No point of another attack takes as many passes as one of ours."
     worst, where = max(gaps, key=lambda pair: pair[0])
     below = sum(gap <= 0 for gap, _ in gaps)
-    text = f"Of {len(gaps)} points of other attacks ours is at or below {below} for no more passes"
+    text = (
+        f"{len(gaps)} points of other attacks take at least as many passes as our cheapest. Beside {below} of them "
+        "`adaptive` or `cascade` leaves no more, for no more passes"
+    )
     if worst <= 0:
         return f"{text}."
-    return f"{text}; it is furthest above `{where.name}`, by {100 * worst:.1f} points."
+    return f"{text}; the largest gap the other way is {100 * worst:.1f} points, to `{where.name}`."
 
 
 def plot(title: str, found: dict[str, list[Point]]) -> str:
@@ -129,12 +133,11 @@ def _part(defense: DefenseSummary, found: dict[str, list[Point]]) -> str:
     ]
     name, n = defense.record.name, defense.standard.n
     adaptive = [cell for cell in defense.attacks if cell.record.name.startswith("adaptive-")]
-    notes = sorted({note for cell in adaptive for note in cell.notes})
-    said = "".join(f"- {note}\n" for note in notes)
+    said = "".join(f"- `{cell.record.name}`: {'; '.join(cell.notes)}\n" for cell in adaptive if cell.notes)
     return (
         f"## `{name}`, {n} examples\n\n![{name}]({_file(name)})\n\n{lead(found)}\n\n"
         f"{table(['Attack', 'Passes an example', 'Accuracy left'], rows)}"
-        + (f"\nWhat `adaptive` found:\n\n{said}" if said else "")
+        + (f"\nWhat `adaptive` found with each budget, of all its shards:\n\n{said}" if said else "")
     )
 
 

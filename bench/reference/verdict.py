@@ -26,8 +26,9 @@ g takes 13 steps of PGD on an external network f_ext, from a random start, towar
 Δ = 0.2; f classifies what is left.
 
 **Tried here**: f_ext at half the width of the paper's table 4, adversarially trained, and a small f in place of
-ResNet-18; Δ, steps and start as in the paper. All numbers are of the first images of the suite `{SUITE}`, with 95 %
-intervals, and every sentence below is made from them.
+ResNet-18; Δ, steps and start as in the paper. Up to the paper's tables all numbers are of the first images of the suite
+`{SUITE}`, and every sentence is made from them. Brackets are 95 % intervals; ± behind a difference is its standard
+error, and what is less than two of these is *not told apart*.
 """
 
 
@@ -95,7 +96,7 @@ def _against(found: Verdict) -> str:
         ]
         for one in found.against
     ]
-    head = ["", "Clean, %", "Robust, %", "Ours minus this, points", "Inference of ours ÷ this"]
+    head = ["", "Clean, %", "Robust, %", "Ours minus this, points", "Time of inference, ours ÷ this"]
     return (
         "The same images, each classifier attacked as one by `cascade`. Adversarial training at equal inference cost "
         "would be a network as many times larger; the one here is not, so its line is a lower bound of what that cost "

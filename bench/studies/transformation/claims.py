@@ -63,9 +63,9 @@ RUNGS = {
 #: Tries of an attacker who sends the same input again until it is misclassified.
 TRIES = (1, 2, 5, 10, 20, 50)
 _WHERE = {
-    "not told apart from": "to its static base, as far as these images tell",
-    "below": "below its static base",
-    "above": "but stays above its static base",
+    "not told apart from": "to its static base, the external network that g goes by, as far as these images tell",
+    "below": "below its static base, the external network that g goes by",
+    "above": "but stays above its static base, the external network that g goes by",
 }
 _RUNG = re.compile(r"o(\d+)-")
 #: Bases that the plot has a line of.
@@ -207,16 +207,16 @@ def sentences(found: Verdict) -> list[str]:
     for one in found.against:
         name = BASES.get(one.name, one.name)
         said.append(
-            f"It is {one.verdict} {name} ({_pc(one.robust)} on the same images, itself attacked; difference "
-            f"{100 * one.difference:+.1f} ± {100 * one.error:.1f} points)"
-            + (f", at {one.cost:.1f} times its inference." if one.cost is not None else ".")
+            f"It is {one.verdict} {name}, which keeps {_pc(one.robust)} of the same images when it is attacked itself: "
+            f"ours minus that is {100 * one.difference:+.1f} ± {100 * one.error:.1f} points"
+            + (f", at {one.cost:.1f} times the time of inference." if one.cost is not None else ".")
         )
     base = next((one for one in found.against if one.name == "guide"), None)
     if base is not None and falls:
-        said.append(f"In one sentence: it falls {_WHERE[base.verdict]} (the external network that g goes by).")
+        said.append(f"In one sentence: it falls {_WHERE[base.verdict]}.")
     if found.tries:
         k, left = found.tries[-1]
-        said.append(f"Who sends the same input {k} times leaves {_pc(left)}.")
+        said.append(f"Who may send the same input {k} times, and needs one error, leaves {_pc(left)}.")
     return said
 
 

@@ -25,10 +25,10 @@ def test_ours_is_compared_with_what_costs_at_least_as_much() -> None:
         "a3": [_point("a3-10", 11, 10), _point("a3-100", 150, 40), _point("a3-1000", 900, 30)],
     }
     said = lead(found)
-    assert said.startswith("Of 2 points of other attacks ours is at or below 1 for no more passes")
-    assert said.endswith("furthest above `a3-1000`, by 10.0 points.")
-    assert lead({**found, "a3": [_point("a3-100", 150, 40)]}).endswith("below 1 for no more passes.")
-    assert lead({"a3": found["a3"]}) == "No point of another attack is as dear as one of ours."
+    assert said.startswith("2 points of other attacks take at least as many passes as our cheapest. Beside 1 of them ")
+    assert said.endswith("gap the other way is 10.0 points, to `a3-1000`.")
+    assert lead({**found, "a3": [_point("a3-100", 150, 40)]}).endswith("leaves no more, for no more passes.")
+    assert lead({"a3": found["a3"]}) == "No point of another attack takes as many passes as one of ours."
 
 
 def test_a_plot_has_a_line_for_each_attack_and_cheaper_points_stand_left() -> None:

@@ -160,7 +160,7 @@ def test_the_sentences_follow_the_numbers(tmp_path: Path, left: int, base: int, 
     assert ("In one sentence: " in said) == bool(where)
     assert where in said
     assert f"{len(_rungs()) - 1} of {len(_rungs())} attacks of the ladder are not complete" in said
-    assert "4.0 times its inference" in said
+    assert "4.0 times the time of inference" in said
     assert "a loss of" in said
 
 
