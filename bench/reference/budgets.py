@@ -63,7 +63,7 @@ def curves(defense: DefenseSummary) -> dict[str, list[Point]]:
 
 
 def lead(found: dict[str, list[Point]]) -> str:
-    """How often ours leaves no more than a point of another attack for no more passes, and where it is furthest above."""
+    """How often ours leaves no more than another attack's point for no more passes, and where it is furthest above."""
     ours = [point for name in OURS for point in found.get(name, [])]
     gaps: list[tuple[float, Point]] = []
     for name, points in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 
 from bench.contracts.defense import Card, Defense, DefenseSpec
@@ -33,7 +34,8 @@ What is left of each under attack is on the site that `make leaderboard` builds.
 approximations of the transform that a defense declares for BPDA; an attack that asks for none of them takes the first.
 The identity needs no declaration and is always tried (BPDA-I). The numbers of papers are accuracies in per cent; a
 clean one that is missing was not at hand. A detector stands in front of any classifier (`--set classifier=madry`), and
-is trained after it.
+is trained after it. *From 16 pixels on* is about the shorter side of an image: below it are the digits of 8×8. A
+default `null` is chosen by the data or the network.
 """
 
 
@@ -68,7 +70,8 @@ def _section(name: str, cls: type[Defense] | type[Detector]) -> str:
     rows = []
     for parameter in list(inspect.signature(cls).parameters.values())[1:]:
         default = "null" if parameter.default is None else str(parameter.default)
-        rows.append([f"`{parameter.name}`", f"`{default}`", meaning(name, parameter.name, arguments)])
+        explained = _with_values(cls, meaning(name, parameter.name, arguments))
+        rows.append([f"`{parameter.name}`", f"`{default}`", explained])
     if issubclass(cls, Detector):
         rows.append(["`classifier`", "`none`", "the defense that it stands in front of."])
     defense = build_defense(DefenseSpec(name), _DIGITS)
@@ -83,11 +86,17 @@ def _section(name: str, cls: type[Defense] | type[Detector]) -> str:
         f"**{inline(card.title)}**, [{inline(card.paper)}]({card.url})." if card.url else f"**{inline(card.title)}**.",
         inline(card.summary),
         " ".join(filter(None, facts)),
-        *map(inline, text),
+        *(_with_values(cls, inline(paragraph)) for paragraph in text),
         table(["Parameter", "Default", "Meaning"], rows) if rows else "No parameters.",
         _claims(card),
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts if part)
+
+
+def _with_values(cls: type, text: str) -> str:
+    """The text with the constants of the defense's module, such as ``SMALL_RADIUS``, as the numbers that they are."""
+    constants = vars(sys.modules[cls.__module__])
+    return re.sub(r"\b[A-Z]+(?:_[A-Z]+)+\b", lambda name: str(constants.get(name[0], name[0])), text)
 
 
 def _claims(card: Card) -> str:

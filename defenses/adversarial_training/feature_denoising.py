@@ -26,7 +26,8 @@ class FeatureDenoising(Defense):
     """A network with a denoising block at the end of every resolution, trained on PGD examples.
 
     The paper puts one block after each of the four resolutions of a ResNet-152 on ImageNet; here they go into any
-    network that is a row of layers. With 64 pixels the first resolution goes without a block (``MOST_PIXELS``).
+    network that is a row of layers. A resolution of more than MOST_PIXELS places, as the first one is of 64×64 images,
+    goes without a block.
 
     Args:
         data: decides the architecture.

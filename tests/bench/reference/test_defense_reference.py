@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_every_defense_and_each_of_its_parameters_is_on_it(name: str) -> None:
         assert sum(line.startswith(f"| `{parameter}` | ") for line in section) == 1, parameter
     for claim in (*cls.card.claims, *cls.card.breaks):
         assert any(line.endswith(f"| {claim.source} |") for line in section)
+
+
+def test_a_reader_is_given_numbers_and_not_the_names_of_constants() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", page)
+    assert "Default: 0.2 from 16 pixels on, else 0.4." in page
 
 
 class _Mute(Defense):
