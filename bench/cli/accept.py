@@ -20,6 +20,7 @@ from bench.cli.voice import Voice, speaking
 
 
 @click.command(
+    short_help="Check a submitted folder and add it to results.",
     epilog=epilog("bench accept mine-on-digits --results results", refuses="wrong input, or it is not accepted")
 )
 @click.argument("bundle", type=PATH)

@@ -27,6 +27,7 @@ SECONDS = 10.0
 
 
 @click.command(
+    short_help="Prove which examples no attack can break.",
     epilog=epilog(
         "bench certify --defense madry --suite digits --eps 0.05 --results results",
         "bench certify --defense rse --suite digits --smoothing 0.25 --results results",
@@ -52,8 +53,8 @@ SECONDS = 10.0
     metavar="SIGMA",
     help='Smooth by noise of this standard deviation instead (repeat), a number or "8/255": bounds in l2.',
 )
-@click.option("--draws", type=click.IntRange(1), help="Of noise, to bound a class's probability [default: 10000].")
-@click.option("--selection-draws", type=click.IntRange(1), help="Others, to choose the class [default: 100].")
+@click.option("--draws", type=click.IntRange(1), help="Draws of noise to bound a class's probability [default: 10000].")
+@click.option("--selection-draws", type=click.IntRange(1), help="Other draws, to choose the class [default: 100].")
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

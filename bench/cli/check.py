@@ -11,6 +11,7 @@ from bench.contracts.errors import one_line
 
 
 @click.command(
+    short_help="Check the contract of a defense in seconds.",
     epilog=epilog(
         "bench check ours",
         "bench check path/to/mine.py:Mine --suite digits",

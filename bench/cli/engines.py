@@ -24,7 +24,7 @@ _OPTIONS = (
         show_default=True,
         help="Processes here, or Ray.",
     ),
-    click.option("--address", help="Of a running Ray cluster: auto or HOST:PORT [default: one on this machine]."),
+    click.option("--address", help="A running Ray cluster: auto or HOST:PORT [default: one on this machine]."),
     click.option("--cpus-per-job", type=float, default=1.0, show_default=True, help="CPUs kept for a job; Ray only."),
     click.option("--gpus-per-job", type=float, help="Share of a GPU for a job [default: 1 on a GPU]."),
     click.option("--memory-per-job", help="Main memory kept for a job, such as 4GB; Ray only."),

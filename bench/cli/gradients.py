@@ -11,7 +11,10 @@ from bench.cli.scene import Scene, epilog, in_a_scene
 from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=epilog("bench gradients --defense prm --suite digits --results results"))
+@click.command(
+    short_help="Measure input gradients, and PGD on some pixels alone.",
+    epilog=epilog("bench gradients --defense prm --suite digits --results results"),
+)
 @defense_options(help="A differentiable defense (repeat for several).")
 @results_option
 @speaking

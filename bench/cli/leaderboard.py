@@ -22,7 +22,7 @@ from bench.cli.voice import Voice, speaking
 @click.option("--out", type=PATH, default=Path("site"), show_default=True, help="Site folder.")
 @click.option("--serve", is_flag=True, help="Serve it on this machine afterwards.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of --serve; 0: any that is free."
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port of --serve; 0: any."
 )
 @speaking
 def leaderboard(

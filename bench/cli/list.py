@@ -16,7 +16,7 @@ from bench.contracts.errors import one_line
 _Listed = tuple[list[str], list[list[str]], list[str]]
 
 
-@click.command("list", epilog=epilog("bench list attacks"))
+@click.command("list", short_help="List what is registered, and where it is from.", epilog=epilog("bench list attacks"))
 @click.argument("what", type=click.Choice(["defenses", "attacks", "suites"]), required=False)
 @click.option("--config", type=PATH, help="Another bench.yaml (for suites).")
 @speaking

@@ -19,7 +19,10 @@ from bench.cli.scene import epilog, pick_device
 from bench.cli.voice import Voice, speaking
 
 
-@click.command(epilog=epilog("bench status --suite digits --results results --why"))
+@click.command(
+    short_help="Say what is stored, what is stale, what a run would do.",
+    epilog=epilog("bench status --suite digits --results results --why"),
+)
 @stored_suite_options
 @click.option("--why", is_flag=True, help="Say for every stale result what has changed since.")
 @results_option

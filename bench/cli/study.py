@@ -13,29 +13,46 @@ from bench.cli.voice import Voice, plain, speaking
 
 @click.group(epilog=epilog("bench study losses"))
 def study() -> None:
-    """Measure something beside the leaderboard (losses, transformation)."""
+    """Measure losses, or where a transform moves images."""
 
 
 @study.command(
+    short_help="Compare the losses behind gradient attacks.",
     epilog=epilog(
         "bench study losses --suite digits --beside distillation --results results",
         "bench study losses --suite cifar10 --data-root data --images 100 --train-images 1500",
     )
 )
 @defense_options(help="The classifier: deterministic, differentiable [default: none].")
-@click.option("--beside", metavar="NAME", help="Another classifier, for what transfers; as none(network=resnet8).")
+@click.option(
+    "--beside",
+    metavar="NAME",
+    help="Another classifier, for what transfers; with settings in quotes: 'none(network=resnet8)'.",
+)
 @results_option
-@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="Of the descents.")
-@click.option("--iterations", type=click.IntRange(1), default=200, show_default=True, help="Of every descent.")
-@click.option("--multiplier", type=float, default=0.01, show_default=True, help="α of equal multiplier.")
-@click.option("--step", type=float, default=0.05, show_default=True, help="l2 length of a step of equal perturbation.")
 @click.option(
-    "--train-images", type=click.IntRange(1), default=5000, show_default=True, help="Detectors learn from, at most."
+    "--images", type=click.IntRange(1), default=200, show_default=True, help="Images to lead to another class."
+)
+@click.option("--iterations", type=click.IntRange(1), default=200, show_default=True, help="Steps for each of them.")
+@click.option("--multiplier", type=float, default=0.01, show_default=True, help="Step at an equal multiplier.")
+@click.option(
+    "--step", type=float, default=0.05, show_default=True, help="l2 length of a step at an equal perturbation."
 )
 @click.option(
-    "--test-images", type=click.IntRange(1), default=1000, show_default=True, help="Detectors are tested on, at most."
+    "--train-images",
+    type=click.IntRange(1),
+    default=5000,
+    show_default=True,
+    help="Images that detectors learn from, at most.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Of each detector's training.")
+@click.option(
+    "--test-images",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Images that detectors are tested on, at most.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Epochs of each detector.")
 @speaking
 @in_a_scene
 def losses(
@@ -52,7 +69,10 @@ def losses(
     test_images: int,
     epochs: int,
 ) -> None:
-    """Cross-entropy, its sign, one logit and the margin: speed, length, and detectors trained on each."""
+    """Compare cross-entropy, its sign, one logit and the margin as what gradient attacks follow.
+
+    How fast and how far each leads to another class, and how well detectors that learn from one find the others.
+    """
     from bench.storing import provenance
     from bench.storing.store import Store
     from bench.studies.losses.claims import claims, table
@@ -80,20 +100,21 @@ def losses(
 
 
 @study.command(
+    short_help="Measure where a transform moves images.",
     epilog=epilog(
         "bench study transformation --suite digits --defense ours --results results",
         "bench study transformation --suite ours-ladder --defense ours --beside madry --data-root data",
     )
 )
 @defense_options(help="A defense whose transform goes by another network, as that of ours.")
-@click.option("--beside", multiple=True, metavar="NAME", help="Another, deterministic defense (repeat for several).")
+@click.option("--beside", multiple=True, metavar="NAME", help="A deterministic defense to compare with (repeat).")
 @results_option
 @speaking
 @in_a_scene
 def transformation(
     scene: Scene, voice: Voice, defenses: tuple[str, ...], beside: tuple[str, ...], results: Path
 ) -> None:
-    """Where a transform moves images on average, and what the classifiers around it are worth without it."""
+    """Measure where a transform moves images on average, and what the classifiers around it keep without it."""
     from bench.storing import provenance
     from bench.storing.store import Store
     from bench.studies.transformation.measure import measure_and_store

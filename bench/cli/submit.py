@@ -23,6 +23,7 @@ _NOTE = click.option("--note", default="", help="What there is to say, such as a
 
 
 @click.command(
+    short_help="Check, evaluate and pack a defense to be submitted.",
     epilog=epilog("bench submit --defense mine.py:Mine --suite digits --by 'A. Author' --out mine-on-digits")
 )
 @click.option("--defense", metavar="NAME", required=True, help="A defense: name, file.py:Name or module:attr.")
@@ -72,6 +73,7 @@ def submit(
 
 @click.command(
     "submit-attack",
+    short_help="Pack adversarial inputs to be submitted.",
     epilog=epilog("bench submit-attack --suite digits --defense madry --images x_adv.safetensors --by ME --out found"),
 )
 @suite_option(help="The suite in whose results the defense is.")

@@ -23,6 +23,7 @@ from bench.contracts.errors import InputError
 
 
 @click.command(
+    short_help="Judge stored adversarial inputs again.",
     epilog=epilog(
         "bench verify --suite digits --results results --defense ours",
         fails="a row came out differently, or could not be judged again",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from bench.cli.commands import commands, reference
 from bench.cli.main import main
@@ -32,6 +33,13 @@ def test_a_section_has_usage_options_example_and_exit_codes(name: str) -> None:
         if isinstance(option, click.Option) and option.name not in ("as_json", "quiet"):
             own = f"| `{option.opts[0]}" in text
             assert own != (f"`{option.opts[0]}`" in text.partition("\nAlso ")[2] and f"| `{option.opts[0]}" in shared)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["new", "--help"]])
+def test_lists_of_commands_say_whole_sentences(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(main, arguments, terminal_width=80).output.partition("Commands:\n")[2]
+    lines = shown.partition("\n\n")[0].splitlines()
+    assert len(lines) >= 2 and all(line.endswith(".") and not line.endswith("..") for line in lines), shown
 
 
 def test_an_option_without_a_word_about_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
