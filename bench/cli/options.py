@@ -77,7 +77,9 @@ config_option = click.option(
     type=PATH,
     help="A bench.yaml, whose suites are added to the shipped ones [default: that of this folder].",
 )
-data_root_option = click.option("--data-root", type=PATH, help="Where downloaded data sets are kept.")
+data_root_option = click.option(
+    "--data-root", type=PATH, help="Where data sets are kept [default: ~/.cache/worst-case-bench]."
+)
 checkpoints_option = click.option("--checkpoints", type=PATH, help="Folder of checkpoints [default: beside the code].")
 isolation_option = click.option(
     "--isolation",
