@@ -16,6 +16,8 @@ from bench.reference.markdown import first_paragraph, inline, meaning, page, spl
 
 #: The data of the shipped checkpoints: it decides the defaults that are built below.
 _DIGITS = DataInfo("digits", InputSpec((1, 8, 8), levels=17), 10)
+#: Of a size at which a layer may stand before weights that exist already.
+_CIFAR = DataInfo("cifar10", InputSpec((3, 32, 32), levels=256), 10)
 
 _INTRODUCTION = """\
 # Defenses
@@ -34,8 +36,8 @@ What is left of each under attack is on the site that `make leaderboard` builds.
 approximations of the transform that a defense declares for BPDA; an attack that asks for none of them takes the first.
 The identity needs no declaration and is always tried (BPDA-I). The numbers of papers are accuracies in per cent; a
 clean one that is missing was not at hand. A detector stands in front of any classifier (`--set classifier=madry`), and
-is trained after it. *From 16 pixels on* is about the shorter side of an image: below it are the digits of 8×8. A
-default `null` is chosen by the data or the network.
+is trained after it; from 32 pixels on, to the weights that this has already. *From 16 pixels on* is about the shorter
+side of an image: below it are the digits of 8×8. A default `null` is chosen by the data or the network.
 """
 
 
@@ -75,11 +77,13 @@ def _section(name: str, cls: type[Defense] | type[Detector]) -> str:
     if issubclass(cls, Detector):
         rows.append(["`classifier`", "`none`", "the defense that it stands in front of."])
     defense = build_defense(DefenseSpec(name), _DIGITS)
+    borrowed = None if issubclass(cls, Detector) else build_defense(DefenseSpec(name), _CIFAR).weights_of
     stand_ins = ", ".join(f"`{each}`" for each in defense.approximations())
     facts = [
         f"**Randomised**: {'yes' if defense.randomized else 'no'}.",
         f"**Stand-ins**: {stand_ins}." if stand_ins else "",
         f"**Training**: {inline(first_paragraph(cls.fit) if cls.fit is not Detector.fit else 'none.')}",
+        f"From 32 pixels on it has the weights of `{borrowed}`, and is not trained itself." if borrowed else "",
     ]
     parts = [
         f"## {name}",

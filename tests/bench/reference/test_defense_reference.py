@@ -55,3 +55,11 @@ class _Mute(Defense):
 def test_a_parameter_without_a_word_is_an_error() -> None:
     with pytest.raises(ValueError, match="mute: the docstring does not explain the parameter 'strength'"):
         reference._section("mute", _Mute)
+
+
+def test_what_borrows_weights_on_larger_images_says_so() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    section = {name: page.partition(f"\n## {name}\n")[2].partition("\n## ")[0] for name in ("jpeg", "hedge", "trades")}
+    assert "From 32 pixels on it has the weights of `none`" in section["jpeg"]
+    assert "From 32 pixels on it has the weights of `madry`" in section["hedge"]
+    assert "it has the weights of" not in section["trades"]
