@@ -63,7 +63,8 @@ make gpu MINUTES=30 DATA_ROOT=data
 What changes with a GPU: networks of the papers' size, 1000 examples in place of 500, and black-box attacks with
 25,000 queries. The rows of a GPU are rows of their own: `device` is part of their key.
 
-Table 6 of the paper, on Tiny ImageNet, is the suite `tiny-imagenet`, with the options above. It has not been run.
+Table 6 of the paper, on Tiny ImageNet, is the suite `tiny-imagenet`: `bench train` and `bench evaluate` with
+`--suite tiny-imagenet --set network=resnet18 --data-root DIR --download`. It has not been run.
 
 ## Images of other sizes
 
