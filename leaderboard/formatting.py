@@ -7,6 +7,9 @@ import math
 import re
 from typing import Any
 
+from markupsafe import Markup, escape
+
+from bench.contracts.errors import one_line
 from bench.contracts.words import format_eps
 from bench.summary.columns import MISSING
 from bench.summary.numbers import Estimate
@@ -114,6 +117,11 @@ def compact(value: Any) -> str:
 def parameters(params: dict[str, Any], separator: str = ", ") -> str:
     """All parameters on one line: ``steps 40, step_size 0.25``."""
     return separator.join(f"{name} {compact(value)}" for name, value in params.items())
+
+
+def breakable(name: str) -> Markup:
+    """A name in a narrow column: it may break after punctuation, and nowhere else while it fits."""
+    return Markup(re.sub(r"([-(=,_]+)(?=.)", r"\1<wbr>", str(escape(one_line(name)))))
 
 
 def day(timestamp: str) -> str:

@@ -175,7 +175,7 @@ def path_plot(record: Losses) -> Plot:
 def gradient_plot(record: Losses) -> Plot:
     """The length of P by iteration at an equal multiplier: figure 4."""
     mine = [each for each in record.descents if each.setting == SETTINGS[0]]
-    return _plot("length of P, logarithmic", mine, "", "gradient", logarithmic=True)
+    return _plot("length of P (logarithmic)", mine, "", "gradient", logarithmic=True)
 
 
 def _plot(title: str, descents: list[Descent], dashed: str, solid: str, logarithmic: bool = False) -> Plot:

@@ -171,6 +171,7 @@ def _environment() -> jinja2.Environment:
         formatting.duration,
         formatting.compact,
         formatting.parameters,
+        formatting.breakable,
         formatting.day,
         formatting.web_address,
         formatting.symbol,

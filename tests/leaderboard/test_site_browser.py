@@ -226,9 +226,41 @@ def test_without_javascript_the_tables_are_complete(visit: Any, pages: Path) -> 
 
 
 @pytest.mark.parametrize("path", ["index.html", "digits/defenses/ours.html", "digits/attacks/bpda.html"])
-def test_a_phone_never_scrolls_the_page_sideways(visit: Any, pages: Path, path: str) -> None:
-    page = visit(viewport={"width": 375, "height": 700}).open(pages / path)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+@pytest.mark.parametrize("width", [320, 375])
+def test_a_phone_never_scrolls_the_page_sideways(visit: Any, pages: Path, path: str, width: int) -> None:
+    page = visit(viewport={"width": width, "height": 700}).open(pages / path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def add(page: Any, html: str) -> None:
+    """Put a piece of another kind of page at the end of this one."""
+    page.evaluate("(html) => document.querySelector('main').insertAdjacentHTML('beforeend', html)", html)
+
+
+def test_plots_side_by_side_fit_a_phone_and_keep_what_stands_beside_them(visit: Any, pages: Path) -> None:
+    page = visit(viewport={"width": 320, "height": 700}).open(pages / "index.html")
+    add(page, '<figure class="panels"><svg viewBox="0 0 100 50"></svg></figure>')
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate("getComputedStyle(document.querySelector('.panels > svg')).overflow") == "visible"
+
+
+def test_a_name_breaks_between_its_parts_alone(visit: Any, pages: Path) -> None:
+    page = visit(viewport={"width": 390, "height": 700}).open(pages / "index.html")
+    whole = page.evaluate(
+        """() => { const link = document.querySelector('#leaderboard tbody th a');
+        link.innerHTML = 'reconstruction(<wbr>classifier=<wbr>madry)';
+        return [...link.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => {
+            const range = document.createRange(); range.selectNodeContents(node); return range.getClientRects().length;
+        }); }"""
+    )
+    assert whole == [1, 1, 1]
+
+
+def test_a_head_of_one_row_looks_like_one(visit: Any, pages: Path) -> None:
+    page = visit().open(pages / "index.html")
+    add(page, '<table class="matrix"><thead><tr><th scope="col" id="single">clean</th></tr></thead></table>')
+    assert page.evaluate("getComputedStyle(document.getElementById('single')).fontWeight") == "600"
+    assert page.evaluate("getComputedStyle(document.getElementById('single')).borderBottomWidth") == "1px"
 
 
 def contrast(page: Any, selector: str) -> float:
@@ -270,3 +302,10 @@ def test_text_has_the_contrast_that_wcag_asks_for(visit: Any, pages: Path, schem
     )
     assert strongest > 0.8
     assert contrast(page, "#strongest") >= 4.5
+    for small in ("sub", "status partial"):
+        page.evaluate(
+            """(small) => { const cell = document.getElementById('strongest');
+            cell.innerHTML = `<span class="${small}" id="small">l2 0.9</span>`; }""",
+            small,
+        )
+        assert contrast(page, "#small") >= 4.5, small

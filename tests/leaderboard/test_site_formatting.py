@@ -47,6 +47,11 @@ def test_threat_models_read_as_the_field_writes_them(norm, eps, text) -> None:
     assert formatting.radius(norm, eps) == text
 
 
+def test_a_name_may_break_after_punctuation_and_stays_text() -> None:
+    assert formatting.breakable("ours(external=a_b,n=1)") == "ours(<wbr>external=<wbr>a_<wbr>b,<wbr>n=<wbr>1)"
+    assert formatting.breakable("a-<b>-") == "a-<wbr>&lt;b&gt;-"
+
+
 def test_an_empty_mapping_reads_as_none() -> None:
     assert formatting.parameters({"params": {}}) == "params none"
 

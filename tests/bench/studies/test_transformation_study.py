@@ -213,6 +213,10 @@ def test_the_site_has_it_as_a_page(tmp_path: Path) -> None:
     page = Page(path)
     assert "It falls: from 90.0 % clean to 25.0 %" in page.text
     assert "82.9 / not run yet" in page.text
+    assert page.text.count(f"--suite {SUITE} --defense ours --attack") == 0  # one command for the ladder, not one a row
+    assert page.text.count("an attack alone with --attack and its name") == 1
+    assert "25.0 % [14.2, 40.2]" in page.text
+    assert all("scope" in attributes for attributes in page.elements("th"))
     assert "<svg" in path.read_text(encoding="utf-8")
     images = [path.parent / image["src"] for image in page.elements("img")]
     assert len(images) == 2
