@@ -107,7 +107,7 @@ def adaptive(
     purse.race(pool, 4 * rescore, among=3)
     purse.race(pool, 8 * rescore, among=2)
     if movers.best:
-        target.counts.notes.add(f"after the first climbs, most was gained by {movers.best}")
+        target.counts.notes.add(f"after the first climbs, most was gained {movers.best}")
     return pool.best
 
 
@@ -142,12 +142,12 @@ class _Movers:
 
     def __init__(self, pool: Pool, candidates: list[Candidate]) -> None:
         self.pool, self.turn = pool, 0
-        self.ways: list[tuple[str, Callable[[Tensor, int], None]]] = [("local search", self._search)]
+        self.ways: list[tuple[str, Callable[[Tensor, int], None]]] = [("by local search", self._search)]
         climbs = [candidate for candidate in candidates if candidate.by_gradients]
-        self.ways += [(f"again by {candidate}", partial(self._again, candidate)) for candidate in climbs]
+        self.ways += [(f"from the best points by {candidate}", partial(self._again, candidate)) for candidate in climbs]
         others = [candidate for candidate in candidates if not candidate.by_gradients] or searches(1)
         anew = climbs[:1] + others[:1]
-        self.ways += [(f"anew by {candidate}", partial(self._anew, candidate)) for candidate in anew]
+        self.ways += [(f"from random points by {candidate}", partial(self._anew, candidate)) for candidate in anew]
         #: What each has gained, and the passes that it took, the latest turns counting most.
         self.gained, self.taken = [0.0] * len(self.ways), [0] * len(self.ways)
 
