@@ -34,6 +34,7 @@ _RESTARTS = 5
 @attack(
     "autoattack",
     version=1,
+    randomised_version=2,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,
@@ -68,8 +69,9 @@ def autoattack(
     detector dislikes least, all points of the ball or those on whole grey levels, and its first attack in the other of
     the two on what is left.
 
-    On a randomised defense every attack sees every example and the point that fools most often on fresh draws is
-    kept; the authors' code lets an example leave at its first success, which counts luck as strength.
+    On a randomised defense the point that fools most often on fresh draws is kept, and an example leaves when its point
+    has fooled on all of ``rescore`` and of 64 more; the authors' code lets it leave at its first success, which counts
+    luck as strength.
 
     Args:
         target: gradient knowledge.

@@ -35,6 +35,7 @@ _FEW = 0.05
 @attack(
     "cascade",
     version=1,
+    randomised_version=2,
     knowledge="gradient",
     norms=("linf", "l2", "l1"),
     targeted=True,
@@ -69,7 +70,8 @@ def cascade(
     one example in twenty).
 
     On a randomised defense, or by an estimator that looks at a stand-in, (1), (2) and (5) run as attacks of their
-    own, and the point that fools most often on fresh draws is kept.
+    own, and the point that fools most often on fresh draws is kept. There an example stands until its point has fooled
+    on all of ``rescore`` draws and of 64 more.
 
     Where the target has a detector, all of it is about the joint objective, in the space that the detector dislikes
     least: all points of the ball, or those on whole grey levels. What is still standing then gets (1), and one climb
@@ -140,6 +142,7 @@ class _Search:
         self.target, self.x, self.y = standing.target, standing.x, standing.y
         #: Classes by their rank at x, ``(N, T)``; a targeted attack has one alone.
         if self.target.towards is None:
+            assert standing.logits is not None, "searched so only where it is deterministic"
             self.classes = ranked_classes(standing.logits, self.y, targets).T
         else:
             self.classes = self.target.towards[:, None]

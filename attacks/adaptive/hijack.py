@@ -22,6 +22,7 @@ from bench.contracts.target import Target
 @attack(
     "hijack",
     version=1,
+    randomised_version=2,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,

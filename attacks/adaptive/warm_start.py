@@ -28,6 +28,7 @@ _FEW = 4
 @attack(
     "warm-start",
     version=1,
+    randomised_version=2,
     knowledge="gradient",
     norms=("linf", "l2"),
     targeted=True,

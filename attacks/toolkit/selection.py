@@ -9,6 +9,9 @@ from attacks.toolkit.joint import merit
 from attacks.toolkit.losses import Goal, margin, repeat
 from bench.contracts.target import Target
 
+#: What the mean margin weighs at most beside the share of draws.
+TIE = 1e-3
+
 
 def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) -> Tensor:
     """How often ``x`` fools the defense over fresh ``draws``, ties broken by the mean margin; ``(M,)``.
@@ -17,7 +20,7 @@ def strength(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) ->
     candidates on draws it has not optimised on. (The judge scores the winner on yet other draws.)
     """
     share, mean = tried(target, x, y, index, draws)
-    return share + 1e-3 * torch.tanh(mean)
+    return share + TIE * torch.tanh(mean)
 
 
 def tried(target: Target, x: Tensor, y: Tensor, index: Tensor, draws: int) -> tuple[Tensor, Tensor]:

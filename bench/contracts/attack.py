@@ -67,6 +67,7 @@ class AttackSpec:
         version: raised, from 1 on, whenever a change of code changes what the attack returns or what it costs.
             Stored results of another version are stale. None, for a plugin without a version of its own: it is
             told apart by a hash over its own files.
+        randomised_version: likewise, where only what it does to randomised defenses has changed; None: it never has.
     """
 
     name: str
@@ -83,6 +84,7 @@ class AttackSpec:
     seeks: Seeks = "error"
     adapts: bool = False
     version: int | None = None
+    randomised_version: int | None = None
 
     @property
     def summary(self) -> str:
@@ -136,12 +138,14 @@ def attack(
     seeks: Seeks = "error",
     adapts: bool = False,
     version: int | None = None,
+    randomised_version: int | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorate a plain function as an attack; the registration is attached as ``function.attack``."""
     if knowledge not in KNOWLEDGE:
         raise InputError(f"attack {name}: knowledge {knowledge!r} is not one of {', '.join(KNOWLEDGE)}")
-    if version is not None and (type(version) is not int or version < 1):
-        raise InputError(f"attack {name}: version {version!r} must be an integer of at least 1, or None")
+    for kind, number in {"version": version, "randomised_version": randomised_version}.items():
+        if number is not None and (type(number) is not int or number < 1):
+            raise InputError(f"attack {name}: {kind} {number!r} must be an integer of at least 1, or None")
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         spec = AttackSpec(
@@ -159,6 +163,7 @@ def attack(
             seeks=seeks,
             adapts=adapts,
             version=version,
+            randomised_version=randomised_version,
         )
         function.attack = spec  # type: ignore[attr-defined]
         return function

@@ -19,6 +19,7 @@ def attack_record(entry: ResolvedAttack) -> AttackRecord:
     return AttackRecord(
         name=entry.name,
         version=attack_version(entry.spec),
+        randomised_version=entry.spec.randomised_version,
         function=entry.spec.name,
         knowledge=entry.knowledge,
         params=entry.params,

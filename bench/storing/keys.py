@@ -84,6 +84,9 @@ class AttackKey(Component):
     awareness: int | None = Field(
         default=None, description="version of how attacks deal with a detector; None: this one was shown none"
     )
+    randomised_version: int | None = Field(
+        default=None, description="declared, of what it does to a randomised defense; None: that goes by the version"
+    )
 
 
 class JudgingKey(Component):
@@ -95,6 +98,10 @@ class JudgingKey(Component):
     as_returned: bool = Field(
         default=False, description="whether the grey levels next to a point are left alone under protocol 2"
     )
+
+
+#: Parts of an attack's key that no random stream depends on.
+_VERSIONS = {"version", "randomised_version", "awareness"}
 
 
 class Key(Component):
@@ -119,7 +126,7 @@ class Key(Component):
             return self.suite.seed, self.defense.name, "clean" if self.attack is None else self.attack.name, shard
         attack = None
         if self.attack is not None:
-            attack = self.attack.model_dump(mode="json", exclude={"name", "version", "awareness"})
+            attack = self.attack.model_dump(mode="json", exclude=_VERSIONS | {"name"})
         return self.suite.seed, self.data.examples, json.dumps(attack, sort_keys=True)
 
     def same_numbers(self, other: Key) -> bool:
@@ -151,6 +158,7 @@ _NAMES = {
     "attack.eps": "the attack's radius",
     "attack.tier": "what the attack is shown of the detector",
     "attack.awareness": "the version of how attacks deal with a detector",
+    "attack.randomised_version": "the attack's version on randomised defenses",
     "judging.draws_select": "the draws on which the worst attack is chosen",
     "judging.draws_report": "the draws on which an attack is scored",
     "judging.threshold": "the detector's threshold",

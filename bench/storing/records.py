@@ -108,6 +108,7 @@ class AttackRecord(Record):
     params: dict[str, Any] = Field(description="every parameter, defaults included: the budget")
     eps: float = Field(description="radius it was given, in units of the data")
     version: int | str = Field(description="declared by the attack; of a plugin without one a hash of its own files")
+    randomised_version: int | None = Field(default=None, description="likewise, of what it does to randomised defenses")
     counted: bool = Field(description="False for sanity checks outside the threat model (larger eps)")
     examples: int | None = Field(default=None, description="run on the suite's first so many examples; None: on all")
     tier: Tier = Field(default="adaptive", description="what it is shown of a detector")
@@ -149,9 +150,11 @@ class AttackRecord(Record):
         """
         return detector or (self.tier == "adaptive" and self.seeks == "error")
 
-    def key(self, detector: bool) -> AttackKey:
-        """What tells it from other attacks on a defense with or without a detector."""
+    def key(self, detector: bool, randomised: bool = False) -> AttackKey:
+        """What tells it from other attacks on a defense with or without a detector, randomised or not."""
         own = {name: getattr(self, name) for name in ("name", "function", "version", "knowledge", "params", "eps")}
+        if randomised:
+            own["randomised_version"] = self.randomised_version
         if not detector:
             return AttackKey(**own)
         return AttackKey(**own, tier=self.tier, awareness=None if self.tier == "oblivious" else AWARENESS)
@@ -237,7 +240,8 @@ class SuiteRecord(Record):
             suite=SuiteKey(norm=self.norm, eps=self.eps, seed=self.seed, towards=self.towards),
             data=self.data_key(0, 0),
             defense=defense.key,
-            attack=None if attack is None else attack.key(defense.probe.has_detector),
+            # Rows of the first protocol are all of before attacks had a version of their own there.
+            attack=None if attack is None else attack.key(defense.probe.has_detector, random and self.protocol > 1),
             judging=JudgingKey(
                 draws_select=self.draws_select if random else 1,
                 draws_report=self.draws_report if random else 1,

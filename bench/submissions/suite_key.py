@@ -30,7 +30,10 @@ _MEASURED = (
 
 def _measured(suite: SuiteRecord) -> dict[str, Any]:
     fields = {name: getattr(suite, name) for name in _MEASURED}
-    attacks = {a.name: [a.key(True).model_dump(mode="json"), a.counted, a.examples] for a in suite.attacks}
+    attacks = {
+        a.name: [a.key(detector=True, randomised=True).model_dump(mode="json"), a.counted, a.examples]
+        for a in suite.attacks
+    }
     return {**fields, "shape": list(suite.shape), "attacks": attacks}
 
 

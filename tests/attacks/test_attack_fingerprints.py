@@ -40,7 +40,10 @@ def _fingerprint(name: str, norm: str) -> Fingerprint:
 
 
 def _complaint(name: str, norm: str) -> str:
-    return complaint(FILE, f"{name} {norm}", specs()[name].version, _fingerprint(name, norm))
+    spec = specs()[name]
+    alone = spec.randomised_version
+    version = spec.version if alone is None else f"{spec.version}, {alone} on randomised defenses"
+    return complaint(FILE, f"{name} {norm}", version, _fingerprint(name, norm))
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

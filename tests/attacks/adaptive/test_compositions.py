@@ -13,7 +13,7 @@ from attacks.adaptive.autoattack import autoattack
 from attacks.adaptive.cascade import cascade
 from attacks.adaptive.warm_start import warm_start
 from attacks.gradient.pgd import pgd
-from attacks.toolkit.composition import Stage, Standing, in_turn
+from attacks.toolkit.composition import SURE, Stage, Standing, in_turn
 from bench.contracts.defense import BareModel, freeze
 from bench.contracts.errors import KnowledgeError
 from bench.contracts.target import Target
@@ -117,6 +117,55 @@ def test_on_a_randomised_defense_one_lucky_draw_finishes_nothing() -> None:
     standing = Standing(target, x, y, 16)
     standing.run(_shift(0.05))
     assert len(standing.index) == 4
+
+
+class _InTurn(nn.Module):
+    """Answers its rows, counted from the first on, with the margins of a script: above zero it errs."""
+
+    def __init__(self, *margins: tuple[int, float]) -> None:
+        super().__init__()
+        self.margins = [margin for times, margin in margins for _ in range(times)]
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = torch.tensor(self.margins[self.seen : self.seen + len(x)])
+        self.seen += len(x)
+        return torch.stack([torch.zeros(len(x)), said], 1)
+
+
+def _in_turn_of(*margins: tuple[int, float]) -> Target:
+    defense = freeze(BareModel(_InTurn(*margins), type(DIGITS)("toy", (1, 2, 2), 2)))
+    defense.randomized = True
+    return make_target(defense, 1, "gradient", eps=0.5, randomized=True)
+
+
+HALF, ZERO = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+
+
+def test_a_clean_error_by_far_in_most_draws_gives_way_to_an_error_in_all() -> None:
+    target = _in_turn_of((14, 9.0), (2, -1.0), (16 + SURE, 0.1))
+    standing = Standing(target, HALF, ZERO, 16)
+    standing.run(_shift(0.1))
+    assert torch.equal(standing.best.x, HALF + 0.1)
+    assert len(standing.index) == 0
+
+
+def test_what_fools_a_randomised_defense_without_a_miss_is_left_alone() -> None:
+    target = _in_turn_of((16, -1.0), (16 + SURE, 0.1))
+    x_adv = in_turn(target, HALF, ZERO, [_shift(0.1), _shift(0.2)], draws=16)
+    assert torch.equal(x_adv, HALF + 0.1)
+    assert target.counts.forward.tolist() == [2 * 16 + SURE]
+
+
+def test_a_lucky_row_of_draws_counts_as_what_it_is_with_those_after_it() -> None:
+    half = SURE // 2
+    target = _in_turn_of((16, -1.0), (16 + half, 0.1), (half, -1.0), (16 + SURE - 1, 0.1), (1, -1.0))
+    standing = Standing(target, HALF, ZERO, 16)
+    standing.run(_shift(0.1))
+    assert standing.best.score.item() == pytest.approx((16 + SURE / 2) / (16 + SURE), abs=2e-3)
+    standing.run(_shift(0.2))
+    assert standing.best.score.item() == pytest.approx((16 + SURE - 1) / (16 + SURE), abs=2e-3)
+    assert torch.equal(standing.best.x, HALF + 0.2) and len(standing.index) == 1
 
 
 @pytest.mark.parametrize("name", ["rand", "cascade"])

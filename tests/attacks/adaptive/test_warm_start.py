@@ -46,17 +46,20 @@ def test_it_finds_what_a_hidden_gradient_hides_and_says_along_what_it_climbed() 
 def test_climbs_start_from_the_best_points_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     defense, x, y = _case()
     starts: list[Tensor] = []
+    standing = torch.arange(20)
 
     def run(self: Ascent, target: Any, best: Any, x: Any, start: Tensor, goal: Any, index: Tensor) -> Tensor:
+        nonlocal standing
         starts.append(start)
+        standing = index
         return index
 
     monkeypatch.setattr(Ascent, "run", run)
     target = make_target(defense, 20, "gradient", eps=0.1, randomized=True)
     found = warm_start(target, x, y, restarts=3)
-    index = torch.arange(20)
-    fools = [float(strength(target, points, y, index, 50).mean()) for points in [*starts, found, x]]
-    assert len(starts) == 3
+    points = [*starts, found[standing], x[standing]]
+    fools = [float(strength(target, at, y[standing], standing, 50).mean()) for at in points]
+    assert len(starts) == 3 and len(standing) > 10
     assert fools[0] > fools[1] > fools[2] > fools[-1]
     assert fools[3] == pytest.approx(fools[0], abs=0.05)  # without a climb the best start is what is returned
 
