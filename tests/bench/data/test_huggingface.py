@@ -206,7 +206,7 @@ def test_a_reference_is_taken_apart() -> None:
 
 def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"datasets cannot be imported .*pip install worst-case-bench\[hf\]"):
+    with pytest.raises(InputError, match=r"datasets cannot be imported .*pip install 'worst-case-bench\[hf\]'"):
         load_data("hf:owner/pets")
 
 

@@ -111,7 +111,8 @@ def test_the_worst_case_is_of_all_examples_and_a_costly_attack_counts_where_it_r
     assert found.worst_attack == "pgd"
     build(tmp_path, tmp_path / "site")
     index = (tmp_path / "site/index.html").read_text()
-    assert "square on the first examples alone" in index and "first 2</span>" in index
+    assert "on the first examples alone, where they lower the worst case: square (2)" in index
+    assert "first 2</span>" in index
     assert "the first 2 of 4" in (tmp_path / "site/made/attacks/square.html").read_text()
     assert "2 of 4 examples" in (tmp_path / "site/made/defenses/plain.html").read_text()
 
