@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from bench.contracts.errors import one_line
 from bench.contracts.words import format_eps
-from bench.summary.columns import MISSING
+from bench.summary.columns import MISSING, in_percent
 from bench.summary.numbers import Estimate
 
 #: The field's way of writing the norms.
@@ -26,8 +26,8 @@ def _absent(value: float | None) -> bool:
 
 
 def percent(share: float | None) -> str:
-    """A share in [0, 1] as ``46.2 %``, with a space that does not break."""
-    return MISSING if share is None or _absent(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    """A share in [0, 1] as ``46.2 %``, with a space that does not break; ``–`` where there is none."""
+    return MISSING if share is None or _absent(share) else in_percent(share)
 
 
 def claimed(value: float | None) -> str:

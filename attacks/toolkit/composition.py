@@ -49,7 +49,7 @@ class Standing:
         self.index = torch.arange(len(x), device=x.device)
         #: Logits of x, ``(N, K)``; None of a randomised defense.
         self.logits = None if target.randomized else target.logits(x)
-        self._judge(x, self.logits)
+        self.offer(x, self.logits)
 
     def run(self, stage: Stage) -> int:
         """Run a stage on the examples still standing; returns how many of them it finished."""
@@ -59,16 +59,16 @@ class Standing:
             self.offer(stage.run(part, self.x[self.index], self.y[self.index]))
         return before - len(self.index)
 
-    def offer(self, points: Tensor) -> Tensor:
+    def offer(self, points: Tensor, logits: Tensor | None = None) -> Tensor:
         """Judge ``points``, one for each example still standing, and keep those that are better.
 
-        Returns the score of each: how often it fools on fresh draws, or on a deterministic defense how nearly; ∞ where
-        it finishes its example.
-        """
-        return self._judge(points, None)
+        Args:
+            logits: those that a deterministic defense has given for them already, if it has.
 
-    def _judge(self, points: Tensor, logits: Tensor | None) -> Tensor:
-        """:meth:`offer`, for points whose ``logits`` a deterministic defense may have given already."""
+        Returns:
+            The score of each: how often it fools on fresh draws, or on a deterministic defense how nearly; ∞ where it
+            finishes its example.
+        """
         target, index = self.target, self.index
         y = self.y[index]
         if not len(index):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from bench.reference.markdown import percent, table
+from bench.reference.markdown import table
+from bench.summary.columns import percent
 from bench.summary.numbers import SETTLED, DefenseSummary, Estimate
 from bench.summary.summarise import summarise
 

@@ -6,8 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 
-from bench.summary.numbers import Estimate
-
 _ARGUMENT = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
 
@@ -45,13 +43,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def percent(value: Estimate | None) -> str:
-    """A share in per cent with its interval; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 def meaning(owner: str, parameter: str, arguments: dict[str, str]) -> str:

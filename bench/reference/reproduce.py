@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ from bench.running.plan import counted
 from bench.studies.input_gradients import record as input_gradients
 from bench.studies.losses import record as losses
 from bench.studies.transformation import record as transformation
-from bench.suites.config import variants_of
+from bench.suites.config import Suite, variants_of
 from bench.suites.reading import load_config
 from bench.summary.numbers import DefenseSummary, SuiteSummary
 from bench.summary.summarise import summarise
@@ -135,11 +136,17 @@ def _weights(folder: Path) -> str:
     return table(["Command", "Weights", "Epochs", "Validation accuracy", "Time"], [*on_digits, *rows])
 
 
+@functools.cache
+def _shipped() -> dict[str, Suite]:
+    """The suites of bench.yaml, read once for all checkpoints and results."""
+    return load_config().suites
+
+
 def _trained_with_others(training: dict[str, Any]) -> str | None:
     """The suite whose ``--all`` does it: any defense as it is, or a study's variant; None: it has other settings."""
     if not training["params"]:
         return "digits"
-    for name, suite in load_config().suites.items():
+    for name, suite in _shipped().items():
         if suite.data == "digits" and training["defense"] in {variant.name for variant in variants_of(suite)}:
             return name
     return None
@@ -164,7 +171,7 @@ def _minutes(seconds: float) -> str:
 def _suite_of(training: dict[str, Any]) -> str:
     """The first shipped suite with the data, and the threat model if it had any part, that weights were trained for."""
     threat = training.get("threat")
-    for name, suite in load_config().suites.items():
+    for name, suite in _shipped().items():
         same = threat is None or (suite.threat_model.norm, suite.threat_model.eps) == (threat["norm"], threat["eps"])
         if suite.data == training["data"] and same:
             return name
@@ -177,7 +184,7 @@ def _results(folder: Path) -> str:
     for path in sorted(folder.glob("*/suite.json")):
         name = path.parent.name
         summary = summarise(folder, name)
-        suite = load_config().suites.get(name)
+        suite = _shipped().get(name)
         study = suite is not None and suite.study is not None
         groups: dict[Settings, list[DefenseSummary]] = defaultdict(list)
         for defense in summary.defenses:

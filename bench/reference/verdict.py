@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.reference.markdown import percent, table
+from bench.reference.markdown import table
 from bench.studies.transformation import paper
 from bench.studies.transformation.claims import BASES, CLAIMED, RUNGS, Verdict, verdict
 from bench.studies.transformation.tables import SUITE, Number, Table, study_command
+from bench.summary.columns import percent
 
 ROOT = Path(__file__).parents[2]
 PAGE, PLOT = "verdict-adversarial-transformation.md", "verdict-ladder.svg"

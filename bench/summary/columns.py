@@ -78,7 +78,7 @@ class Column(Generic[Item]):
 
     def legend(self, suite: SuiteSummary) -> str:
         """What the column means in this suite."""
-        rate = _percent(suite.record.false_positive_rate)
+        rate = in_percent(suite.record.false_positive_rate)
         return self.help.format(reference=suite.record.reference, false_positive_rate=rate)
 
     def text(self, item: Item) -> str:
@@ -122,6 +122,11 @@ def percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
+def in_percent(share: float) -> str:
+    """A share in [0, 1] as ``46.2 %``, with a space that does not break."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
 _TEXT: Mapping[Kind, Callable[[Any], str]] = {
     "accuracy": percent,
     "share": lambda share: f"{100 * share:.1f}",
@@ -152,7 +157,7 @@ def _full_title(defense: DefenseSummary) -> str:
 
 def _accepted(defense: DefenseSummary) -> str:
     found = defense.detection
-    return f"{_percent(found.clean_accepted.value)} right and accepted" if found else ""
+    return f"{in_percent(found.clean_accepted.value)} right and accepted" if found else ""
 
 
 def _apart_from_rejection(defense: DefenseSummary) -> str:
@@ -160,13 +165,9 @@ def _apart_from_rejection(defense: DefenseSummary) -> str:
     found = defense.detection
     if found is None:
         return ""
-    alone = f"classifier alone {_percent(found.robust_without_rejection.value)}"
+    alone = f"classifier alone {in_percent(found.robust_without_rejection.value)}"
     # Where no attack has looked for near inputs that are rejected, the number says nothing yet.
-    return f"{alone}, stratified {_percent(found.stratified.value)}" if found.near_rejected else alone
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    return f"{alone}, stratified {in_percent(found.stratified.value)}" if found.near_rejected else alone
 
 
 #: What is shown of a detector against one tier of attacks, in the order in which it is shown.

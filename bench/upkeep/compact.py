@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from bench.contracts.errors import InputError
+from bench.contracts.inputs import InputSpec
+from bench.contracts.levels import level_of, value_at
 from bench.storing.current import current_shards
 from bench.storing.images import pick
 from bench.storing.lock import writing
@@ -104,11 +106,10 @@ def _compact_gallery(path: Path, suite: SuiteRecord) -> None:
         before, _ = unpack_tensors(path.read_bytes())
     except (FileNotFoundError, SafetensorError):
         return  # the site says so on the defense's page
-    after = dict(before)
+    after, eight_bits = dict(before), InputSpec(suite.shape, suite.low, suite.high, levels=256)
     for key, image in before.items():
-        width = suite.high - suite.low
-        levels = ((image - suite.low) / width * 255).round().clamp(0, 255)
-        if image.is_floating_point() and torch.equal(suite.low + width * (levels / 255), image):
+        levels = level_of(image, eight_bits).round().clamp(0, 255)
+        if image.is_floating_point() and torch.equal(value_at(levels, eight_bits), image):
             after[key] = levels.to(torch.uint8)
     if any(after[key] is not image for key, image in before.items()):
         write_atomically(path, pack_tensors(after))

@@ -62,10 +62,11 @@ RUNGS = {
 }
 #: Tries of an attacker who sends the same input again until it is misclassified.
 TRIES = (1, 2, 5, 10, 20, 50)
+_BASE = "its static base, the external network that g goes by"
 _WHERE = {
-    "not told apart from": "to its static base, the external network that g goes by, as far as these images tell",
-    "below": "below its static base, the external network that g goes by",
-    "above": "but stays above its static base, the external network that g goes by",
+    "not told apart from": f"to {_BASE}, as far as these images tell",
+    "below": f"below {_BASE}",
+    "above": f"but stays above {_BASE}",
 }
 _RUNG = re.compile(r"o(\d+)-")
 #: Bases that the plot has a line of.
