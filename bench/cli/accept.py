@@ -17,6 +17,7 @@ from bench.cli.options import (
 )
 from bench.cli.scene import epilog, pick_device
 from bench.cli.voice import Voice, speaking
+from bench.contracts.computing import settle
 
 
 @click.command(
@@ -54,13 +55,11 @@ def accept(
     Nothing in it is believed: it is judged again here, and a part of the attacks is run anew. It is added in one step,
     or a line says why not and nothing is written.
     """
-    import torch
-
     from bench.storing import provenance
     from bench.submissions.accept import Acceptance, accept_defense, accept_points, taken_in
     from bench.suites.reading import load_config
 
-    torch.set_num_threads(1)
+    settle()
     chosen = pick_device(device)
     suites, command = load_config(config), provenance.command_line()
     asked = Acceptance(bundle, results, suites, chosen, data_root, again, command, isolation)

@@ -11,6 +11,7 @@ import click
 from bench.cli.options import defense_options, results_option
 from bench.cli.scene import Scene, epilog, in_a_scene, worker_count
 from bench.cli.voice import Voice, speaking
+from bench.contracts.computing import settle
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.words import as_eps, format_eps
 
@@ -87,13 +88,11 @@ def certify(
     With --smoothing, what is certified is another classifier: the class that the defense, any one without a detector,
     gives most often under Gaussian noise. Each example gets an l2 radius of its own.
     """
-    import torch
-
     from bench.certifying.measure import Certifying
     from bench.engines.local import LocalEngine
     from bench.storing.store import Store, check_writable
 
-    torch.set_num_threads(1)
+    settle()
     check_writable(results)
     counts = {"draws": draws, "selection_draws": selection_draws, "alpha": alpha}
     noises = _noises(sigmas, radii, seconds, {name: value for name, value in counts.items() if value is not None})

@@ -15,6 +15,7 @@ from bench.cli.options import (
 )
 from bench.cli.scene import Scene, epilog, in_a_scene, with_changes
 from bench.cli.voice import Voice, speaking
+from bench.contracts.computing import settle
 
 #: Shards from which on a run is announced.
 _LONG = 10
@@ -49,8 +50,6 @@ def evaluate(
     isolation: str,
 ) -> int:
     """Attack defenses with every attack of a suite. The same command again runs only what is missing."""
-    import torch
-
     from bench.running.evaluate import Evaluation, Request
     from bench.running.outline import outline
     from bench.storing import provenance
@@ -59,7 +58,7 @@ def evaluate(
     from bench.summary import report
     from bench.summary.summarise import summarise
 
-    torch.set_num_threads(1)  # as in the workers: the probe and the timing must not depend on the machine's cores
+    settle()  # as in the workers: the probe and the timing must not depend on the machine's cores
     request = Request(
         suite=scene.suite,
         defenses=scene.specs(defenses, every),

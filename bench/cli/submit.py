@@ -17,6 +17,7 @@ from bench.cli.options import (
 )
 from bench.cli.scene import Scene, epilog, in_a_scene
 from bench.cli.voice import Voice, speaking
+from bench.contracts.computing import settle
 
 _BY = click.option("--by", default="", help="Who submits it: shown on the site.")
 _NOTE = click.option("--note", default="", help="What there is to say, such as a paper: shown on the site.")
@@ -52,11 +53,9 @@ def submit(
 
     Results that are there already are used; the same command again goes on where it stopped.
     """
-    import torch
-
     from bench.submissions.submit import Submission, submit_defense
 
-    torch.set_num_threads(1)
+    settle()
     who = (out, by, note, scene.device, scene.data_root, isolation)
     asked = Submission(scene.suite, scene.spec(defense), extra, results, *who)
     with open_engine(scene.device) as engine:

@@ -7,6 +7,7 @@ import click
 from bench.cli.options import defense_options
 from bench.cli.scene import Scene, epilog, in_a_scene, worker_count
 from bench.cli.voice import Voice, speaking
+from bench.contracts.computing import settle
 
 
 @click.command(epilog=epilog("bench train --defense ours --suite digits", fails="a training failed: it is named"))
@@ -24,12 +25,10 @@ def train(
 
     Each training computes with one thread, so that its weights do not depend on the number of cores.
     """
-    import torch
-
     from bench.engines.local import LocalEngine
     from bench.running.training import train_all
 
-    torch.set_num_threads(1)
+    settle()
     specs = scene.specs(defenses, every)
     with LocalEngine(min(worker_count(workers, scene.device), len(specs))) as engine:
         display = voice.display()

@@ -19,6 +19,7 @@ from bench.cli.options import (
 )
 from bench.cli.scene import epilog, pick_device
 from bench.cli.voice import Voice, plain, speaking
+from bench.contracts.computing import settle
 from bench.contracts.errors import InputError
 
 
@@ -57,8 +58,6 @@ def verify(
 
     Each is judged once more as a file would hold it, rounded to 8 bits or to the data's grey levels inside the ball.
     """
-    import torch
-
     from bench.storing import provenance
     from bench.storing.lock import writing
     from bench.storing.store import open_suite
@@ -68,7 +67,7 @@ def verify(
 
     if record and attacks:
         raise InputError(f"--record: keeps what all attacks say, so --attack {attacks[0]} cannot be given with it")
-    torch.set_num_threads(1)
+    settle()
     where, chosen = Places(data_reference, data_root, checkpoints), pick_device(device)
     clock, verdicts = provenance.start(), []
     for verdict in judge_again(results, suite_name, defenses, chosen, where, attacks, isolation):

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import reporting
+from bench.contracts.computing import settle
 from bench.engines.gpus import GpuSlots, peak_memory
 from bench.engines.graph import Graph, Job, Outcome, Status
 
@@ -181,9 +182,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.update(environment)  # a server has that of when it was started
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
+    settle()
     while True:
         try:
             function, args = pipe.recv()

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from bench.contracts import reporting
+from bench.contracts.computing import settle
 from bench.engines.admission import DiffersHere, facts
 from bench.engines.graph import Job
 from bench.engines.local import attempt, now_and_then
@@ -61,8 +62,8 @@ class RayWorker:
         fetched = dict(zip(missing, ray.get(list(missing.values())), strict=True))
         self._held = {name: self._held[name] for name in supplies if name in self._held} | fetched
         bring(self._held)
-        if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(1)
+        if "torch" in sys.modules:
+            settle()
         reporting.listen(now_and_then(lambda report: self._mailbox.put.remote(report.of(job.name))))
         try:
             return attempt(job.function, job.args, DiffersHere)

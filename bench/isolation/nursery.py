@@ -38,9 +38,6 @@ _ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "TORCH_HOME", "HF_HOME",
     "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "HOME", "OMP_NUM_THREADS", TRACEBACK,
 )  # fmt: skip
-#: glibc then keeps the memory of one answer for the next. Else whether every step has its pages mapped anew, a third of
-#: its time, hangs on what happens to lie at the end of the heap.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
 
 class ServerLost(InputError):
@@ -50,8 +47,7 @@ class ServerLost(InputError):
 def surroundings() -> dict[str, str]:
     """The environment in which a nursery that is started now, and its servers, run."""
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, _search_path())), "PYTHONDONTWRITEBYTECODE": "1"}
-    return environment | _ALLOCATOR
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, _search_path())), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Nursery:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.contracts.computing import settle
 from bench.isolation import wire
 
 _DEATH_SIGNAL, _DUMPABLE = 1, 4
@@ -51,15 +52,13 @@ def main(descriptor: int) -> None:
 
 
 def _prepare() -> None:
-    import torch
-
     from bench.isolation import serving  # noqa: F401
     from bench.storing.digest import PACKAGES
 
     for package in PACKAGES:
         importlib.import_module(package)  # their folders are found now, while they can be listed
     _import(_OF_GRADIENTS)
-    torch.set_num_threads(1)
+    settle()
     with contextlib.suppress(AttributeError, OSError):  # not on Linux
         prctl = ctypes.CDLL(None).prctl
         prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)

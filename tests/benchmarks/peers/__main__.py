@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import torch
 from harness.page import part_of, with_part
 
+from bench.contracts.computing import settle
 from bench.storing import provenance
 
 from .comparison import Comparison
@@ -57,7 +57,7 @@ def main(
         return
     chosen = _chosen(patterns, quick)
     comparisons = [replace(c, examples=min(c.examples, examples or c.examples)) for c in COMPARISONS]
-    torch.set_num_threads(1)
+    settle()  # as wherever the harness computes
     clock = provenance.start()
     results = run(
         comparisons,
