@@ -19,6 +19,8 @@ from bench.contracts.target import Target
 #: Of the budget: to the first turns; the rest goes where most is to be gained. Of this the share of the last race, on a
 #: randomised defense.
 _FIRST, _RACE = 0.5, 0.2
+#: Fewer passes are one climb, by the best combination: halves of so few would not converge.
+_SEVERAL = 30
 #: Points kept of each example.
 _POOL = 6
 #: Of the standing examples, how many each round of the rest is about.
@@ -52,7 +54,7 @@ def adaptive(
     x: Tensor,
     y: Tensor,
     *,
-    passes: Annotated[int, Ge(50)] = 1000,
+    passes: Annotated[int, Ge(10)] = 1000,
     rescore: Annotated[int, Ge(1)] = 10,
 ) -> Tensor:
     """Find on validation images what suits the defense; then spend the budget with it, most where most is to be gained.
@@ -67,12 +69,13 @@ def adaptive(
     (``attacks.adaptive.search``). What it found, and how the others did, is a note of the result.
 
     Then, on the examples, with a pool of the six best points of each: (1) these three from random starts, for half of
-    the budget, the best one longest. (2) Ten rounds for the half of the examples that have most to gain, later for
-    fewer, or for as many as can have ``passes`` each in a round, each round by what has gained most per pass so far: a
-    climb with one of the combinations, from the best point with three tenths of its values drawn anew or from a random
-    start, Square, or an annealed random search on common draws (``attacks.toolkit.local_search``). (3) A race among the
-    points of each example on up to eight times the draws; shorter ones follow each round. On a deterministic defense an
-    example is finished when it is fooled, and the others share what it has left, up to some ten times ``passes`` each.
+    the budget, the best one longest (of fewer than 30 passes it gets all). (2) Ten rounds for the half of the examples
+    that have most to gain, later for fewer, or for as many as can have ``passes`` each in a round, each round by what
+    has gained most per pass so far: a climb with one of the combinations, from the best point with three tenths of its
+    values drawn anew or from a random start, Square, or an annealed random search on common draws
+    (``attacks.toolkit.local_search``). (3) A race among the points of each example on up to eight times the draws;
+    shorter ones follow each round. On a deterministic defense an example is finished when it is fooled, and the others
+    share what it has left, up to some ten times ``passes`` each.
 
     Args:
         target: gradient knowledge.
@@ -87,7 +90,10 @@ def adaptive(
     target.counts.notes.add(says)
     pool = Pool(target, x, y, _POOL, rescore)
     purse = _Purse(target, len(x), passes)
-    for candidate, share in zip(candidates, budgets(_FIRST, len(candidates)), strict=True):
+    first = _FIRST
+    if passes < _SEVERAL:  # but for those that look at the last point and offer it
+        candidates, first = candidates[:1], 1 - 2 / passes
+    for candidate, share in zip(candidates, budgets(first, len(candidates)), strict=True):
         index = pool.standing
         if len(index):
             candidate.run(pool, index, purse.each(share, len(index)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +202,31 @@ def test_what_the_fallen_leave_goes_to_the_few_that_stand() -> None:
     assert (spent[strong] > 8 * 100).all()
     assert (spent[strong] < 15 * 100).all()
     assert spent.float().mean() <= 115
+
+
+def test_a_few_passes_are_one_climb_by_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    defense = freeze(Plain(DataInfo("toy", InputSpec((1, 8, 8)), 4)))
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    y = defense(x).argmax(1)
+    best = [Candidate(how, "margin", "momentum", 1) for how in ("exact", "identity", "classifier")]
+    found = {"best": [vars(candidate) for candidate in best], "says": "by hand"}
+    prepared = {FOUND: torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)}
+    climbs: list[tuple[str, int]] = []
+    run = Candidate.run
+
+    def watched(self: Candidate, pool: Pool, index: Tensor, passes: int, *args: Any, **kwargs: Any) -> None:
+        climbs.append((str(self.estimator), passes))
+        run(self, pool, index, passes, *args, **kwargs)
+
+    monkeypatch.setattr(Candidate, "run", watched)
+    for passes, expected in ((12, [("exact", 10)]), (60, [("exact", 17), ("identity", 9), ("classifier", 4)])):
+        climbs.clear()
+        target = make_target(defense, 20, "gradient", eps=1e-4, prepared=prepared)
+        adaptive(target, x, y, passes=passes)
+        assert climbs[: len(expected)] == expected
+        assert target.counts.forward.float().mean() <= passes + 2
+        if passes == 12:
+            assert len(climbs) == 1
 
 
 def test_a_budget_is_split_into_halves() -> None:
