@@ -1,10 +1,10 @@
 """Piecewise linear networks as layers of units, whose pattern of activity makes the network affine.
 
 A network is captured once, as the elementary operations that one input passes through. Whatever is not affine among
-them is written in units: a unit puts out z where its input z is positive and s·z, with a slope s < 1, where it is not
-(ReLU: s = 0). A maximum is one of them, max(a, b) = a + relu(b - a), and with it max-pooling, clamping and absolute
-values. With the pattern of active units held fixed, inputs of all units and the logits are affine in the input; with
-some units *free*, also in what these put out.
+them is written in units: a unit puts out z where its input z is positive and s·z, with a slope s from 0 to 1, where it
+is not (ReLU: s = 0). A maximum is one of them, max(a, b) = a + relu(b - a), and with it max-pooling, clamping and
+absolute values. With the pattern of active units held fixed, inputs of all units and the logits are affine in the
+input; with some units *free*, also in what these put out.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ _UNITS = {
     _ATEN.relu, _ATEN.leaky_relu, _ATEN.max_pool2d_with_indices, _ATEN.max_pool2d, _ATEN.clamp, _ATEN.clamp_min,
     _ATEN.clamp_max, _ATEN.hardtanh, _ATEN.abs, _ATEN.maximum, _ATEN.minimum,
 }  # fmt: skip
+#: What an affine operation may put out: any other type of number is rounded to.
+_PRECISE = {None, torch.float32, torch.float64}
+_BATCH_NORMS = {_ATEN.native_batch_norm, _ATEN.cudnn_batch_norm}
 #: Entries of the largest matrix that is made, units times values of an input: 0.8 GB.
 _LARGEST = 100_000_000
 #: Layout alone: what they are given comes out, in its shape; the value is in the argument of this number.
@@ -131,9 +134,11 @@ class PiecewiseLinear:
             if operation in _UNRELATED:
                 continue
             depend.add(node)
+            if operation == _ATEN.leaky_relu and not 0 <= _slope(node.args) <= 1:
+                raise NotApplicable(f"a leaky ReLU of slope {_slope(node.args):g} is not known, only of 0 to 1")
             if operation in _UNITS or operation in _LAYOUT:
                 places.add(node)
-            elif getattr(node.target, "__name__", "") != "getitem" and operation not in _AFFINE:
+            elif getattr(node.target, "__name__", "") != "getitem" and (operation not in _AFFINE or _bends(node)):
                 raise NotApplicable(f"the network is not known to be piecewise linear: {node.target}")
             elif operation in _PRODUCTS and len([a for a in node.args if a in depend]) > 1:
                 raise NotApplicable(f"the network multiplies values that depend on the input: {node.target}")
@@ -262,6 +267,20 @@ class PiecewiseLinear:
         ])  # fmt: skip
 
 
+def _bends(node: torch.fx.Node) -> bool:
+    """Whether the arguments make an operation that is affine by its name another one."""
+    operation, more = getattr(node.target, "overloadpacket", None), node.kwargs
+    rounds = more.get("rounding_mode") is not None or more.get("dtype") not in _PRECISE
+    rounds = rounds or getattr(node.target, "_overloadname", "") == "dtype"  # a view of the same bits
+    # Statistics of the batch depend on the input.
+    return rounds or (operation in _BATCH_NORMS and bool(node.args[5]))
+
+
+def _slope(args: tuple[Any, ...]) -> float:
+    """Of a leaky ReLU."""
+    return float(args[1]) if len(args) > 1 else 0.01
+
+
 def _in_units(operation: object, args: tuple[Any, ...], kwargs: dict[str, Any], unit: Unit) -> object:
     """The value of an operation, written in units."""
     z = args[0]
@@ -269,7 +288,7 @@ def _in_units(operation: object, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if operation == _ATEN.relu:
         return unit(z, 0.0)
     if operation == _ATEN.leaky_relu:
-        return unit(z, float(args[1]) if len(args) > 1 else 0.01)
+        return unit(z, _slope(args))
     if operation == _ATEN.abs:
         return 2 * unit(z, 0.0) - z
     if operation == _ATEN.maximum:

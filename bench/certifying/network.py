@@ -76,6 +76,14 @@ class Layered:
             self.stages = [_stage(end, [point, *outs[:k]]) for k, end in enumerate(ends)]
         self.size, self.classes = x.numel(), len(logits)
 
+    def at(self, x: Tensor) -> Tensor:
+        """Logits ``(K,)`` of an input ``(1, *shape)``, float64, as the stages give them: what bounds are of."""
+        sources = [x.detach().double().cpu().flatten().numpy()]
+        for stage, slopes in zip(self.stages, [*self.slopes, None], strict=True):
+            z = stage.bias + sum(matrix @ sources[j] for j, matrix in stage.maps.items())
+            sources.append(z if slopes is None else np.maximum(z, slopes * z))
+        return torch.from_numpy(sources[-1])
+
     @property
     def roundings(self) -> int:
         """More than any number that is made here is rounded: the terms of all its sums, and what coefficients owe."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +107,38 @@ class Random(nn.Module):
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x if x.mean() > 0.5 else -x).relu().flatten(1)
+
+
+class By(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (4 * x).to(torch.int64).to(x.dtype), "aten._to_copy"),
+        (lambda x: x.half().to(x.dtype), "aten._to_copy"),
+        (lambda x: x.bool().to(x.dtype), "aten._to_copy"),
+        (lambda x: torch.div(x, 0.25, rounding_mode="floor"), "aten.div"),
+        (F.instance_norm, "aten.native_batch_norm"),
+        (lambda x: F.leaky_relu(x, 2.0), "leaky ReLU of slope 2"),
+        (lambda x: F.leaky_relu(x, -1.0), "leaky ReLU of slope -1"),
+    ],
+    ids=["integers", "half", "bool", "floor", "statistics", "steeper", "descending"],
+)
+def test_operations_that_their_arguments_bend_are_named(function, message) -> None:
+    with pytest.raises(NotApplicable, match=message):
+        PiecewiseLinear(By(function).eval(), torch.rand(1, 2, 4, 4))
+
+
+def test_a_cast_to_single_precision_is_affine() -> None:
+    x = torch.rand(1, 1, 4, 4)
+    assert len(PiecewiseLinear(By(lambda x: x.float()).eval(), x).at(x).logits) == 16
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,31 @@ def test_where_bounds_are_not_of_the_defense_it_says_so() -> None:
         check_precision(defense_of(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
     with pytest.raises(NotApplicable, match="not known to be piecewise linear"):
         Layered(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh()), torch.zeros(1, 1, 2, 2))
+
+
+def test_the_stages_themselves_are_compared_with_the_defense() -> None:
+    model = _perceptron(0, 4, 6, 3)
+    layered, x = Layered(model, torch.zeros(1, 1, 2, 2)), torch.rand(3, 1, 2, 2)
+    for point in x:
+        torch.testing.assert_close(layered.at(point[None]), layered.network.at(point[None]).logits)
+    layered.stages[0].bias[0] += 0.5  # as an operation would have it that is not affine though it passes for it
+    with pytest.raises(NotApplicable, match="the defense's logits differ by"):
+        check_precision(defense_of(model, (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
+
+
+class Broken(nn.Module):
+    """``model`` where all is below a half, and no number elsewhere."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where((x < 0.5).flatten(1).all(1, keepdim=True), self.model(x), torch.nan)
+
+
+def test_a_defense_that_gives_no_numbers_differs_from_its_network() -> None:
+    model = _perceptron(0, 4, 6, 3)
+    layered, x = Layered(model, torch.zeros(1, 1, 2, 2)), torch.tensor([0.2, 0.7]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    with pytest.raises(NotApplicable, match="differ by nan"):
+        check_precision(defense_of(Broken(model), (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
