@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.certifying.network import Layered
 from bench.certifying.proving import TOLERANCE, check_precision, prove
+from bench.contracts.answers import predictions
 from bench.contracts.defense import Defense, DefenseSpec, ready
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.reporting import Report, listening, report
@@ -239,14 +240,14 @@ def certify_some(work: Certifying, eps: float, seconds: float, chosen: list[tupl
 def _breaks(work: Certifying, defense: Defense, threat: Lp, x: Tensor, y: Tensor, example: str) -> str | None:
     """What breaks an example: nothing but itself, or the attack."""
     with torch.no_grad():
-        if defense(x).argmax(1) != y:
+        if predictions(defense(x)) != y:
             return "clean"
     stream = generator(work.suite.seed, "certify", example, threat)
     target = Target(defense, threat, 1, knowledge="gradient", generator=stream)
     with seeded(work.suite.seed, "certify", example, threat):
         x_adv = get_attack(ATTACK).function(target, x, y)
     with torch.no_grad():
-        wrong = threat.violations(x, x_adv) == ["ok"] and bool(defense(x_adv).argmax(1) != y)
+        wrong = threat.violations(x, x_adv) == ["ok"] and bool(predictions(defense(x_adv)) != y)
     return "attack" if wrong else None
 
 

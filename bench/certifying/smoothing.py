@@ -17,6 +17,7 @@ from scipy.stats import beta, norm
 from torch import Tensor
 
 from bench.certifying.measure import Certifying, run_jobs, suite_of
+from bench.contracts.answers import predictions
 from bench.contracts.defense import Defense, check_logits, ready
 from bench.contracts.errors import InputError, NotApplicable
 from bench.contracts.reporting import report
@@ -106,7 +107,8 @@ def _votes(defense: Defense, x: Tensor, draws: int, stream: tuple[object, ...], 
             n = min(at_once, draws - first)
             logits = defense(x + sigma * torch.randn(n, *x.shape, generator=noise))
             check_logits(logits, n, classes)
-            counts += logits.argmax(1).bincount(minlength=classes)
+            labels = predictions(logits)
+            counts += labels[labels >= 0].bincount(minlength=classes)  # what is no number is no vote
     return counts
 
 

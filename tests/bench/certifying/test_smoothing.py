@@ -53,6 +53,19 @@ def test_the_radius_of_a_linear_classifier_nears_its_distance_from_below(shape: 
     assert lost[0] > lost[1] > lost[2] and lost[2] < 0.025
 
 
+class Mute(Half):
+    """Half, which gives no number for inputs of a mean below a half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).where((x.flatten(1).mean(1) > 0.5)[:, None], torch.nan)
+
+
+def test_outputs_that_are_no_numbers_are_votes_for_no_class() -> None:
+    defense = Mute((1, 8, 8))
+    row = smoothed_row(defense, defense.at(0.0) - _along(defense), 0, "a", Smoothing(SIGMA, 200), seed=1)
+    assert row.votes < 10 and row.radius is None
+
+
 def test_noisy_inputs_are_not_clipped_to_the_box() -> None:
     defense = Half((1, 8, 8))  # this input lies outside the box; clipped, it would come closer to the hyperplane
     row = smoothed_row(defense, defense.at(0.5) - 3.0 * _along(defense), 1, "a", Smoothing(SIGMA, 10_000), seed=1)
