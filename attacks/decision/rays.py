@@ -137,7 +137,7 @@ class _Search(Active):
         direction, dim = self.direction[some], self.x.shape[1]
         blocks, block = self.blocks[some], self.block[some]
         size = (dim + blocks - 1) // blocks
-        rank = self.ranks[self.passes[some]]
+        rank = self.ranks[self.passes[some] % len(self.ranks)]
         flipped = (rank >= (block * size)[:, None]) & (rank < ((block + 1) * size)[:, None])
         self.candidate[some] = torch.where(flipped, -direction, direction)
         self.high[some] = self.distance[some]

@@ -95,3 +95,11 @@ def test_an_image_is_the_direction_where_its_signs_lead_nowhere() -> None:
     x_adv = rays(target, x, y, queries=200, init_tries=1, stop_inside=False)
     assert 0.5 < x_adv[0, 0, 0, 0] < 0.52
     assert length(x_adv - x, "linf")[0] < 0.32
+
+
+def test_a_small_input_may_be_given_more_questions_than_its_signs_last() -> None:
+    search = _search(torch.ones(16), tolerance=0.5)
+    search.oracle.left[:] = 5000
+    for _ in range(3000):
+        search.ask()
+    assert search.oracle.left.item() == 2000
