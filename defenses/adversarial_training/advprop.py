@@ -30,7 +30,7 @@ class AdvProp(Defense):
 
     Args:
         data: decides the architecture.
-        steps: of the PGD inside training; the paper takes 5, or 1 for small networks.
+        steps: of the PGD inside training; the paper takes 5, or 1 for small networks. 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``); it must have batch norm.
     """
 

@@ -33,7 +33,7 @@ class FeatureDenoising(Defense):
         data: decides the architecture.
         similarity: how the weights of the non-local mean come about (section 4.1): ``gaussian``, a softmax of
             embedded features, or ``dot-product``.
-        steps: of the PGD inside training; the paper takes 30 on ImageNet.
+        steps: of the PGD inside training; the paper takes 30 on ImageNet. 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 

@@ -34,7 +34,7 @@ class MetricLearning(Defense):
         data: decides the architecture.
         weight: λ₁ of the triplet loss; this and the margin are the authors' configuration for CIFAR-10.
         margin: α in units of the angular distance 1 - |cos|.
-        steps: of the PGD inside training.
+        steps: of the PGD inside training; 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 

@@ -31,7 +31,7 @@ class TRADES(Defense):
     Args:
         data: decides the architecture.
         beta: β = 1/λ of the paper, which takes 1 and 6 in its tables; larger: more robust, less accurate.
-        steps: of the inner PGD, of length 2.5·eps/steps.
+        steps: of the inner PGD, of length 2.5·eps/steps; 3 at most on the compact network.
         network: another architecture by its name (``defenses.parts.nets.NETWORKS``).
     """
 

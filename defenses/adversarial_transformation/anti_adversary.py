@@ -24,11 +24,16 @@ Training = Literal["natural", "adversarial"]
 class AntiAdversary(Defense):
     """f(g(x)), g a few signed steps that lower the cross-entropy of the class that f predicts at x. Deterministic.
 
+    The authors' released code has its steps before adversarially trained networks, whose predictions they leave alone:
+    of 250 validation images of CIFAR-10 before the compact network none changes its class. Before the naturally trained
+    one, which is the default here, steps of that size change 17 % of the classes and cost 15 points of clean accuracy;
+    steps of a quarter change 1.6 %. On digits they change no right prediction: clean validation accuracy is that of the
+    network alone (98.8 %).
+
     Args:
         data: decides the architecture.
-        steps: K of them (the authors' released code: 2). A correct prediction stays one, so that clean validation
-            accuracy on digits is that of the network alone (98.8 %).
-        step_size: α, in pixel units (the authors' released code: 0.15).
+        steps: K of them (the authors' released code: 2).
+        step_size: α, in pixel units (the authors' released code: 0.15; with images in [-1, 1] half of that).
         training: of the network: ``natural``, or ``adversarial`` (PGD at the suite's eps).
         network: another architecture by its name (``defenses.parts.nets``); the paper has ResNet-18
             (``network=resnet18``) and wide ResNets (``network=wrn-28-10``, ``wrn-34-10``).
@@ -43,8 +48,8 @@ class AntiAdversary(Defense):
             "class that the network predicts for it. "
             "An adversary lowers the confidence in the true class, so the opposite perturbation was thought to undo "
             "his work wherever the prediction is still right. "
-            "The class hardly ever changes on the way, so that the decision is that of the network at the image "
-            "itself, with a loss that is flat and a gradient that says little. "
+            "Before a robust network the class hardly ever changes on the way, so that the decision is that of the "
+            "network at the image itself, with a loss that is flat and a gradient that says little. "
             "Attacks on the network alone transfer completely, and so do attacks with labels only, such as "
             "RayS, with which Croce and colleagues evaluated it in 2022. "
             "They found, as for the other test-time defenses of their study, no gain over the static network."

@@ -24,6 +24,10 @@ _BREAK = "Croce et al. 2022, logs in the authors' repository (wu_2021)"
 class Hedge(Defense):
     """f(g(x)), g an attack on f itself, an adversarially trained network: PGD that raises the loss of every class.
 
+    The last point decides, as in the evaluation of Croce et al. 2022; the authors' code sums the logits of all steps.
+    Theirs is clipped to [0, 1] and this is not: on CIFAR-10 2.6 % of the values leave the box, and clipping them
+    changes the class of none of 100 images.
+
     Args:
         data: decides the architecture and the defaults.
         steps: of the inner PGD (the paper: 20). Default: 20 from 16 pixels on, else SMALL_STEPS.

@@ -52,8 +52,9 @@ class MagNet(Detector):
 
     The paper rejects where any detector exceeds a threshold of its own; here the harness sets one threshold for all.
     Errors are the mean square of the encoder with a pool, the mean absolute value of the one without; divergences are
-    Jensen-Shannon's at two temperatures. The paper's reformer, which classifies the auto-encoder's image, is a
-    transform and no part of a detector.
+    Jensen-Shannon's at two temperatures. Both encoders and the noise they learn from are the paper's for MNIST, for
+    colour images too, where the authors have a single one, without a pool. The paper's reformer, which classifies the
+    auto-encoder's image, is a transform and no part of a detector.
 
     Args:
         data: of the images.
