@@ -87,7 +87,8 @@ def certify(
 
     Args:
         seconds: of processor time per example and radius, after the attack.
-        examples: only the first so many of those that the suite runs the defense on.
+        examples: only the first so many of those that the suite runs the defense on. What is stored of others stays,
+            and is part of what is yielded.
 
     Raises:
         NotApplicable: where the defense is not deterministic and piecewise linear, or too large.
@@ -107,8 +108,10 @@ def certify(
         clock = provenance.start(command)
         known = list(current_certificates(store, record, key, unreadable=[]))
         broken = _broken(store, record, key, eps)
-        rows = settled(ids, known, broken, eps, seconds)
-        waiting = [i for i, example in enumerate(ids) if example not in rows]
+        done = settled(ids, known, broken, eps, seconds)
+        waiting = [i for i, example in enumerate(ids) if example not in done]
+        # What is stored of examples that are not asked about stays, and what is tried again until it ends.
+        rows = {row.id: row for one in known if one.eps == eps for row in one.rows} | done
         hopeless = {row.id for one in known if one.eps < eps for row in one.rows if _tried(row, seconds)}
         jobs = [
             Job(
@@ -122,22 +125,24 @@ def certify(
 
         def made(rows: dict[str, CertifiedRow], eps: float, clock: provenance.Clock) -> Certificates:
             """From what is there, in the order of the examples."""
-            done = [rows[example] for example in record.ids if example in rows]
+            ordered = [rows[example] for example in record.ids if example in rows]
             return Certificates(
-                defense=key, data=examples_key(record, [row.id for row in done]), norm=record.norm, eps=eps,
+                defense=key, data=examples_key(record, [row.id for row in ordered]), norm=record.norm, eps=eps,
                 low=record.low, high=record.high, tolerance=TOLERANCE, precision=precision, attack=ATTACK,
-                provenance=provenance.finish(clock), rows=done,
+                provenance=provenance.finish(clock), rows=ordered,
             )  # fmt: skip
 
         for found in run_jobs(jobs, engine, display):
             rows.update((row.id, row) for row in found)
             written = made(rows, eps, clock)
             write_certificates(store, written)
-        if written is None and any(one.eps == eps and one.rows == list(rows.values()) for one in known):
-            written = next(one for one in known if one.eps == eps)
-        elif written is None:
+        if written is None:
             written = made(rows, eps, clock)
-            write_certificates(store, written)
+            same = [one for one in known if one.eps == eps and one.rows == written.rows]
+            if same:
+                written = same[0]
+            else:
+                write_certificates(store, written)
         yield written, beside(written, broken)
 
 

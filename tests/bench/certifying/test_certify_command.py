@@ -119,6 +119,13 @@ def test_a_second_time_nothing_is_run(made: Path) -> None:
     assert engine.jobs == [] and stored(made, "0.02").read_bytes() == before
 
 
+def test_fewer_examples_take_nothing_from_what_is_stored(folder: Path) -> None:
+    before = stored(folder, "0.02").read_bytes()
+    ended = certify(folder, "--examples", 2)
+    assert ended.code == 0 and ended.out == certify(folder).out, ended
+    assert stored(folder, "0.02").read_bytes() == before
+
+
 def test_verify_confirms_certificates_and_ends_with_1_on_a_contradiction(folder: Path) -> None:
     ended = after("verify", folder, "--device", "cpu")
     assert ended.code == 0 and "small.Small × certificates" in ended.out, ended
