@@ -20,7 +20,11 @@ Rows = Callable[[int, Tensor, Limits], Tensor]
 
 
 def box(x: Tensor, eps: float, low: float, high: float) -> Limits:
-    """Limits of the input alone: within ``eps`` of ``x`` and within ``[low, high]``, rounded outward."""
+    """Limits of the input alone: within ``eps`` of ``x`` and within ``[low, high]``, rounded outward.
+
+    Inputs of float32 may lie where the ends of the box are rounded to.
+    """
+    low, high = min(low, float(np.float32(low))), max(high, float(np.float32(high)))
     point = x.detach().double().cpu().flatten().numpy()
     below, above = np.nextafter(point - eps, -np.inf).clip(low, high), np.nextafter(point + eps, np.inf).clip(low, high)
     return Limits([torch.from_numpy(below)[:, None]], [torch.from_numpy(above)[:, None]], [])

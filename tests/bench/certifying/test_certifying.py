@@ -204,3 +204,10 @@ def test_a_defense_that_gives_no_numbers_differs_from_its_network() -> None:
     layered, x = Layered(model, torch.zeros(1, 1, 2, 2)), torch.tensor([0.2, 0.7]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
     with pytest.raises(NotApplicable, match="differ by nan"):
         check_precision(defense_of(Broken(model), (1, 2, 2), 3), layered, x, Lp("linf", 0.1))
+
+
+def test_the_box_holds_what_the_judge_allows_at_its_ends() -> None:
+    threat, x = Lp("linf", 0.1, low=-0.3, high=0.7), torch.tensor([-0.3, 0.7]).view(2, 1, 1)
+    assert threat.violations(x[None], x[None]) == ["ok"]  # in float32, where both ends are rounded
+    ball = box(x, threat.eps, threat.low, threat.high)
+    assert (ball.low[0][:, 0] <= x.double().flatten()).all() and (x.double().flatten() <= ball.high[0][:, 0]).all()
