@@ -53,7 +53,8 @@ def genattack(
         target: score knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         generations: the budget: population + (generations - 1)·(population - 1) queries per example, the elite
-            being scored again in each generation on a randomised defense, and tried on 9 draws when it fools.
+            being scored again in each generation on a randomised defense, and tried on 9 draws when it fools. Behind a
+            detector the score of every candidate is a further pass.
         population: candidates per example.
         mutation_rate: ρ; with ``adaptive`` its lowest value.
         alpha: mutation range a as a fraction of eps (published: 0.25 on CIFAR-10); with ``adaptive`` its lowest

@@ -60,7 +60,8 @@ def one_pixel(
         target: score knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         generations: the budget: generations · population · draws queries per example. (On a randomised defense
-            a candidate that fooled, and the best one at the end, are besides tried on 9 draws.)
+            a candidate that fooled, and the best one at the end, are besides tried on 9 draws. Behind a detector the
+            score of every candidate is a further pass.)
         population: candidates per example. At a few thousand queries 50 with more generations do better.
         scale: F, the factor of the difference of two candidates.
         crossover: chance of each pixel of a child to be a + F·(b - c), which one of them is always, and not the one

@@ -64,7 +64,8 @@ def spsa(
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: forward passes per example over all runs: two per direction and one at the point itself in each
             step, and one at the end. What does not suffice for a step is not spent. (On a randomised defense a point
-            that fooled, and the last one of each run, are besides tried on 9 draws.)
+            that fooled, and the last one of each run, are besides tried on 9 draws. Behind a detector the score of
+            every point is a further pass, and the point itself is asked about twice in a step.)
         samples: directions per gradient; fewer where the queries do not suffice for one step.
         sigma: typical size of a value of a probe (root mean square), as a fraction of eps (linf) or of eps/√d (l2,
             d the number of values of an image).

@@ -59,7 +59,8 @@ def square(
         target: score knowledge.
         x: ``(N, …)`` in the box; y: int64 ``(N,)``.
         queries: forward passes per example over all runs, every draw counted. (On a randomised defense a point that
-            fooled, and the last one of each run, are besides tried on 9 draws.)
+            fooled, and the last one of each run, are besides tried on 9 draws. Behind a detector the score of a point
+            is a further pass, where the classifier's half does not settle already that the point is no better.)
         p_init: share of an image that the first windows cover.
         rescale: stretch the published schedule of that share, made for 10,000 queries, over each run.
         restarts: runs that share the queries, each from a new random start; 0: one for every 4 (linf) or 16 (l2)

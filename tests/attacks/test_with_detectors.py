@@ -20,6 +20,7 @@ from attacks.gradient.grid import grid_pgd
 from attacks.gradient.orthogonal import orthogonal_pgd
 from attacks.gradient.pgd import pgd
 from attacks.score.genattack import genattack
+from attacks.score.one_pixel import one_pixel
 from attacks.score.spsa import spsa
 from attacks.score.square import square
 from attacks.toolkit.estimators import as_estimator
@@ -196,3 +197,20 @@ def test_what_needs_a_detector_or_levels_says_so() -> None:
         grid_pgd(target, x, y)
     with pytest.raises(InputError, match="has no detector"):
         target.scores(x)
+
+
+def test_what_the_score_of_a_detector_costs_attacks_by_scores() -> None:
+    defense, x, y, _ = case()
+
+    def passes(attack, norm: str, eps: float, **settings) -> set[int]:
+        target = make_target(defense, N, "score", norm=norm, eps=eps, threshold=THRESHOLD)
+        attack(target, x, y, **settings)
+        return set(target.counts.forward.tolist())
+
+    assert passes(genattack, "linf", 1e-4, generations=5) == {2 * (6 + 4 * 5)}
+    assert passes(one_pixel, "l0", 1, generations=4, population=5) <= set(range(2 * 5, 2 * 4 * 5 + 1, 2 * 5))
+    directions, steps = 4, 3  # a look at the point, the gradient's own, and two probes for each direction
+    asked = steps * (2 * directions + 1) + 1
+    spent = 2 * (steps * (2 * directions + 2) + 1)
+    assert passes(spsa, "linf", 1e-4, queries=asked, samples=directions, restarts=1) == {spent}
+    assert max(passes(square, "linf", 1e-4, queries=20)) <= 2 * 20
