@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
+from bench.contracts.errors import InputError
 from bench.storing.records import GalleryEntry
+from bench.storing.store import unzipped
 from bench.studies.input_gradients.record import InputGradients
 from leaderboard.waveforms import Wave, difference, trace
 
@@ -87,7 +89,8 @@ def write_gallery(
     A gallery that cannot be read is no reason to withhold the page: the reason is returned as ``problem``.
 
     Args:
-        source: ``gallery.safetensors``; arrays of rank four are shown as images, of rank three as waveforms.
+        source: ``gallery.safetensors``, compressed or not; arrays of rank four are shown as images, of rank three as
+            waveforms.
         low, high: the box of the inputs' values, from black to white and from the bottom of a plot to its top.
     """
     if not entries:
@@ -95,8 +98,8 @@ def write_gallery(
     if not source.is_file():
         return Gallery([], 1.0, f"{source.name} is missing")
     try:
-        arrays = load_file(source)
-    except (OSError, SafetensorError):
+        arrays = load(unzipped(source))
+    except (OSError, InputError, SafetensorError):
         return Gallery([], 1.0, f"{source.name} cannot be read")
     for key in ("x", "x_adv"):
         if key not in arrays:

@@ -229,7 +229,7 @@ def _write_suite(
         if defense.history:
             tables.write_table(root / pages.base / "history" / key, tables.history_rows(suite, defense))
         store, images = Store(results, suite.record.name), f"{pages.base}/images/{key}"
-        stored = store.defense_folder(defense.record.name) / "gallery.safetensors"
+        stored = store.gallery_path(defense.record.name)
         gallery = write_gallery(stored, defense.record.gallery, root, images, suite.record.low, suite.record.high)
         gradients = _gradients(store, defense)
         maps = [] if gradients is None else write_gradients(gradients, root, images)

@@ -335,8 +335,7 @@ class Evaluation:
                 entries, images, afterwards = outcome.value
                 made = {"gallery": entries} if afterwards is None else {"gallery": entries, "afterwards": afterwards}
                 if images is not None:
-                    path = self.store.defense_folder(defense) / "gallery.safetensors"
-                    self._write(partial(write_atomically, path, images))
+                    self._write(partial(self.store.write_gallery, defense, images))
             records[defense] = records[defense].model_copy(update=made)
             self._write(partial(self.store.write_defense, records[defense]))
 

@@ -182,6 +182,22 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header.get("__metadata__", {})
 
 
+def unzipped(path: Path) -> bytes:
+    """The content of a file that is compressed if its name ends in ``.gz``.
+
+    Raises:
+        OSError: when it cannot be read.
+        InputError: when it is cut off.
+    """
+    data = path.read_bytes()
+    if path.suffix != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error):
+        raise InputError(f"{path}: is cut off or no such file") from None
+
+
 def read_vouched(path: Path, sha256: str) -> bytes:
     """The content of a file, compressed or not, that a record vouches for.
 
@@ -190,12 +206,7 @@ def read_vouched(path: Path, sha256: str) -> bytes:
     """
     if not path.is_file():
         raise InputError(f"{path}: is missing")
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error):
-            raise InputError(f"{path}: is cut off or no such file") from None
+    data = unzipped(path)
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise InputError(f"{path}: SHA-256 is {found}, the record says {sha256}")
     return data
@@ -226,6 +237,11 @@ class Store:
 
     def shard_path(self, defense: str, attack: str, shard: int) -> Path:
         return self.defense_folder(defense) / slug(attack) / f"{shard:03d}.json"
+
+    def gallery_path(self, defense: str) -> Path:
+        """Where a defense's gallery is, compressed where no plain one is there."""
+        plain = self.defense_folder(defense) / "gallery.safetensors"
+        return _compressed(plain) if not plain.exists() and _compressed(plain).exists() else plain
 
     def artefact_path(self, key: str) -> Path:
         """Where an attack's preparation is kept; never published."""
@@ -320,6 +336,13 @@ class Store:
 
     def write_defense(self, record: DefenseRecord) -> None:
         write_atomically(self.defense_folder(record.name) / "defense.json", to_json(record).encode())
+
+    def write_gallery(self, defense: str, images: bytes, small: bool = False) -> None:
+        """Store a defense's gallery, a safetensors file, compressed where ``small``."""
+        plain = self.defense_folder(defense) / "gallery.safetensors"
+        path, other = (_compressed(plain), plain) if small else (plain, _compressed(plain))
+        write_atomically(path, gzip.compress(images, mtime=0) if small else images)
+        other.unlink(missing_ok=True)
 
     def write_shard(self, record: ShardRecord, images: Images | None) -> None:
         """Store a shard and its adversarial inputs."""

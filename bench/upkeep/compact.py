@@ -2,7 +2,7 @@
 
 Nearly all of a results folder is adversarial inputs, most of which decide nothing. What is kept of an example is the
 input of the attack that is worst for it, the one that the worst-case robust accuracy rests on: ``bench verify`` still
-judges that again. All rows stay, compressed; of the pictures to look at, those of 8 bits take 8 bits.
+judges that again. All rows stay, compressed, and so do the pictures to look at, of which those of 8 bits take 8 bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.storing.current import current_shards
 from bench.storing.images import pick
 from bench.storing.lock import writing
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import Store, open_suite, pack_tensors, read_record, unpack_tensors, write_atomically
+from bench.storing.store import Store, open_suite, pack_tensors, read_record, unpack_tensors
 from bench.summary.numbers import SETTLED
 from bench.summary.results import DefenseResults
 
@@ -84,7 +84,7 @@ def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
         for name in (CLEAN, *found.attacks):
             for shard in current_shards(store, suite, record, found.attacks.get(name)):
                 _compact_shard(store, shard, worst)
-        _compact_gallery(path.with_name("gallery.safetensors"), suite)
+        _compact_gallery(store, record.name, suite)
         yield Compacted(record.name, before, _size(path.parent))
 
 
@@ -100,8 +100,11 @@ def _compact_shard(store: Store, shard: ShardRecord, worst: dict[str, str]) -> N
         store.compact_shard(shard, keep, pick(store.images(shard), places))
 
 
-def _compact_gallery(path: Path, suite: SuiteRecord) -> None:
+def _compact_gallery(store: Store, defense: str, suite: SuiteRecord) -> None:
     """Store as bytes what is whole 255ths of the box throughout: it comes back bit for bit (leaderboard/gallery.py)."""
+    path = store.gallery_path(defense)
+    if path.suffix == ".gz":
+        return
     try:
         before, _ = unpack_tensors(path.read_bytes())
     except (FileNotFoundError, SafetensorError):
@@ -111,8 +114,7 @@ def _compact_gallery(path: Path, suite: SuiteRecord) -> None:
         levels = level_of(image, eight_bits).round().clamp(0, 255)
         if image.is_floating_point() and torch.equal(value_at(levels, eight_bits), image):
             after[key] = levels.to(torch.uint8)
-    if any(after[key] is not image for key, image in before.items()):
-        write_atomically(path, pack_tensors(after))
+    store.write_gallery(defense, pack_tensors(after), small=True)
 
 
 def _size(folder: Path) -> int:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from small_bench import FAILING, STEP, Bench, points
 from stand_ins import plugin, run_bench
 
 from bench.storing.lock import writing
 from bench.storing.records import CLEAN
-from bench.storing.store import Store
+from bench.storing.store import Store, unzipped
 from bench.summary.results import DefenseResults
 from leaderboard.gallery import Gallery, write_gallery
 
@@ -118,28 +118,41 @@ def test_nothing_is_run_again_and_the_gallery_shows_what_is_kept(bench: Bench) -
 
 def test_pictures_of_8_bits_take_a_quarter_and_are_shown_as_before(bench: Bench, tmp_path: Path) -> None:
     entries = bench.summary.defenses[0].record.gallery[:2]
-    path = Store(bench.results, "tiny").defense_folder("stand_ins.Means") / "gallery.safetensors"
+    store = Store(bench.results, "tiny")
+    path = store.gallery_path("stand_ins.Means")
     levels = torch.randint(0, 256, (2, 2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     x, x_adv = levels.float() / 255
     between = (x + 0.5 / 255).clamp(max=1)
     save_file({"x": x, "x_adv": x_adv, "g_x": between, "g_x_adv": between.flip(0)}, path)
 
     def shown(folder: str) -> tuple[Gallery, list[bytes]]:
-        gallery = write_gallery(path, entries, tmp_path, folder)
+        gallery = write_gallery(store.gallery_path("stand_ins.Means"), entries, tmp_path, folder)
         pictures = [picture.path for example in gallery.examples for picture in example.pictures]
         return gallery, [(tmp_path / picture).read_bytes() for picture in pictures]
 
     before, size = shown("images"), path.stat().st_size
     _compact(bench)
-    kept = load_file(path)
+    small = store.gallery_path("stand_ins.Means")
+    assert small.suffix == ".gz" and not path.exists()
+    kept = load(unzipped(small))
     assert {name: image.dtype for name, image in kept.items()} == {
         "x": torch.uint8, "x_adv": torch.uint8, "g_x": torch.float32, "g_x_adv": torch.float32,
     }  # fmt: skip
-    assert torch.equal(kept["x"].float() / 255, x) and path.stat().st_size < 0.65 * size
+    assert torch.equal(kept["x"].float() / 255, x) and small.stat().st_size < 0.65 * size
     assert shown("images") == before and len(before[1]) == 10
-    again = path.read_bytes()
+    again = small.read_bytes()
     _compact(bench)
-    assert path.read_bytes() == again
+    assert small.read_bytes() == again and not path.exists()
+    store.write_gallery("stand_ins.Means", unzipped(small))  # as a run does
+    assert store.gallery_path("stand_ins.Means") == path and not small.exists()
+
+
+def test_a_compressed_gallery_that_is_cut_off_is_said_on_its_page(bench: Bench, tmp_path: Path) -> None:
+    _compact(bench)
+    path = Store(bench.results, "tiny").gallery_path("stand_ins.Means")
+    path.write_bytes(path.read_bytes()[:-9])
+    entries = bench.summary.defenses[0].record.gallery
+    assert write_gallery(path, entries, tmp_path, "images").problem == "gallery.safetensors.gz cannot be read"
 
 
 def test_an_attack_that_runs_again_replaces_the_compressed_shard(bench: Bench) -> None:
