@@ -138,7 +138,7 @@ class _Search:
 
     def run(self, start: Tensor, logits: Tensor, rounds: int, targets: int, seconds: float) -> None:
         """Search from ``start (1, …)`` with its ``logits``."""
-        self.best, self.deadline = start, time.process_time() + seconds
+        self.best, self.score, self.deadline = start, float(margin(logits, self.y)), time.process_time() + seconds
         classes = ranked_classes(logits, self.y, targets)[:, 0].tolist()
         if self._settle(start, classes):
             return

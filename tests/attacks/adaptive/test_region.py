@@ -18,7 +18,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from attacks.adaptive.cascade import cascade
-from attacks.adaptive.region import region
+from attacks.adaptive.region import _Search, region
 from attacks.toolkit.losses import margin
 from attacks.toolkit.piecewise import PiecewiseLinear
 from bench.contracts.defense import Defense
@@ -84,9 +84,8 @@ def test_a_linear_network_is_one_piece(n: int) -> None:
     assert not case.fooled(region(case.target(0.98, "gradient"), case.x, case.y, rounds=2)).any()
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
-    """A small CNN, adversarially trained on digits of 28 by 28 pixels; the radius is near that at which they fall."""
+def _hard(number: int) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """A small CNN, adversarially trained on digits of 28 by 28 pixels; an image, a radius at which it barely falls."""
     stored = np.load(Path(__file__).parent / "hard_instances.npz")
     model = nn.Sequential(
         nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
@@ -95,13 +94,27 @@ def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
     for place, parameter in enumerate(model.parameters()):
         parameter.copy_(torch.from_numpy(stored[f"p{place}"]))
     x = torch.from_numpy(stored["x"][number : number + 1]).double() / 255
-    y, eps = torch.from_numpy(stored["y"][number : number + 1]), float(stored["eps"][number])
+    return model, x, torch.from_numpy(stored["y"][number : number + 1]), float(stored["eps"][number])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_it_breaks_images_that_cascade_leaves(number: int) -> None:
+    model, x, y, eps = _hard(number)
     defense = defense_of(model, (1, 28, 28), 10)
     assert model(cascade(_target(defense, 1, eps), x, y)).argmax(1) == y
     target = _target(defense, 1, eps)
     x_adv = region(target, x, y, rounds=20)
     assert_feasible(target, x, x_adv)
     assert model(x_adv).argmax(1) != y
+
+
+def test_what_it_does_not_better_stays_as_cascade_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y, eps = _hard(0)
+    defense = defense_of(model, (1, 28, 28), 10)
+    left = cascade(_target(defense, 1, eps), x, y)
+    monkeypatch.setattr(_Search, "_climb", lambda self, points, t, pivot=True: self._offer(self.x))
+    found = region(_target(defense, 1, eps), x, y, rounds=0)
+    assert float(margin(model(left), y)) > float(margin(model(x), y)) and torch.equal(found, left)
 
 
 @cache
