@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 
 #: Parameters of glibc's ``mallopt`` (malloc.h), and the bytes that they are set to.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -17,6 +16,8 @@ def settle() -> None:
     back after every pass has its pages mapped anew in the next, which is up to a third of the time; elsewhere than on
     glibc memory is left as it is.
     """
+    import ctypes  # here, as torch is: every command imports this module, and few of them compute
+
     import torch
 
     torch.set_num_threads(1)

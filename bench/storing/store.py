@@ -86,9 +86,7 @@ def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
         InputError: when it is not such a record.
     """
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        raw = json.loads(data)
+        raw = json.loads(_content(path))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -189,13 +187,15 @@ def unzipped(path: Path) -> bytes:
         OSError: when it cannot be read.
         InputError: when it is cut off.
     """
-    data = path.read_bytes()
-    if path.suffix != ".gz":
-        return data
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error):
+        return _content(path)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise InputError(f"{path}: is cut off or no such file") from None
+
+
+def _content(path: Path) -> bytes:
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
 
 
 def read_vouched(path: Path, sha256: str) -> bytes:
@@ -226,6 +226,18 @@ def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
 
+def _stored(plain: Path) -> Path:
+    """Where the file is that may be compressed: as it is, unless only the compressed one is there."""
+    return _compressed(plain) if not plain.exists() and _compressed(plain).exists() else plain
+
+
+def _write(plain: Path, content: bytes, small: bool) -> None:
+    """Store a file, compressed where ``small``, in place of the one in the other form."""
+    path, other = (_compressed(plain), plain) if small else (plain, _compressed(plain))
+    write_atomically(path, gzip.compress(content, mtime=0) if small else content)
+    other.unlink(missing_ok=True)
+
+
 class Store:
     """The results of one suite below a results folder (layout: ``bench.storing.records``)."""
 
@@ -240,8 +252,7 @@ class Store:
 
     def gallery_path(self, defense: str) -> Path:
         """Where a defense's gallery is, compressed where no plain one is there."""
-        plain = self.defense_folder(defense) / "gallery.safetensors"
-        return _compressed(plain) if not plain.exists() and _compressed(plain).exists() else plain
+        return _stored(self.defense_folder(defense) / "gallery.safetensors")
 
     def artefact_path(self, key: str) -> Path:
         """Where an attack's preparation is kept; never published."""
@@ -266,9 +277,8 @@ class Store:
         yield from sorted(self.folder.glob("*/defense.json"))
 
     def shard(self, defense: str, attack: str, shard: int) -> ShardRecord | None:
-        plain = self.shard_path(defense, attack, shard)
-        path = next((path for path in (plain, _compressed(plain)) if path.exists()), None)
-        return None if path is None else read_record(path, ShardRecord)
+        path = _stored(self.shard_path(defense, attack, shard))
+        return read_record(path, ShardRecord) if path.exists() else None
 
     def shards(self, defense: str, attack: str) -> dict[int, Path]:
         """The files of a cell's shards by their numbers, in order; a plain one before a compressed one."""
@@ -285,8 +295,7 @@ class Store:
 
     def images_path(self, record: ShardRecord) -> Path:
         """The file of a shard's adversarial inputs: compressed where that is the one that is there."""
-        path = self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors")
-        return _compressed(path) if _compressed(path).exists() and not path.exists() else path
+        return _stored(self.shard_path(record.defense, record.attack, record.shard).with_suffix(".safetensors"))
 
     def images(self, record: ShardRecord) -> Images:
         """The adversarial inputs of a shard, or of its ``x_adv_rows``, as they are stored.
@@ -339,10 +348,7 @@ class Store:
 
     def write_gallery(self, defense: str, images: bytes, small: bool = False) -> None:
         """Store a defense's gallery, a safetensors file, compressed where ``small``."""
-        plain = self.defense_folder(defense) / "gallery.safetensors"
-        path, other = (_compressed(plain), plain) if small else (plain, _compressed(plain))
-        write_atomically(path, gzip.compress(images, mtime=0) if small else images)
-        other.unlink(missing_ok=True)
+        _write(self.defense_folder(defense) / "gallery.safetensors", images, small)
 
     def write_shard(self, record: ShardRecord, images: Images | None) -> None:
         """Store a shard and its adversarial inputs."""
@@ -352,10 +358,8 @@ class Store:
         """Store a shard: the images first, then the record that vouches for them by SHA-256."""
         path = self.shard_path(shard.defense, shard.attack, shard.number)
         if shard.x_adv is not None:
-            write_atomically(path.with_suffix(".safetensors"), shard.x_adv)
-            _compressed(path.with_suffix(".safetensors")).unlink(missing_ok=True)
-        write_atomically(path, shard.record)
-        _compressed(path).unlink(missing_ok=True)
+            _write(path.with_suffix(".safetensors"), shard.x_adv, small=False)
+        _write(path, shard.record, small=False)
 
     def is_compact(self, record: ShardRecord, rows: list[int]) -> bool:
         """Whether a shard is stored compressed, with the adversarial inputs of ``rows`` and nothing else."""
@@ -370,23 +374,17 @@ class Store:
         """
         path = self.shard_path(record.defense, record.attack, record.shard)
         record = record.model_copy(update={"x_adv_rows": [], "x_adv_sha256": ""})
-        self._write_compressed(path, record)
-        path.unlink(missing_ok=True)
+        _write(path, to_json(record).encode(), small=True)
         plain = path.with_suffix(".safetensors")
         if rows:
             packed = pack_shard(record.model_copy(update={"x_adv_rows": rows}), images)
             if packed.x_adv is not None:
                 # Steps of grey levels shrink to less than half, float32 hardly at all.
-                small = gzip.compress(packed.x_adv, mtime=0) if images is not None and STEPS in images.tensors else None
-                write_atomically(_compressed(plain) if small else plain, small or packed.x_adv)
-                (plain if small else _compressed(plain)).unlink(missing_ok=True)
-            write_atomically(_compressed(path), gzip.compress(packed.record, mtime=0))
+                _write(plain, packed.x_adv, small=images is not None and STEPS in images.tensors)
+            _write(path, packed.record, small=True)
         else:
             for file in (plain, _compressed(plain)):
                 file.unlink(missing_ok=True)
-
-    def _write_compressed(self, path: Path, record: ShardRecord) -> None:
-        write_atomically(_compressed(path), gzip.compress(to_json(record).encode(), mtime=0))
 
 
 def suites(root: Path) -> list[str]:

@@ -75,6 +75,12 @@ def _found(how: str) -> tuple[Defense, dict[str, Tensor]]:
     return defense, search(PrepareContext(defense, DIGITS, Lp("linf", 0.2), split, torch.device("cpu"), split), 100)
 
 
+def _by_hand(best: list[Candidate]) -> dict[str, Tensor]:
+    """What a search would hand over that had found the candidates ``best``."""
+    found = {"best": [vars(candidate) for candidate in best], "says": "by hand"}
+    return {FOUND: torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)}
+
+
 @pytest.mark.parametrize("how", ["cut", "noise"])
 def test_it_finds_the_gradient_that_a_defense_hides(how: str) -> None:
     defense, prepared = _found(how)
@@ -192,8 +198,7 @@ def test_what_the_fallen_leave_goes_to_the_few_that_stand() -> None:
     eps, strong = 0.02, margin.argsort(descending=True)[:2]
     y_all_wrong = (y + 1) % 4
     y_all_wrong[strong] = y[strong]
-    found = {"best": [vars(Candidate("exact", "margin", "momentum", 1))], "says": "by hand"}
-    prepared = {FOUND: torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)}
+    prepared = _by_hand([Candidate("exact", "margin", "momentum", 1)])
     target = make_target(defense, 20, "gradient", eps=eps, prepared=prepared)
     points = adaptive(target, x, y_all_wrong, passes=100)
     assert_feasible(target, x, points)
@@ -208,9 +213,7 @@ def test_a_few_passes_are_one_climb_by_the_best(monkeypatch: pytest.MonkeyPatch)
     defense = freeze(Plain(DataInfo("toy", InputSpec((1, 8, 8)), 4)))
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     y = defense(x).argmax(1)
-    best = [Candidate(how, "margin", "momentum", 1) for how in ("exact", "identity", "classifier")]
-    found = {"best": [vars(candidate) for candidate in best], "says": "by hand"}
-    prepared = {FOUND: torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)}
+    prepared = _by_hand([Candidate(how, "margin", "momentum", 1) for how in ("exact", "identity", "classifier")])
     climbs: list[tuple[str, int]] = []
     run = Candidate.run
 
