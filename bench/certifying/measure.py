@@ -37,8 +37,9 @@ from bench.storing.certified import (
     write_certificates,
 )
 from bench.storing.keys import DefenseKey
+from bench.storing.reading import read_record
 from bench.storing.records import DefenseRecord, SuiteRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store
 from bench.suites.config import Suite
 from bench.summary.certified import beside, broken_within
 from bench.summary.numbers import CertifiedRadius

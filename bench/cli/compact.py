@@ -23,7 +23,8 @@ from bench.cli.voice import Voice, speaking
 def compact(results: Path, suite_names: tuple[str, ...], voice: Voice) -> int:
     """Make stored results small enough to be published, in place.
 
-    All rows stay, compressed; of the adversarial inputs of an example, that of its worst attack stays.
+    All rows stay, those of a cell in one compressed file; of the adversarial inputs of an example, that of its worst
+    attack stays.
     """
     from bench.storing.store import stored_suites
     from bench.upkeep.compact import compact as compact_suite

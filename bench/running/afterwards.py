@@ -20,8 +20,8 @@ from bench.running.cell import Setting, open_context
 from bench.running.gallery import Chosen, gallery_of
 from bench.storing.current import current_headers
 from bench.storing.images import Images, decode, pick
-from bench.storing.records import Afterwards, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
-from bench.storing.store import Store, read_record
+from bench.storing.records import Afterwards, DefenseRecord, GalleryEntry, SuiteRecord
+from bench.storing.store import Store
 
 #: Adversarial inputs that are asked about again, and passes that are compared.
 MOST, PASSES = 64, 3
@@ -45,12 +45,12 @@ def found_by_attacks(results: Path, suite: SuiteRecord, defense: DefenseRecord) 
     each = max(1, MOST // max(1, len(attacks)))
     for attack in attacks:
         left = each
-        for path, header in current_headers(store, suite, defense, attack):
+        for file, header in current_headers(store, suite, defense, attack):
             if not left:
                 break
             if header.status != "ok":
                 continue
-            shard = read_record(path, ShardRecord)
+            shard = file.read()
             try:
                 images = store.images(shard)
             except InputError:

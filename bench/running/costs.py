@@ -14,15 +14,13 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from bench.contracts.errors import InputError
 from bench.storing.headers import SETTLED
-from bench.storing.records import DefenseRecord, Record, ShardRecord
-from bench.storing.store import Store, read_record
+from bench.storing.reading import read_or_note
+from bench.storing.records import DefenseRecord, ShardRecord
+from bench.storing.store import Store
 
-R = TypeVar("R", bound=Record)
 Basis = Literal["the same cell", "other defenses", "nothing"]
 
 #: Stored shards of a cell that are looked at.
@@ -101,25 +99,19 @@ class Costs:
 
     def _cell(self, defense: str, attack: str) -> _Observed | None:
         if (defense, attack) not in self._cells:
-            paths = list(self._store.shards(defense, attack).values())
-            sample = paths[:: max(1, len(paths) // _SAMPLE)][:_SAMPLE]
-            self._cells[defense, attack] = _observed(shard for path in sample if (shard := _read(path, ShardRecord)))
+            files = list(self._store.shards(defense, attack).values())
+            sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
+            # What cannot be read is for others to complain about.
+            self._cells[defense, attack] = _observed(s for file in sample if (s := file.read_or_note([], rows=False)))
         return self._cells[defense, attack]
 
     def _others(self, defense: str) -> Iterable[tuple[str, float | None]]:
         """The other stored defenses, with their seconds of inference per 1000 examples."""
         if self._defenses is None:
-            records = [record for path in self._store.defenses() if (record := _read(path, DefenseRecord))]
+            paths = self._store.defenses()
+            records = [record for path in paths if (record := read_or_note(path, DefenseRecord, []))]
             self._defenses = {r.name: r.timing.seconds_per_1000 if r.timing else None for r in records}
         return ((name, inference) for name, inference in self._defenses.items() if name != defense)
-
-
-def _read(path: Path, kind: type[R]) -> R | None:
-    """A record without its rows; None where it cannot be read, which is for others to complain about."""
-    try:
-        return read_record(path, kind, rows=False)
-    except InputError:
-        return None
 
 
 def _observed(shards: Iterable[ShardRecord]) -> _Observed | None:

@@ -15,8 +15,9 @@ from bench.isolation.company import Company, in_company
 from bench.running.cell import Setting, open_context
 from bench.storing.current import current_headers
 from bench.storing.images import Images, decode, pick
+from bench.storing.reading import ShardFile
 from bench.storing.records import AttackRecord, DefenseRecord, GalleryEntry, Row, ShardRecord, SuiteRecord
-from bench.storing.store import Store, pack_tensors, read_record
+from bench.storing.store import Store, pack_tensors
 
 #: Examples shown per defense.
 SIZE = 8
@@ -103,15 +104,15 @@ class _Rows:
 
     def __init__(self, store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None) -> None:
         self._files = current_headers(store, suite, defense, attack)
-        self._shards: dict[Path, ShardRecord] = {}
+        self._shards: dict[ShardFile, ShardRecord] = {}
 
     def at(self, position: int) -> tuple[Row, ShardRecord] | None:
         """The row of an example with its shard; None where there is none."""
-        for path, header in self._files:
+        for file, header in self._files:
             if header.start <= position < header.stop and header.status == "ok":
-                if path not in self._shards:
-                    self._shards[path] = read_record(path, ShardRecord)
-                return self._shards[path].rows[position - header.start], self._shards[path]
+                if file not in self._shards:
+                    self._shards[file] = file.read()
+                return self._shards[file].rows[position - header.start], self._shards[file]
         return None
 
 

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from bench.storing.digest import digest
 from bench.storing.keys import DataKey, DefenseKey
+from bench.storing.reading import read_or_note
 from bench.storing.records import SCHEMA_VERSION, Provenance, Record, SuiteRecord
-from bench.storing.store import Store, read_or_note, to_json, write_atomically
+from bench.storing.store import Store, to_json, write_atomically
 
 #: Raised when a certificate would mean something else, or one of before is found to be wrong.
 CERTIFIER = 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench.storing.headers import SETTLED, Headers
 from bench.storing.keys import differences
+from bench.storing.reading import ShardFile
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import Store, read_or_note
+from bench.storing.store import Store
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def current_shards(
 
 def current_headers(
     store: Store, suite: SuiteRecord, defense: DefenseRecord, attack: AttackRecord | None
-) -> list[tuple[Path, ShardRecord]]:
+) -> list[tuple[ShardFile, ShardRecord]]:
     """The same shards without their rows, each with its file, in the order of their first examples."""
     found = _standing(store, suite, defense, attack, rows=False)
     return sorted(found, key=lambda one: one[1].start)
@@ -163,16 +163,16 @@ def _standing(
     *,
     rows: bool,
     unreadable: list[str] | None = None,
-) -> Iterator[tuple[Path, ShardRecord]]:
+) -> Iterator[tuple[ShardFile, ShardRecord]]:
     key = suite.cell_key(defense, attack, torch="", device="")
     found = []
-    for path in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
-        shard = read_or_note(path, ShardRecord, unreadable, rows)
+    for file in store.shards(defense.name, CLEAN if attack is None else attack.name).values():
+        shard = file.read_or_note(unreadable, rows)
         if shard is None:
             continue
         if shard.key.same_numbers(key(shard.start, shard.stop)):
-            found.append((path, shard))
+            found.append((file, shard))
     done = {i for _, shard in found if shard.status in SETTLED for i in range(shard.start, shard.stop)}
-    for path, shard in found:
+    for file, shard in found:
         if shard.status in SETTLED or not done.issuperset(range(shard.start, shard.stop)):
-            yield path, shard
+            yield file, shard

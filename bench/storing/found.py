@@ -24,6 +24,7 @@ from bench.contracts.errors import InputError
 from bench.contracts.isolation import Level
 from bench.storing.digest import digest
 from bench.storing.keys import DataKey, Key, Sparse
+from bench.storing.reading import read_or_note
 from bench.storing.records import (
     SCHEMA_VERSION,
     AttackRecord,
@@ -33,7 +34,7 @@ from bench.storing.records import (
     Row,
     SuiteRecord,
 )
-from bench.storing.store import Store, pack_tensors, read_or_note, read_vouched, to_json, write_atomically
+from bench.storing.store import Store, pack_tensors, read_vouched, to_json, write_atomically
 
 #: The name under which they stand beside the attacks of a suite.
 FOUND = "submitted x_adv"

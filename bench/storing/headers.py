@@ -28,14 +28,16 @@ import pydantic
 
 from bench.contracts.errors import InputError, NewerSchemaError
 from bench.storing.digest import digest
+from bench.storing.joined import JOINED
 from bench.storing.keys import DataKey, Key
+from bench.storing.reading import ShardFile, shard_files
 from bench.storing.records import ShardRecord, SuiteRecord
-from bench.storing.store import Store, read_record, shard_names, write_atomically
+from bench.storing.store import Store, write_atomically
 
 #: Statuses of a shard after which it is not run again.
 SETTLED = ("ok", "not-applicable")
 #: Raised when a note would mean something else.
-_VERSION = 1
+_VERSION = 2
 #: Nanoseconds that a file has to be older than the look at it: the coarsest file systems count two seconds.
 _TICK = 2_000_000_000
 
@@ -72,9 +74,14 @@ _Mark = tuple[str, int, int, int, int] | tuple[()]
 
 @dataclass
 class _Note:
-    """What is noted of one cell: its distinct keys, and by a shard's number its marks and its header."""
+    """What is noted of one cell: its distinct keys, and by a shard's number its marks and its header.
+
+    ``joined`` is the mark of the file of joined shards, and ``together`` their numbers.
+    """
 
     keys: dict[str, Key] = field(default_factory=dict)
+    joined: _Mark = ()
+    together: tuple[int, ...] = ()
     headers: dict[int, tuple[_Mark, _Mark, Header]] = field(default_factory=dict)
 
 
@@ -106,25 +113,26 @@ class Headers:
         """
         looked, folder = time.monotonic_ns(), self.store.shard_path(defense, attack, 0).parent
         there = _marks(folder)
-        names = shard_names(there)
         path = self.store.headers_path(defense, attack)
-        noted = self._noted(path) if names else _Note()
-        now = _Note(noted.keys)
-        same = noted.headers.keys() == names.keys()
-        for number, name in names.items():
-            stem = name.partition(".")[0]
-            images = there.get(f"{stem}.safetensors") or there.get(f"{stem}.safetensors.gz") or ()
+        noted = self._noted(path) if there else _Note()
+        mark = there.get(JOINED, ())
+        files = shard_files(folder, there, noted.together if mark and mark == noted.joined else None)
+        now = _Note(noted.keys, mark, tuple(number for number, file in files.items() if file.is_joined))
+        same = noted.headers.keys() == files.keys()
+        for number, file in files.items():
+            own, stem = there[file.path.name], f"{number:03d}.safetensors"
+            images = there.get(stem) or there.get(f"{stem}.gz") or ()
             known = noted.headers.get(number)
-            if known is not None and known[0] == there[name] and known[1] == images:
+            if known is not None and known[0] == own and known[1] == images:
                 now.headers[number] = known
                 yield number, known[2]
                 continue
             same = False
-            header = self._read(folder / name, now)
+            header = self._read(file, now)
             if isinstance(header, Header) and not header.problem:
-                now.headers[number] = there[name], images, header
+                now.headers[number] = own, images, header
             yield number, header
-        if names and not same:
+        if files and not same:
             self._fresh[path] = looked, _packed(now)
 
     def write(self) -> None:
@@ -135,9 +143,9 @@ class Headers:
                 write_atomically(path, f"{_check(data)}\n".encode() + data, flush=False)
         self._fresh.clear()
 
-    def _read(self, path: Path, note: _Note) -> Header | str:
+    def _read(self, file: ShardFile, note: _Note) -> Header | str:
         try:
-            shard = read_record(path, ShardRecord, rows=False)
+            shard = file.read(rows=False)
         except NewerSchemaError:
             raise
         except InputError as error:
@@ -168,9 +176,11 @@ class Headers:
                 return _Note()
             since, _, rest = data.partition(b"\n")
             limit = written - int(since) - _TICK
-            keys, rows = json.loads(rest)
+            keys, rows, together, mark = json.loads(rest)
             note, wholes = _Note(), [Key(**key, data=_NO_DATA) for key in keys]
             note.keys = dict(zip(map(_key_text, wholes), wholes, strict=True))
+            if mark and max(mark[2:4]) < limit:
+                note.joined, note.together = tuple(mark), tuple(together)
             for number, record, images, start, stop, key, *data in rows:
                 if max(*record[2:4], *images[2:4]) < limit:
                     header = Header(start, stop, wholes[key], self._data_key(*data))
@@ -201,7 +211,8 @@ def _packed(note: _Note) -> bytes:
         (number, record, images, h.start, h.stop, places[id(h.whole)], h.data.version, h.data.split, h.data.examples)
         for number, (record, images, h) in note.headers.items()
     ]
-    return json.dumps([[json.loads(text) for text in texts.values()], rows], separators=(",", ":")).encode()
+    keys = [json.loads(text) for text in texts.values()]
+    return json.dumps([keys, rows, note.together, note.joined], separators=(",", ":")).encode()
 
 
 def _key_text(key: Key) -> str:

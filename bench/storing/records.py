@@ -11,8 +11,9 @@ Layout below a results folder::
 
 A study may put files of its own beside these (``bench.studies``).
 
-``bench compact`` makes them small enough to be published: it compresses shards (``000.json.gz``) and galleries, and
-keeps of the adversarial inputs of an example the one of its worst attack.
+``bench compact`` makes them small enough to be published: it puts the shards of a cell into one compressed file
+(``shards.json.xz``), compresses galleries, and keeps of the adversarial inputs of an example the one of its worst
+attack.
 
 The attack named ``clean`` is the unattacked input; its shards hold the clean predictions.
 """

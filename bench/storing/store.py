@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -9,29 +10,27 @@ import os
 import shlex
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pydantic
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from bench.contracts.errors import InputError, NewerSchemaError, did_you_mean
+from bench.contracts.errors import InputError, did_you_mean
 from bench.storing.images import STEPS, Images, decode
+from bench.storing.joined import JOINED, Document, join, joined
 from bench.storing.names import readable, slug
+from bench.storing.reading import ShardFile, read_record, shard_files
 from bench.storing.records import (
-    SCHEMA_VERSION,
     DefenseRecord,
     Record,
     Row,
     ShardRecord,
     SuiteRecord,
 )
-
-R = TypeVar("R", bound=Record)
 
 
 def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
@@ -72,63 +71,6 @@ def check_writable(folder: Path, what: str = "results folder") -> None:
             file.write(bytes(4096))  # on a full disk files can be made, but not filled
     except OSError as error:
         raise InputError(f"{what} {folder}: {existing} is not writable ({error.strerror})") from None
-
-
-def read_record(path: Path, kind: type[R], rows: bool = True) -> R:
-    """Read one JSON record, compressed if its name ends in ``.gz``.
-
-    Args:
-        rows: False to leave the values in the rows of a shard unread, which then has none: most of the time a shard
-            takes goes into checking these.
-
-    Raises:
-        NewerSchemaError: when the file is of a newer schema.
-        InputError: when it is not such a record.
-    """
-    try:
-        raw = json.loads(_content(path))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path}: has no schema_version")
-    if version < SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version} is older than {SCHEMA_VERSION}; run bench evaluate again")
-    if version > SCHEMA_VERSION:
-        raise NewerSchemaError(
-            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this version reads; "
-            "upgrade worst-case-bench"
-        )
-    stored = len(raw.get("rows", []))
-    if "rows" in raw:
-        columns = raw.pop("columns", [])
-        if any(len(row) != len(columns) for row in raw["rows"]):
-            raise InputError(f"{path}: rows: a row has not the {len(columns)} values that columns names")
-        raw["rows"] = [dict(zip(columns, row, strict=True)) for row in raw["rows"]] if rows else []
-    try:
-        record = kind(**raw)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
-    if isinstance(record, ShardRecord) and record.status == "ok" and stored != record.stop - record.start:
-        raise InputError(f"{path}: rows: there are {stored}, of {record.stop - record.start} examples")
-    return record
-
-
-def read_or_note(path: Path, kind: type[R], unreadable: list[str] | None, rows: bool = True) -> R | None:
-    """:func:`read_record`; None where it cannot be read and ``unreadable`` got a line that says so.
-
-    Raises:
-        InputError: when it cannot be read and nobody is told: ``unreadable`` is None.
-    """
-    try:
-        return read_record(path, kind, rows)
-    except InputError as error:
-        if unreadable is None:
-            raise
-        unreadable.append(str(error))
-        return None
 
 
 def to_json(record: Record) -> str:
@@ -212,16 +154,6 @@ def read_vouched(path: Path, sha256: str) -> bytes:
     return data
 
 
-def shard_names(names: Iterable[str]) -> dict[int, str]:
-    """Of the names in a cell's folder those of shards, by their numbers, in order; a plain one before a compressed."""
-    found: dict[int, str] = {}
-    for name in names:
-        number, _, rest = name.partition(".")
-        if rest in ("json", "json.gz") and number.isdecimal() and (rest == "json" or int(number) not in found):
-            found[int(number)] = name
-    return dict(sorted(found.items()))
-
-
 def _compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
@@ -277,20 +209,23 @@ class Store:
         yield from sorted(self.folder.glob("*/defense.json"))
 
     def shard(self, defense: str, attack: str, shard: int) -> ShardRecord | None:
-        path = _stored(self.shard_path(defense, attack, shard))
-        return read_record(path, ShardRecord) if path.exists() else None
+        file = self.shards(defense, attack).get(shard)
+        return None if file is None else file.read()
 
-    def shards(self, defense: str, attack: str) -> dict[int, Path]:
-        """The files of a cell's shards by their numbers, in order; a plain one before a compressed one."""
+    def shards(self, defense: str, attack: str) -> dict[int, ShardFile]:
+        """Where a cell's shards are, by their numbers, in order."""
         folder = self.shard_path(defense, attack, 0).parent
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return {number: folder / name for number, name in shard_names(names).items()}
+        return shard_files(folder, [path.name for path in folder.iterdir()] if folder.is_dir() else [])
 
     def remove_shard(self, defense: str, attack: str, shard: int) -> None:
-        """Remove a shard and its adversarial inputs."""
+        """Remove a shard and its adversarial inputs; -1: joined shards that cannot be read."""
         plain = self.shard_path(defense, attack, shard)
+        together = plain.with_name(JOINED)
+        others = _readable(together)
+        if others.pop(shard, None) is not None or shard < 0:
+            self._write_joined(together, others)
         images = plain.with_suffix(".safetensors")
-        for path in (plain, _compressed(plain), images, _compressed(images)):
+        for path in (plain, images, _compressed(images)):
             path.unlink(missing_ok=True)
 
     def images_path(self, record: ShardRecord) -> Path:
@@ -359,32 +294,59 @@ class Store:
         path = self.shard_path(shard.defense, shard.attack, shard.number)
         if shard.x_adv is not None:
             _write(path.with_suffix(".safetensors"), shard.x_adv, small=False)
-        _write(path, shard.record, small=False)
+        write_atomically(path, shard.record)
 
     def is_compact(self, record: ShardRecord, rows: list[int]) -> bool:
-        """Whether a shard is stored compressed, with the adversarial inputs of ``rows`` and nothing else."""
-        path = self.shard_path(record.defense, record.attack, record.shard)
-        plain, images = path.exists(), self.images_path(record).exists()
-        return record.x_adv_rows == rows and not plain and _compressed(path).exists() and images == bool(rows)
+        """Whether a shard is stored with the adversarial inputs of ``rows`` and nothing else, and joined."""
+        plain, images = self.shard_path(record.defense, record.attack, record.shard), self.images_path(record)
+        return record.x_adv_rows == rows and not plain.exists() and images.exists() == bool(rows)
 
     def compact_shard(self, record: ShardRecord, rows: list[int], images: Images | None) -> None:
-        """Store a shard again, compressed and with the adversarial inputs ``images`` of ``rows`` alone.
+        """Store a shard again, with the adversarial inputs ``images`` of ``rows`` alone, these compressed.
 
         Whenever it is interrupted, the record that is found vouches for the images that are there, or for none.
         """
         path = self.shard_path(record.defense, record.attack, record.shard)
         record = record.model_copy(update={"x_adv_rows": [], "x_adv_sha256": ""})
-        _write(path, to_json(record).encode(), small=True)
+        write_atomically(path, to_json(record).encode())
         plain = path.with_suffix(".safetensors")
         if rows:
             packed = pack_shard(record.model_copy(update={"x_adv_rows": rows}), images)
             if packed.x_adv is not None:
                 # Steps of grey levels shrink to less than half, float32 hardly at all.
                 _write(plain, packed.x_adv, small=images is not None and STEPS in images.tensors)
-            _write(path, packed.record, small=True)
+            write_atomically(path, packed.record)
         else:
             for file in (plain, _compressed(plain)):
                 file.unlink(missing_ok=True)
+
+    def join(self, defense: str, attack: str) -> None:
+        """Put the shards of a cell that are in files of their own into the joined one; damaged files stay."""
+        own = [file for file in self.shards(defense, attack).values() if not file.is_joined]
+        kept = dict[int, Document]()
+        for file in own:
+            with contextlib.suppress(ValueError):
+                kept[file.number] = json.loads(file.path.read_bytes())
+        if kept:
+            together = self.shard_path(defense, attack, 0).with_name(JOINED)
+            self._write_joined(together, _readable(together) | kept)
+            for file in own:
+                if file.number in kept:
+                    file.path.unlink()
+
+    def _write_joined(self, path: Path, shards: Mapping[int, Document]) -> None:
+        if shards:
+            write_atomically(path, join(shard for _, shard in sorted(shards.items())))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _readable(together: Path) -> dict[int, Document]:
+    """The joined shards; none where the file is damaged."""
+    try:
+        return joined(together)
+    except ValueError:
+        return {}
 
 
 def suites(root: Path) -> list[str]:

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from bench.contracts.defense import DefenseSpec
 from bench.contracts.errors import InputError
+from bench.storing.reading import read_record
 from bench.storing.records import SCHEMA_VERSION, DefenseRecord, Provenance, Record
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store
 
 
 class AcceptanceRecord(Record):

@@ -28,8 +28,9 @@ from bench.running.progress import Display
 from bench.storing import provenance
 from bench.storing.keys import differences
 from bench.storing.lock import check_unlocked, writing
-from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import Store, check_writable, read_record, to_json, write_atomically
+from bench.storing.reading import read_record
+from bench.storing.records import CLEAN, DefenseRecord, SuiteRecord
+from bench.storing.store import Store, check_writable, to_json, write_atomically
 from bench.storing.submitted import AcceptanceRecord, bundled_spec, submission_folder
 from bench.submissions.again import choose, compare, fallen, run_anew
 from bench.submissions.lowering import keep, lowering
@@ -252,8 +253,8 @@ def _settle(made: Store, name: str, reference: str) -> None:
 def _levels(results: Path, here: Ground, spec: DefenseSpec, asked: Acceptance) -> str:
     """A hint where rows were made in the judge's process and judged in another, or the other way round."""
     ours = _apart(asked, here, spec).level
-    headers = Store(results, here.suite.name).shards(spec.name, CLEAN).values()
-    theirs = weakest([read_record(path, ShardRecord, rows=False).isolation for path in headers])
+    files = Store(results, here.suite.name).shards(spec.name, CLEAN).values()
+    theirs = weakest([file.read(rows=False).isolation for file in files])
     if (ours == "none") == (theirs == "none"):
         return ""
     return f"; they were made under isolation {theirs} and judged under {ours}, where draws differ"

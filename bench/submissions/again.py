@@ -13,8 +13,9 @@ from bench.contracts.errors import InputError
 from bench.engines.engine import Engine
 from bench.running.evaluate import Evaluation, Request
 from bench.running.progress import Display
+from bench.storing.reading import read_record
 from bench.storing.records import DefenseRecord
-from bench.storing.store import open_suite, read_record
+from bench.storing.store import open_suite
 from bench.summary.results import DefenseResults
 
 #: How unlikely the difference between two seeds has to be, over all attacks that are compared, to refuse a bundle.

@@ -201,15 +201,15 @@ def _copy_rows(store: Store, suite: SuiteRecord, record: DefenseRecord, into: Pa
     levels: list[Level] = []
     for attack in (None, *suite.attacks):
         name = CLEAN if attack is None else attack.name
-        for path, header in current_headers(store, suite, record, attack):
-            if header.x_adv_rows is not None or path.suffix == ".gz":
-                raise InputError(f"{path}: was compacted, and its adversarial inputs are gone; evaluate it anew")
+        for file, header in current_headers(store, suite, record, attack):
+            if header.x_adv_rows is not None or file.is_joined:
+                raise InputError(f"{file}: was compacted, and its adversarial inputs are gone; evaluate it anew")
             levels.append(header.isolation)
             folder = into / slug(name)
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / path.name)
+            shutil.copyfile(file.path, folder / file.path.name)
             if header.x_adv_sha256:
-                images = path.with_suffix(".safetensors")
+                images = file.path.with_suffix(".safetensors")
                 shutil.copyfile(images, folder / images.name)
     return weakest(levels)
 

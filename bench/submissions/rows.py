@@ -10,8 +10,8 @@ from bench.storing.images import ON_LEVELS, STEPS, WHOLE
 from bench.storing.keys import differences
 from bench.storing.names import slug
 from bench.storing.provenance import torch_release
+from bench.storing.reading import read_record
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import read_record
 from bench.submissions.contents import tensors
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.contracts.errors import InputError
 from bench.storing.names import slug
+from bench.storing.reading import read_record
 from bench.storing.records import CLEAN, AskedAgain, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import open_suite, read_record, stored_suites
+from bench.storing.store import open_suite, stored_suites
 from bench.summary.certified import contradictions, stored_radii, stored_smoothed
 from bench.summary.detection import Classifier, at_half, detection_of, implied_flag, own_at_half
 from bench.summary.flags import find_flags

@@ -2,7 +2,8 @@
 
 Nearly all of a results folder is adversarial inputs, most of which decide nothing. What is kept of an example is the
 input of the attack that is worst for it, the one that the worst-case robust accuracy rests on: ``bench verify`` still
-judges that again. All rows stay, compressed, and so do the pictures to look at, of which those of 8 bits take 8 bits.
+judges that again. All rows stay, those of a cell in one compressed file, and so do the pictures to look at, compressed;
+of them those of 8 bits take 8 bits.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from bench.contracts.levels import level_of, value_at
 from bench.storing.current import current_shards
 from bench.storing.images import pick
 from bench.storing.lock import writing
+from bench.storing.reading import read_record
 from bench.storing.records import CLEAN, DefenseRecord, ShardRecord, SuiteRecord
-from bench.storing.store import Store, open_suite, pack_tensors, read_record, unpack_tensors
+from bench.storing.store import Store, open_suite, pack_tensors, unpack_tensors
 from bench.summary.numbers import SETTLED
 from bench.summary.results import DefenseResults
 
@@ -84,6 +86,7 @@ def _compact(store: Store, suite: SuiteRecord) -> Iterator[Compacted]:
         for name in (CLEAN, *found.attacks):
             for shard in current_shards(store, suite, record, found.attacks.get(name)):
                 _compact_shard(store, shard, worst)
+            store.join(record.name, name)
         _compact_gallery(store, record.name, suite)
         yield Compacted(record.name, before, _size(path.parent))
 

@@ -22,8 +22,9 @@ from bench.running.progress import clock
 from bench.storing import provenance
 from bench.storing.current import cell_state
 from bench.storing.headers import Headers
+from bench.storing.reading import read_record
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store
 from bench.storing.submitted import submitted_spec
 from bench.suites.attacks import resolve_attacks
 from bench.suites.config import Suite, variants_of

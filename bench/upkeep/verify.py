@@ -23,8 +23,9 @@ from bench.running.cell import defense_key
 from bench.storing.checkpoints import TrainingSettings
 from bench.storing.found import FOUND, FoundRecord, found_files, found_key, read_found_images
 from bench.storing.keys import DefenseKey, differences
+from bench.storing.reading import read_record
 from bench.storing.records import CLEAN, AttackRecord, DefenseRecord, Row, ShardRecord, SuiteRecord
-from bench.storing.store import Store, open_suite, read_record
+from bench.storing.store import Store, open_suite
 from bench.storing.submitted import submitted_spec
 from bench.summary.certified import contradictions, stored_radii, stored_smoothed
 from bench.summary.results import DefenseResults

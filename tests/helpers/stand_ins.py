@@ -32,8 +32,9 @@ from bench.contracts.target import Target
 from bench.data.load import load_data
 from bench.engines.graph import Graph, Job, Outcome
 from bench.running.cell import run_shard
+from bench.storing.reading import read_record
 from bench.storing.records import ShardRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store
 from bench.training.recipe import TrainingRun
 
 HERE = Path(__file__).resolve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import lzma
 import re
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def test_files_are_small_and_name_no_folder_of_the_machine() -> None:
     files = [path for path in RESULTS.rglob("*") if path.is_file() and not {".prepared", ".headers"} & {*path.parts}]
     assert sum(path.stat().st_size for path in files) < 40 * 2**20
     assert all(path.stat().st_size <= 2**20 for path in files)
-    for path in (p for p in files if p.name.endswith((".json", ".json.gz"))):
+    for path in (p for p in files if p.name.endswith((".json", ".json.xz"))):
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        text = (lzma.decompress(data) if path.suffix == ".xz" else data).decode()
         assert str(ROOT) not in text and str(Path.home()) not in text

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.contracts.errors import InputError
+from bench.storing.reading import read_record
 from bench.storing.records import DefenseRecord
-from bench.storing.store import Store, read_record
+from bench.storing.store import Store
 from bench.studies.transformation import paper
 from bench.studies.transformation.plot import ladder
 from bench.studies.transformation.record import Base, Transformation, read

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from bench.storing.keys import DefenseKey
+from bench.storing.reading import read_record
 from bench.storing.records import SCHEMA_VERSION, Provenance, Record
-from bench.storing.store import Store, read_record, to_json, write_atomically
+from bench.storing.store import Store, to_json, write_atomically
 
 FILE = "transformation.json"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.storing.certified import Certificates, CertifiedRow, write_certificates
 from bench.storing.keys import DataKey, DefenseKey
 from bench.storing.provenance import finish, start
-from bench.storing.store import Store, read_record
+from bench.storing.reading import read_record
+from bench.storing.store import Store
 from bench.summary.certified import beside, contradictions
 
 

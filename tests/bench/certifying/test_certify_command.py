@@ -11,7 +11,7 @@ from stand_ins import Ended, SerialEngine, plugin, run_bench, shards, write_conf
 from submitting import remade, submit, write_plugin
 
 from bench.storing.certified import Certificates
-from bench.storing.store import read_record
+from bench.storing.reading import read_record
 
 NETWORK = '''
 from torch import nn, no_grad

@@ -17,7 +17,7 @@ from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo, InputSpec
 from bench.storing.certified import Smoothed
-from bench.storing.store import read_record
+from bench.storing.reading import read_record
 from bench.summary.certified import smoothed_accuracy
 
 SIGMA = 0.3

@@ -19,8 +19,10 @@ from bench.engines.graph import Job
 from bench.running import progress
 from bench.running.costs import UNKNOWN, Expected, seconds_of
 from bench.running.expectation import Estimate
-from bench.storing.records import DefenseRecord, ShardRecord
-from bench.storing.store import Store, read_record
+from bench.storing.joined import JOINED
+from bench.storing.reading import read_record
+from bench.storing.records import DefenseRecord
+from bench.storing.store import Store
 
 RESULTS = Path(__file__).parents[3] / "results"
 #: At which parts of a run the estimate is looked at, and the factor that it may be wrong by.
@@ -44,9 +46,9 @@ def recorded() -> dict[str, Recorded]:
     for path in store.defenses():
         defense = read_record(path, DefenseRecord)
         assert defense.timing is not None
-        attacks = sorted(folder.name for folder in path.parent.iterdir() if (folder / "000.json.gz").exists())
+        attacks = sorted(folder.name for folder in path.parent.iterdir() if (folder / JOINED).exists())
         files = {attack: store.shards(defense.name, attack).values() for attack in attacks}
-        cells = {attack: [read_record(file, ShardRecord, rows=False) for file in files[attack]] for attack in attacks}
+        cells = {attack: [file.read(rows=False) for file in files[attack]] for attack in attacks}
         seconds = {attack: [max(0.02, seconds_of(shard)) for shard in cell] for attack, cell in cells.items()}
         prepared = {attack: max(shard.prepare_seconds for shard in cell) for attack, cell in cells.items()}
         found[defense.name] = Recorded(

@@ -126,8 +126,8 @@ def test_a_run_opens_the_shards_that_changed_and_a_dry_run_notes_nothing(
 ) -> None:
     monkeypatch.setattr(headers, "_TICK", 0)  # these shards are milliseconds old
     assert bench.configure({"step": STEP}).evaluate("Means").code == 0
-    opened, read = [], headers.read_record
-    monkeypatch.setattr(headers, "read_record", lambda path, *_, **how: opened.append(path) or read(path, *_, **how))
+    opened, read = [], headers.Headers._read
+    monkeypatch.setattr(headers.Headers, "_read", lambda h, file, n: opened.append(file.path) or read(h, file, n))
     stored = files(bench.results)
     assert bench.evaluate("Means", more=("--dry-run",)).out.splitlines()[0].endswith("complete")
     assert opened == [] and files(bench.results) == stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from written_results import Results, attack_record, defense_record, suite_record
 from bench.contracts.errors import NewerSchemaError
 from bench.storing.current import CellState, Piece, cell_state
 from bench.storing.headers import Headers
+from bench.storing.joined import JOINED, join
 
 PGD = attack_record("pgd")
 PLAIN = defense_record("plain")
@@ -54,12 +55,12 @@ def test_a_shard_cut_off_inside_its_rows_is_stale_though_its_header_is_whole(res
     lines = short.read_text().splitlines(keepends=True)
     start = lines.index(' "rows": [\n')
     short.write_text("".join([*lines[: start + 1], lines[start + 2], *lines[start + 3 :]]))  # JSON, but for one row
-    data = gzip.compress(packed.read_bytes())
-    packed.with_name(f"{packed.name}.gz").write_bytes(data[: len(data) * 3 // 4])
+    data = join([json.loads(packed.read_bytes())])
+    packed.with_name(JOINED).write_bytes(data[: len(data) * 3 // 4])
     packed.unlink()
     found = state(results)
     assert found.missing(6, 2) == [Piece(0, 0, 2), Piece(1, 2, 4), Piece(2, 4, 6)]
-    assert "cannot be read" in found.stale[0][0] and "cannot be read" in found.stale[2][0]
+    assert "cannot be read" in found.stale[0][0] and "cannot be read" in found.stale[-1][0]
     assert found.stale[1][0].endswith("rows: there are 1, of 2 examples")
 
 

@@ -13,9 +13,10 @@ import torch
 from written_results import Results, attack_record, defense_record, row, suite_record
 
 from bench.contracts.errors import NewerSchemaError
-from bench.storing import headers
+from bench.storing import headers, reading
 from bench.storing.current import cell_state
 from bench.storing.headers import Header, Headers
+from bench.storing.joined import JOINED
 
 PGD = attack_record("pgd")
 PLAIN = defense_record("plain")
@@ -42,13 +43,14 @@ def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     """The names of the records that are read."""
     names: Opened = []
-    read = headers.read_record
+    for name in ("read_record", "joined"):
+        read = getattr(reading, name)
 
-    def watched(path: Path, *args: object) -> object:
-        names.append(path.name)
-        return read(path, *args)  # type: ignore[arg-type]
+        def watched(path: Path, *args: object, read: Callable[..., object] = read) -> object:
+            names.append(path.name)
+            return read(path, *args)
 
-    monkeypatch.setattr(headers, "read_record", lambda path, kind, rows=True: watched(path, kind, rows))
+        monkeypatch.setattr(reading, name, watched)
     return names
 
 
@@ -113,6 +115,32 @@ def test_a_shard_that_was_changed_is_read(results: Results, opened: Opened, chan
     assert found == without_notes == look(results)
     assert 2 not in found or isinstance(found[2], str)
     assert set(opened) <= {"000.json", "001.json", "002.json"}
+
+
+def test_joined_shards_are_opened_once(results: Results, opened: Opened) -> None:
+    apart = look(results)
+    results.store.join("plain", "pgd")
+    opened.clear()
+    note(results)
+    assert look(results) == apart and {*opened} == {JOINED}
+    opened.clear()
+    assert look(results) == apart and opened == []
+    results.write_shard(PLAIN, "pgd", 1, status="timeout", error="stopped after 3 s")
+    assert [isinstance(one, Header) and one.problem for one in look(results).values()] == [
+        "", "timeout: stopped after 3 s", "",
+    ]  # fmt: skip
+    assert opened == ["001.json"]
+    results.store.remove_shard("plain", "pgd", 2)
+    assert list(look(results)) == [0, 1]
+
+
+def test_joined_shards_that_were_changed_are_read(results: Results) -> None:
+    results.store.join("plain", "pgd")
+    note(results)
+    path = results.store.shard_path("plain", "pgd", 0).with_name(JOINED)
+    path.write_bytes(path.read_bytes()[:-9])
+    (said,) = look(results).values()
+    assert isinstance(said, str) and f"{JOINED}: cannot be read" in said
 
 
 def test_adversarial_inputs_that_were_cut_off_or_removed_are_noticed(results: Results) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import re
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,15 @@ from written_results import (
     timing_record,
 )
 
-from bench.contracts.errors import InputError
+from bench.contracts.errors import InputError, NewerSchemaError
 from bench.storing.images import Images
+from bench.storing.joined import JOINED
 from bench.storing.names import slug
+from bench.storing.reading import read_record
 from bench.storing.records import SCHEMA_VERSION, DefenseRecord, GalleryEntry, ShardRecord, SuiteRecord
-from bench.storing.store import Store, check_writable, read_record, suites, to_json, write_atomically
+from bench.storing.store import Store, check_writable, suites, to_json, write_atomically
 
-SUITE = suite_record([attack_record("pgd", params={"steps": 40, "estimator": {"eot": {"of": "identity"}}})])
+SUITE = suite_record([attack_record("pgd", params={"steps": 40, "estimator": {"eot": {"of": "identity"}}})], n=6)
 DEFENSE = defense_record("ours(random_start=False)", params={"random_start": False}, timing=timing_record())
 
 
@@ -117,7 +121,7 @@ def test_a_shard_without_rows_is_json_too(results: Results) -> None:
 
 
 def test_the_same_record_is_the_same_text() -> None:
-    assert to_json(SUITE) == to_json(suite_record(SUITE.attacks))
+    assert to_json(SUITE) == to_json(suite_record(SUITE.attacks, n=6))
     assert to_json(SUITE).endswith("}\n")
 
 
@@ -145,7 +149,7 @@ def test_no_two_names_share_a_folder_and_none_is_too_long_for_one(tmp_path: Path
     folders = {slug(name) for name in names}
     assert len(folders) == len(names)
     for folder in folders:
-        (tmp_path / f".{folder}.json.gz.12345678.part").write_text("")
+        (tmp_path / f".{folder}.json.xz.12345678.part").write_text("")
 
 
 # -- whole or absent --------------------------------------------------------------------------------------------
@@ -217,6 +221,103 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_litter(
     assert raised.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# -- shards of a cell in one file -------------------------------------------------------------------------------
+
+
+def _three(results: Results) -> tuple[list[ShardRecord], Path]:
+    shards = [one_shard(results, number) for number in range(3)]
+    return shards, results.store.shard_path(DEFENSE.name, "pgd", 0).with_name(JOINED)
+
+
+def test_joined_shards_come_back_as_they_were(results: Results) -> None:
+    shards, path = _three(results)
+    results.store.join(DEFENSE.name, "pgd")
+    assert [results.store.shard(DEFENSE.name, "pgd", number) for number in range(4)] == [*shards, None]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "000.safetensors", "001.safetensors", "002.safetensors", JOINED,
+    ]  # fmt: skip
+    assert all(results.store.x_adv(shard).shape == (2, 1, 2, 2) for shard in shards)
+    before = path.read_bytes()
+    results.store.join(DEFENSE.name, "pgd")
+    assert path.read_bytes() == before
+    without = [file.read(rows=False) for file in results.store.shards(DEFENSE.name, "pgd").values()]
+    assert without == [shard.model_copy(update={"rows": []}) for shard in shards]
+
+
+def test_a_shard_that_is_run_again_stands_before_the_joined_one(results: Results) -> None:
+    shards, path = _three(results)
+    results.store.join(DEFENSE.name, "pgd")
+    again = one_shard(results, 1)
+    assert again != shards[1]
+    expected = [shards[0], again, shards[2]]
+    assert [file.read() for file in results.store.shards(DEFENSE.name, "pgd").values()] == expected
+    results.store.join(DEFENSE.name, "pgd")
+    assert [file.read() for file in results.store.shards(DEFENSE.name, "pgd").values()] == expected
+    assert [file.name for file in path.parent.glob("*.json*")] == [JOINED]
+
+
+def test_a_joined_shard_is_removed_with_the_one_that_stands_before_it(results: Results) -> None:
+    shards, path = _three(results)
+    results.store.join(DEFENSE.name, "pgd")
+    one_shard(results, 1)
+    results.store.remove_shard(DEFENSE.name, "pgd", 1)
+    assert [file.read() for file in results.store.shards(DEFENSE.name, "pgd").values()] == [shards[0], shards[2]]
+    results.store.remove_shard(DEFENSE.name, "pgd", 0)
+    results.store.remove_shard(DEFENSE.name, "pgd", 2)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_crash_while_shards_are_joined_loses_none(
+    results: Results, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    shards, _ = _three(results)
+    results.store.join(DEFENSE.name, "pgd")
+    shards[1] = one_shard(results, 1)
+    if count == 1:
+        _crash_at(monkeypatch, 1)
+    else:  # after the joined file, before the others are gone
+
+        def crash(self: Path) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, "unlink", crash)
+    with pytest.raises(KeyboardInterrupt):
+        results.store.join(DEFENSE.name, "pgd")
+    assert [file.read() for file in results.store.shards(DEFENSE.name, "pgd").values()] == shards
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", lzma.compress(b"{"), lzma.compress(b"3"), lzma.compress(b"[3]"), lzma.compress(b'[{"shard": "0"}]'),
+     lzma.compress(b'[{"shard": 0}, {"shard": 0}]'), lzma.compress(b'[{"shard": 0}]')[:-9]],
+)  # fmt: skip
+def test_what_are_no_joined_shards_is_said_in_one_line_and_takes_no_other_shard_away(
+    results: Results, content: bytes
+) -> None:
+    shard, (_, path) = one_shard(results, 0), _three(results)
+    path.write_bytes(content)
+    for number in (1, 2):
+        path.with_name(f"{number:03d}.json").unlink()
+    files = results.store.shards(DEFENSE.name, "pgd")
+    assert list(files) == [-1, 0] and not files[0].is_joined
+    with pytest.raises(InputError, match=rf"{re.escape(JOINED)}: cannot be read: ") as caught:
+        files[-1].read()
+    assert len(str(caught.value).splitlines()) == 1
+    results.store.remove_shard(DEFENSE.name, "pgd", -1)
+    assert list(results.store.shards(DEFENSE.name, "pgd")) == [0] and not path.exists() and shard.status == "ok"
+
+
+def test_a_joined_shard_of_a_newer_schema_is_refused_by_its_number(results: Results) -> None:
+    _three(results)
+    _change(results.store.shard_path(DEFENSE.name, "pgd", 1), schema_version=SCHEMA_VERSION + 1)
+    results.store.join(DEFENSE.name, "pgd")
+    files = results.store.shards(DEFENSE.name, "pgd")
+    assert [files[number].read().shard for number in (0, 2)] == [0, 2]
+    with pytest.raises(NewerSchemaError, match=rf"{re.escape(JOINED)}: shard 1: schema version"):
+        files[1].read()
 
 
 # -- reading what is wrong --------------------------------------------------------------------------------------

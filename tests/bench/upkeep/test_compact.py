@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 from small_bench import FAILING, STEP, Bench, points
 from stand_ins import plugin, run_bench
 
+from bench.storing.joined import JOINED
 from bench.storing.lock import writing
 from bench.storing.records import CLEAN
 from bench.storing.store import Store, unzipped
@@ -48,8 +49,9 @@ def test_every_number_stays_and_the_files_are_smaller(bench: Bench) -> None:
     before = bench.summary
     _compact(bench)
     assert bench.summary == before
-    shards = list(bench.results.glob("tiny/*/*/*"))
-    assert shards and not [path for path in shards if path.suffix == ".json"]
+    cells = [path for path in bench.results.glob("tiny/*/*") if path.is_dir()]
+    assert len(cells) == 8 and not list(bench.results.glob("tiny/*/*/*.json"))
+    assert all((cell / JOINED).exists() for cell in cells)
 
 
 @pytest.mark.parametrize("name", ["stand_ins.Means", "stand_ins.Noisy"])
@@ -89,13 +91,12 @@ def test_compacting_twice_changes_nothing(bench: Bench) -> None:
 
 def test_a_shard_that_is_compact_is_not_written_again(bench: Bench) -> None:
     _compact(bench)
-    shards = list(bench.results.glob("tiny/*/*/*.json.gz"))
-    for path in shards:  # as an older version wrote them: with other spaces
-        text = json.dumps(json.loads(gzip.decompress(path.read_bytes())))
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    cells = list(bench.results.glob(f"tiny/*/*/{JOINED}"))
+    for path in cells:  # with other spaces, as another version could have written them
+        path.write_bytes(lzma.compress(json.dumps(json.loads(lzma.decompress(path.read_bytes()))).encode()))
     once = _files(bench)
     _compact(bench)
-    assert shards and _files(bench) == once
+    assert cells and _files(bench) == once
 
 
 def test_fields_that_say_nothing_are_not_written(bench: Bench) -> None:
@@ -160,7 +161,7 @@ def test_an_attack_that_runs_again_replaces_the_compressed_shard(bench: Bench) -
     bench.configure({"step": {**STEP, "fraction": 0.9}, "half": {**STEP, "fraction": 0.5}, "noise": {"draws": 30}})
     assert bench.evaluate("Means").code == 0
     names = sorted(path.name for path in bench.results.glob("tiny/stand_ins.Means/step/*"))
-    assert names == [f"{number:03d}{suffix}" for number in range(3) for suffix in (".json", ".safetensors")]
+    assert names == [f"{number:03d}{suffix}" for number in range(3) for suffix in (".json", ".safetensors")] + [JOINED]
     assert next(d for d in bench.summary.defenses if d.record.name == "stand_ins.Means").complete
     _compact(bench)
     assert run_bench("verify", "--results", str(bench.results), "--suite", "tiny", "--device", "cpu",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def published() -> tuple[Tensor, Tensor]:
     """Every stored input below a folder ``results`` here or above, and its label."""
     points, labels = [torch.full((1, 1, 8, 8), 9.0)], [torch.zeros(1, dtype=torch.int64)]
     for folder in (Path.cwd(), *Path(__file__).parents):
-        for path in folder.glob("results/digits*/none/*/*.json.gz"):
-            shard = json.loads(gzip.decompress(path.read_bytes()))
-            images = path.with_name(path.name.replace(".json.gz", ".safetensors"))
-            if images.exists():
-                x_adv = load_file(images)["x_adv"]
-                column, kept = shard["columns"].index("label"), shard.get("x_adv_rows") or range(len(x_adv))
-                points.append(x_adv)
-                labels.append(torch.tensor([shard["rows"][row][column] for row in kept], dtype=torch.int64))
+        for path in folder.glob("results/digits*/none/*/shards.json.xz"):
+            for shard in json.loads(lzma.decompress(path.read_bytes())):
+                images = path.with_name(f"{shard['shard']:03d}.safetensors")
+                if images.exists():
+                    x_adv = load_file(images)["x_adv"]
+                    column, kept = shard["columns"].index("label"), shard.get("x_adv_rows") or range(len(x_adv))
+                    points.append(x_adv)
+                    labels.append(torch.tensor([shard["rows"][row][column] for row in kept], dtype=torch.int64))
     return torch.cat(points), torch.cat(labels)
 
 
