@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,7 +118,7 @@ def _or_note(read: Callable[[], R], unreadable: list[str] | None) -> R | None:
         return None
 
 
-def shard_files(folder: Path, names: Iterable[str], together: Iterable[int] | None = None) -> dict[int, ShardFile]:
+def shard_files(folder: Path, names: Collection[str], together: Iterable[int] | None = None) -> dict[int, ShardFile]:
     """Of the files in a cell's folder the shards by their numbers, in order; one of its own before a joined one.
 
     Args:

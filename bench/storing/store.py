@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import json
@@ -322,23 +321,32 @@ class Store:
 
     def join(self, defense: str, attack: str) -> None:
         """Put the shards of a cell that are in files of their own into the joined one; damaged files stay."""
-        own = [file for file in self.shards(defense, attack).values() if not file.is_joined]
-        kept = dict[int, Document]()
-        for file in own:
-            with contextlib.suppress(ValueError):
-                kept[file.number] = json.loads(file.path.read_bytes())
+        kept, paths = dict[int, Document](), list[Path]()
+        for number, file in self.shards(defense, attack).items():
+            document = None if file.is_joined else _document(file.path)
+            if document is not None and document.get("shard") == number:
+                kept[number] = document
+                paths.append(file.path)
         if kept:
             together = self.shard_path(defense, attack, 0).with_name(JOINED)
             self._write_joined(together, _readable(together) | kept)
-            for file in own:
-                if file.number in kept:
-                    file.path.unlink()
+            for path in paths:
+                path.unlink()
 
     def _write_joined(self, path: Path, shards: Mapping[int, Document]) -> None:
         if shards:
             write_atomically(path, join(shard for _, shard in sorted(shards.items())))
         else:
             path.unlink(missing_ok=True)
+
+
+def _document(path: Path) -> Document | None:
+    """What a JSON file holds; None where it is damaged or holds something else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _readable(together: Path) -> dict[int, Document]:

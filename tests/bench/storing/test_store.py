@@ -246,6 +246,17 @@ def test_joined_shards_come_back_as_they_were(results: Results) -> None:
     assert without == [shard.model_copy(update={"rows": []}) for shard in shards]
 
 
+@pytest.mark.parametrize("content", ["", "3", "{", '{"shard": 2}'])
+def test_a_damaged_file_is_not_joined_with_the_others(results: Results, content: str) -> None:
+    shards, path = _three(results)
+    damaged = path.with_name("001.json")
+    damaged.write_text(content)
+    results.store.join(DEFENSE.name, "pgd")
+    files = results.store.shards(DEFENSE.name, "pgd")
+    assert damaged.read_text() == content and files[1].path == damaged
+    assert [files[number].read() for number in (0, 2)] == [shards[0], shards[2]]
+
+
 def test_a_shard_that_is_run_again_stands_before_the_joined_one(results: Results) -> None:
     shards, path = _three(results)
     results.store.join(DEFENSE.name, "pgd")
