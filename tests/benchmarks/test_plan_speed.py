@@ -24,6 +24,7 @@ from written_results import attack_record
 from bench.running.describe import attack_record as described
 from bench.storing import headers
 from bench.storing.headers import Headers
+from bench.storing.reading import ShardFile
 
 #: Seconds and mebibytes to stay under.
 SECONDS, MEBIBYTES = 5.0, 1024
@@ -91,7 +92,7 @@ def test_what_is_stored_is_not_read_again(
         looked = Headers(case.store, case.suite)
         plans = [benchmark.pedantic(case.plan, args=(looked,))]
         looked.write()
-        monkeypatch.setattr(headers, "read_record", None)  # nothing is read
+        monkeypatch.setattr(ShardFile, "read", None)  # nothing is read
         plans.append(case.plan())
         assert [(len(plan.shards), len(plan.galleries)) for plan in plans] == [(0, 3)] * 2
         return
