@@ -153,12 +153,12 @@ def test_no_attack_broke_the_rules(by_name: dict[str, DefenseSummary]) -> None:
         assert not [cell.record.name for cell in defense.attacks if cell.violations]
 
 
-@pytest.mark.parametrize("name", ["ours-external", "ours-radius"])
-def test_every_variant_of_a_study_is_published(name: str) -> None:
+@pytest.mark.parametrize(("name", "examples"), [("ours-external", 450), ("ours-radius", 450), ("cifar10-epochs", 500)])
+def test_every_variant_of_a_study_is_published(name: str, examples: int) -> None:
     study, shipped = summarise(RESULTS, name), load_config(ROOT / "bench.yaml").suite(name)
     assert {defense.record.name for defense in study.defenses} == {spec.name for spec in variants_of(shipped)}
     for defense in study.defenses:
-        assert defense.complete and defense.standard.n == 450
+        assert defense.complete and defense.standard.n == examples
     keys = {entry.name: attack_record(entry).key(detector=True) for entry in resolve_attacks(shipped)}
     assert keys == {attack.name: attack.key(detector=True) for attack in study.record.attacks}
 
