@@ -292,11 +292,13 @@ def digits_suite() -> SuiteSummary:
     )  # fmt: skip
 
 
-def study_suite() -> SuiteSummary:
-    """Four variants of ``ours``, of which one has not been evaluated."""
+def study_suite(distance: float | None = 0.148) -> SuiteSummary:
+    """Four variants of ``ours``, of which one has not been evaluated, and one transforms images of one size."""
     attacks = [ATTACKS[3]]
     numbers = (("ours(radius=0.1)", 3, 160, 20), ("ours", 1, 150, 60), ("ours(radius=0.6)", 2, 120, 50))
     one, two, three = (defense(*each, [each[-1]], attacks=attacks) for each in numbers)
+    probe = two.record.probe.model_copy(update={"transform_distance": distance})
+    two = replace(two, record=two.record.model_copy(update={"probe": probe}))
     labels = {"0.1": one, "0.4": two, "0.6": three}
     variants = [
         VariantRecord(label=label, defense=item.record.name, published={"bpda-i-eot": 10.0 * number})

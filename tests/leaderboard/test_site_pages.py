@@ -144,10 +144,20 @@ def test_a_study_stands_on_its_own_page_and_on_the_page_of_its_defense(tmp_path:
         assert "Robustness by radius" in page.text
         assert "0.1 80.0 % [73.9, 85.0] 10.0 % [6.6, 14.9] 0.0 % –" in page.text
         assert "2 of 3 pairs of variants stand in the paper's order" in page.text
-        assert "0.9 – – – –" in page.text
+        assert "0.9 – – – –" in page.text and "0.148" in page.text
         assert sum(tag == "polyline" for tag, _ in page.tags) == 2
         assert "bpda-i-eot bpda-i-eot, published" in page.text
     assert "Robustness by radius" not in Page(tmp_path / "site/digits/defenses/madry.html").text
+
+
+@pytest.mark.parametrize("distance", [None, 0.0])
+def test_a_study_of_defenses_that_move_no_image_has_no_column_of_distances(
+    tmp_path: Path, distance: float | None
+) -> None:
+    render([study_suite(distance)], tmp_path, tmp_path / "site")
+    page = Page(tmp_path / "site/ours-radius/index.html")
+    assert "Robustness by radius" in page.text and "Distance" not in page.text
+    assert "0.9 – – –" in page.text and "0.9 – – – –" not in page.text
     own = Page(tmp_path / "site/ours-radius/index.html")
     assert "Study: ours-radius" in own.text and "Budgets and every variant" not in own.text
 
