@@ -152,9 +152,9 @@ def test_a_study_stands_on_its_own_page_and_on_the_page_of_its_defense(tmp_path:
 
 @pytest.mark.parametrize("distance", [None, 0.0])
 def test_a_study_of_defenses_that_move_no_image_has_no_column_of_distances(
-    tmp_path: Path, distance: float | None
+    tmp_path: Path, digits: SuiteSummary, distance: float | None
 ) -> None:
-    render([study_suite(distance)], tmp_path, tmp_path / "site")
+    render([digits, study_suite(distance)], tmp_path, tmp_path / "site")
     page = Page(tmp_path / "site/ours-radius/index.html")
     assert "Robustness by radius" in page.text and "Distance" not in page.text
     assert "0.9 – – –" in page.text and "0.9 – – – –" not in page.text
