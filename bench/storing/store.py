@@ -23,13 +23,7 @@ from bench.storing.images import STEPS, Images, decode
 from bench.storing.joined import JOINED, Document, join, joined
 from bench.storing.names import readable, slug
 from bench.storing.reading import ShardFile, read_record, shard_files
-from bench.storing.records import (
-    DefenseRecord,
-    Record,
-    Row,
-    ShardRecord,
-    SuiteRecord,
-)
+from bench.storing.records import DefenseRecord, Record, Row, ShardRecord, SuiteRecord
 
 
 def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
@@ -128,15 +122,11 @@ def unzipped(path: Path) -> bytes:
         OSError: when it cannot be read.
         InputError: when it is cut off.
     """
+    data = path.read_bytes()
     try:
-        return _content(path)
+        return gzip.decompress(data) if path.suffix == ".gz" else data
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise InputError(f"{path}: is cut off or no such file") from None
-
-
-def _content(path: Path) -> bytes:
-    data = path.read_bytes()
-    return gzip.decompress(data) if path.suffix == ".gz" else data
 
 
 def read_vouched(path: Path, sha256: str) -> bytes:
@@ -222,7 +212,7 @@ class Store:
         together = plain.with_name(JOINED)
         others = _readable(together)
         if others.pop(shard, None) is not None or shard < 0:
-            self._write_joined(together, others)
+            _write_joined(together, others)
         images = plain.with_suffix(".safetensors")
         for path in (plain, images, _compressed(images)):
             path.unlink(missing_ok=True)
@@ -329,15 +319,9 @@ class Store:
                 paths.append(file.path)
         if kept:
             together = self.shard_path(defense, attack, 0).with_name(JOINED)
-            self._write_joined(together, _readable(together) | kept)
+            _write_joined(together, _readable(together) | kept)
             for path in paths:
                 path.unlink()
-
-    def _write_joined(self, path: Path, shards: Mapping[int, Document]) -> None:
-        if shards:
-            write_atomically(path, join(shard for _, shard in sorted(shards.items())))
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _document(path: Path) -> Document | None:
@@ -347,6 +331,13 @@ def _document(path: Path) -> Document | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _write_joined(together: Path, shards: Mapping[int, Document]) -> None:
+    if shards:
+        write_atomically(together, join(shard for _, shard in sorted(shards.items())))
+    else:
+        together.unlink(missing_ok=True)
 
 
 def _readable(together: Path) -> dict[int, Document]:
