@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -60,8 +61,8 @@ SUITE: dict[str, Any] = {
     "attacks": ATTACKS,
 }
 
-#: Runs ``bench`` with these arguments; returns what it said on the standard error.
-Runner = Callable[[Sequence[str]], str]
+#: Runs ``bench`` with these arguments and this folder for temporary files; returns what it said on the standard error.
+Runner = Callable[[Sequence[str], Path], str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def measure(run: Runner, folder: Path, level: Level, names: Sequence[str] = tupl
         run: runs a command; folder: an empty one to work in, where the plugins are copied to, as a stranger's would
             lie somewhere; level: of isolation, for the honest network as well.
     """
-    config, plugins = folder / "bench.yaml", folder / "plugins"
+    config, plugins, temporary = folder / "bench.yaml", folder / "plugins", folder / "tmp"
+    temporary.mkdir()  # of its own: what a cheat leaves in there is for its next run, not for that of another test
     config.write_text(yaml.safe_dump({"suites": {"cheats": SUITE}}), encoding="utf-8")
     shutil.copytree(PLUGINS, plugins, ignore=shutil.ignore_patterns("__pycache__"))
     _write_table(plugins / "table.safetensors")
@@ -107,7 +109,7 @@ def measure(run: Runner, folder: Path, level: Level, names: Sequence[str] = tupl
         references = [f"{plugins / name}.py:{_CLASS[name == HONEST]}" for name in group]
         defenses = [part for reference in references for part in ("--defense", reference)]
         where = ["--suite", "cheats", "--config", str(config), "--results", str(results), "--device", "cpu"]
-        said = run(["evaluate", *where, *defenses, "--workers=1", "--isolation", level])
+        said = run(["evaluate", *where, *defenses, "--workers=1", "--isolation", level], temporary)
         found |= {name: _found(results, name, said) for name in group}
     return found
 
@@ -132,10 +134,11 @@ def _found(results: Path, name: str, said: str) -> Found:
     return Found(None, refused=ours[0].partition(": ")[2] if ours else "")
 
 
-def in_a_process(arguments: Sequence[str]) -> str:
+def in_a_process(arguments: Sequence[str], temporary: Path) -> str:
     """Run ``bench`` in a process of its own; what it said on the standard error."""
     command = [sys.executable, "-c", "from bench.cli.main import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stderr
 
 
 def levels() -> list[Level]:
