@@ -339,13 +339,12 @@ def _add_finishing(plan: Plan, store: Store, suite: SuiteRecord) -> None:
         if one.record.timing is None:
             name = f"timing of {defense}"
             plan.timings[name] = one
-            args = (one.setting, one.record.training.get("seconds"))
             needs = one.setting.data, one.setting.weights
             plan.jobs.append(
                 Job(
                     name,
                     timing_of,
-                    args,
+                    (one.setting,),
                     cost=one.timing_seconds,
                     kind="timing",
                     loads=defense,

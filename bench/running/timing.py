@@ -21,7 +21,7 @@ _EXAMPLES, _FEW = 256, 32
 _REPEATS, _AT_LEAST, _MOST = 5, 0.1, 64
 
 
-def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
+def timing_of(setting: Setting) -> Timing:
     """Measure a defense's inference time beside that of the suite's reference, in a worker that is alone."""
     context = open_context(setting)
     # Untrained: how long a network takes does not depend on its weights.
@@ -29,7 +29,7 @@ def timing_of(setting: Setting, training_seconds: float | None) -> Timing:
     spec, isolation = DefenseSpec(setting.suite.reference), setting.isolation
     reference = build_apart(spec, context.data.info, setting.torch_device, None, isolation, beside=setting.spec)
     x = context.data.samples.take(_EXAMPLES).x.clone().to(setting.device)
-    return measure(context.defense, reference, x, training_seconds=training_seconds)
+    return measure(context.defense, reference, x)
 
 
 def roughly_per_1000(defense: Defense, examples: Split, device: torch.device) -> float:
@@ -65,7 +65,6 @@ def measure(
     reference: Defense,
     x: Tensor,
     *,
-    training_seconds: float | None,
     batch_size: int = 128,
     repeats: int = _REPEATS,
     at_least: float = _AT_LEAST,
@@ -86,7 +85,6 @@ def measure(
         ours.append(_seconds(defense, x, batch_size))
     per_1000 = 1000 / len(x)
     return Timing(
-        training_seconds=training_seconds,
         seconds_per_1000=statistics.median(ours) * per_1000,
         reference_seconds_per_1000=statistics.median(theirs) * per_1000,
         batch_size=batch_size,

@@ -356,7 +356,7 @@ class Afterwards(Record):
 class Timing(Record):
     """Measured alone on the machine, in one run with the reference."""
 
-    training_seconds: float | None = Field(description="wall time of the shipped training run")
+    training_seconds: float | None = Field(default=None, exclude=True, description="in older files; see training")
     seconds_per_1000: float = Field(description="inference of 1000 examples, median of the repeats")
     reference_seconds_per_1000: float = Field(description="the undefended model, same batches, alternating")
     batch_size: int

@@ -312,10 +312,10 @@ COLUMNS: tuple[Column[DefenseSummary], ...] = (
     Column(
         "training_seconds",
         "Training",
-        _timing("training_seconds"),
+        lambda defense: defense.record.training.get("seconds"),
         "seconds",
         ("ranking", "files"),
-        "Wall time of the training run of the weights that were evaluated; “–” if there was none or it is unknown.",
+        "Training of the weights that were evaluated: processor time, on a GPU wall time; “–” where there was none.",
         ascending=True,
     ),
     Column("worker_seconds", "Evaluation", lambda defense: defense.worker_seconds, "seconds"),

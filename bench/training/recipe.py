@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.clock import seconds_spent
 from bench.contracts.defense import Defense, DefenseSpec
 from bench.contracts.errors import InputError
 from bench.contracts.inputs import DataInfo
@@ -69,7 +70,7 @@ class Progress:
 
 @dataclass
 class Stage:
-    """A stage as the training record keeps it; ``loss`` is that of the last epoch."""
+    """A stage as the training record keeps it; ``seconds`` by :func:`seconds_spent`, ``loss`` of the last epoch."""
 
     name: str
     epochs: int
@@ -92,6 +93,7 @@ class TrainingRun:
         progress: called after every epoch.
         stages: those finished so far.
         epoch: of the stage that is running, from 0, for schedules of a recipe's own.
+        earlier: seconds of the epochs of runs that were interrupted.
     """
 
     train: Split
@@ -105,6 +107,7 @@ class TrainingRun:
     progress: Callable[[Progress], None] | None = None
     stages: list[Stage] = field(default_factory=list)
     epoch: int = 0
+    earlier: float = 0.0
 
     @property
     def threat(self) -> Lp:
@@ -170,6 +173,7 @@ class TrainingRun:
         mean = _Average(module, average) if average else None
         saved = _SavedStage(self.state / f"{readable(stage)}.safetensors", self.identity, module, descent, mean)
         done, seconds, loss = saved.load_()
+        self.earlier += seconds
         steps = math.ceil(len(self.train) / batch_size) * replays
 
         def rate(step: int) -> float:
@@ -186,14 +190,14 @@ class TrainingRun:
 
         for epoch in range(done, epochs):
             self.epoch = epoch
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), seconds_spent(self.device)
             module.train()
             with seeded(self.seed, self.info.name, stage, epoch):
                 told = partial(_tell, stage, epoch, epochs, len(self.train))
                 loss = self._epoch(module, in_precision, descent, batch_size, augment, replays, rate, mean, told)
             module.eval()
             took = time.perf_counter() - started
-            seconds += took
+            seconds += seconds_spent(self.device) - spent
             if not math.isfinite(loss):
                 raise InputError(f"training: stage {stage}, epoch {epoch + 1}: the loss became {loss}; lower lr {lr}")
             saved.write(epoch + 1, seconds, loss)
@@ -364,8 +368,10 @@ def train_defense(
         data.train, data.validation, data.info, threat, seed, device, state,
         identity=json.dumps(conditions, default=str), progress=progress,
     )  # fmt: skip
+    started = seconds_spent(device)
     with seeded(seed, data.info.name, "recipe"):
         defense.fit(run)
+    seconds = run.earlier + seconds_spent(device) - started
     defense.eval()
     if half:
         round_to_half_(defense)
@@ -379,7 +385,7 @@ def train_defense(
             "params": spec.params,
             "examples": len(data.train),
             "device": device.type,
-            "seconds": round(sum(stage.seconds for stage in run.stages), 3),
+            "seconds": round(seconds, 3),
             "stages": [asdict(stage) for stage in run.stages],
             "validation_accuracy": validation,
             "versions": versions(),

@@ -101,7 +101,6 @@ def defense_record(name: str = "plain", probe: Probe | None = None, **fields: An
 
 def timing_record(seconds: float = 2.0, reference: float = 1.0) -> Timing:
     return Timing(
-        training_seconds=None,
         seconds_per_1000=seconds,
         reference_seconds_per_1000=reference,
         batch_size=8,

@@ -7,7 +7,6 @@ x ← clip(x - α P), with P the gradient of cross-entropy (ce), its sign (ce_si
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from attacks.toolkit.losses import Goal, get_loss
 from attacks.toolkit.projections import per_example, steepest
+from bench.contracts.clock import seconds_spent
 from bench.contracts.defense import Defense
 from bench.contracts.errors import InputError
 from bench.studies.losses.record import Descent, Setting
@@ -115,10 +115,10 @@ def trace(
     }
     lasting: dict[str, list[int | None]] = {}
     for k in range(iterations + 1):
-        start = _clock(x)
+        start = seconds_spent(x.device)
         p, logits = perturbation(defense, x_k, t, source)
         moved = (x_k - step.along(p)).clamp(low, high)
-        seconds += _clock(x) - start
+        seconds += seconds_spent(x.device) - start
         new = ((logits.argmax(1) == t).cpu()) & (first < 0)
         delta = (x_k - x).flatten(1).cpu()
         first[new] = k
@@ -145,14 +145,6 @@ def _lasting(judge: Model, x_adv: Tensor, t: Tensor, reached: Tensor) -> list[in
 def _shown(iterations: int) -> set[int]:
     every = max(1, -(-iterations // _CURVE))
     return {*range(0, iterations + 1, every), iterations}
-
-
-def _clock(x: Tensor) -> float:
-    """CPU time, which other work on the machine does not lengthen; wall time where the work is a GPU's."""
-    if x.device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _point(p: Tensor, logits: Tensor, y: Tensor, t: Tensor) -> dict[str, float]:

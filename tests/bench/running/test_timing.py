@@ -41,17 +41,17 @@ X = torch.zeros(10, 1, 2, 2)
 def test_seconds_per_1000_and_the_ratio(clock: list[float]) -> None:
     log: list[str] = []
     ours, reference = Clocked("ours", 0.06, clock, log), Clocked("reference", 0.02, clock, log)
-    found = measure(ours, reference, X, training_seconds=7.5, batch_size=4, repeats=3)
+    found = measure(ours, reference, X, batch_size=4, repeats=3)
     assert found.seconds_per_1000 == pytest.approx(60)
     assert found.reference_seconds_per_1000 == pytest.approx(20)
     assert found.ratio == pytest.approx(3)
-    assert (found.training_seconds, found.batch_size, found.repeats, found.device) == (7.5, 4, 3, "cpu")
+    assert (found.batch_size, found.repeats, found.device) == (4, 3, "cpu")
 
 
 def test_both_are_measured_alternately_in_the_same_batches(clock: list[float]) -> None:
     log: list[str] = []
     ours, reference = Clocked("ours", 0.06, clock, log), Clocked("reference", 0.02, clock, log)
-    measure(ours, reference, X, training_seconds=None, batch_size=4, repeats=2)
+    measure(ours, reference, X, batch_size=4, repeats=2)
     one_pass = [[f"{name} {size}" for size in (4, 4, 2)] for name in ("reference", "ours")]
     warm_up = one_pass[0] + one_pass[1] + one_pass[0]
     assert log == warm_up + 2 * (one_pass[0] + one_pass[1])
@@ -60,14 +60,14 @@ def test_both_are_measured_alternately_in_the_same_batches(clock: list[float]) -
 def test_the_median_ignores_one_slow_pass(clock: list[float]) -> None:
     slow = iter([1.0, 0.05, 9.0, 0.05])  # the warm-up, then three passes
     ours, reference = Clocked("ours", slow, clock, []), Clocked("reference", 0.02, clock, [])
-    found = measure(ours, reference, X, training_seconds=None, batch_size=16, repeats=3)
+    found = measure(ours, reference, X, batch_size=16, repeats=3)
     assert found.seconds_per_1000 == pytest.approx(50)
 
 
 def test_a_fast_network_is_timed_on_more_images(clock: list[float]) -> None:
     log: list[str] = []
     ours, reference = Clocked("ours", 0.002, clock, log), Clocked("reference", 0.001, clock, log)
-    found = measure(ours, reference, X, training_seconds=None, batch_size=1000, repeats=1, at_least=0.1)
+    found = measure(ours, reference, X, batch_size=1000, repeats=1, at_least=0.1)
     assert log[-1] == "ours 100"  # ten times as many, so that one pass of the reference takes 0.1 s
     assert found.seconds_per_1000 == pytest.approx(2)
 
@@ -80,7 +80,7 @@ def test_a_detector_is_part_of_the_answer(clock: list[float]) -> None:
 
     log: list[str] = []
     ours, reference = Detecting("ours", 0.06, clock, log), Clocked("reference", 0.02, clock, log)
-    assert measure(ours, reference, X, training_seconds=None, repeats=1).seconds_per_1000 == pytest.approx(100)
+    assert measure(ours, reference, X, repeats=1).seconds_per_1000 == pytest.approx(100)
 
 
 def test_how_long_measuring_takes_is_known_from_rough_times(clock: list[float]) -> None:
@@ -88,6 +88,6 @@ def test_how_long_measuring_takes_is_known_from_rough_times(clock: list[float]) 
     for slow, fast in ((0.004, 0.0001), (0.002, 0.001), (0.0001, 0.0000001)):
         ours, reference = Clocked("ours", slow, clock, []), Clocked("reference", fast, clock, [])
         clock[0] = 0.0
-        measure(ours, reference, torch.zeros(256, 1, 2, 2), training_seconds=None)
+        measure(ours, reference, torch.zeros(256, 1, 2, 2))
         warm_up = 256 * (slow + 2 * fast)
         assert seconds_to_measure(1000 * slow, 1000 * fast) == pytest.approx(clock[0] - warm_up, rel=0.1)

@@ -138,7 +138,7 @@ def test_record(tmp_path: Path) -> None:
     assert training["seed"] == 1
     assert [s["name"] for s in training["stages"]] == ["first", "second"]
     assert training["stages"][1]["loss"] == events[-1].loss
-    assert training["seconds"] == pytest.approx(sum(s["seconds"] for s in training["stages"]), abs=1e-3)
+    assert training["seconds"] >= sum(s["seconds"] for s in training["stages"]) - 1e-3 > 0
     assert {"python", "torch"} <= training["versions"].keys()
     defense = _TwoStages(INFO).eval()
     load_(defense, path)
