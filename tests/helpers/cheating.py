@@ -95,7 +95,8 @@ def measure(run: Runner, folder: Path, level: Level, names: Sequence[str] = tupl
             lie somewhere; level: of isolation, for the honest network as well.
     """
     config, plugins, temporary = folder / "bench.yaml", folder / "plugins", folder / "tmp"
-    temporary.mkdir()  # of its own: what a cheat leaves in there is for its next run, not for that of another test
+    # Of its own: over many runs in one folder a cheat's notes come to hold nearly every digit that a probe can make.
+    temporary.mkdir()
     config.write_text(yaml.safe_dump({"suites": {"cheats": SUITE}}), encoding="utf-8")
     shutil.copytree(PLUGINS, plugins, ignore=shutil.ignore_patterns("__pycache__"))
     _write_table(plugins / "table.safetensors")

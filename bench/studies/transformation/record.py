@@ -23,7 +23,7 @@ class Base(Record):
     robust: list[bool] = Field(description="of each example, whether it stays right under the attack as well")
     attack: str = Field(description="the attack that decided")
     seconds: float | None = Field(description="CPU time of 1000 inputs, the least of several, in turn with others")
-    training_seconds: float | None = Field(default=None, description="wall time of its own training, if it has one")
+    training_seconds: float | None = Field(default=None, description="of its own training, if any, by its record")
 
 
 class Expectation(Record):
@@ -57,7 +57,7 @@ class Transformation(Record):
     largest: float = Field(description="mean over images of its largest value")
     expectations: list[Expectation]
     seconds: float = Field(description="CPU time of 1000 inputs, the least of several, in turn with the bases'")
-    training_seconds: float | None = Field(default=None, description="wall time of its training")
+    training_seconds: float | None = Field(default=None, description="of its training, as in the checkpoint's record")
     bases: list[Base]
     fixed_start: FixedStart | None = Field(default=None, description="None where the defense declares no such variant")
     provenance: Provenance | None = None
